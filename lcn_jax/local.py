@@ -1,0 +1,294 @@
+"""The locally connected layer: `conv_local`, a pure function, and `LocalConv`, its Flax module.
+
+    y[n, i, j, o] = sum_{a, b, c} kernel[i, j, a, b, c, o] · x[n, i·s + a - pad, j·s + b - pad, c]
+
+A convolution with its own kernel at every output position: kernels have shape
+`(Ho, Wo, kh, kw, C // groups, O)`, a Flax kernel (HWIO) with the output position in front.
+
+Shape suffixes: H, W input height and width (padded where the name says so); I, J output height and
+width; T output rows in a tile; C channels; K = kh·kw·C patch elements; O features; N examples.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lcn_jax.grid import Grid, Padding, Pair, pair
+
+LAYOUTS = ('NHWC', 'HWCN')
+IMPLEMENTATIONS = ('tiled', 'lax')
+
+# A tile's patches should stay in the cache while they are used (bytes, per backend).
+TILE_BYTES = {'cpu': 4 << 20}
+
+
+def conv_local(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: int | Pair = 1,
+    padding: Padding = 'SAME',
+    groups: int = 1,
+    layout: str = 'NHWC',
+    implementation: str | None = None,
+) -> jax.Array:
+    """Locally connected layer without bias.
+
+    Args:
+      x: (N, H, W, C), or (H, W, C, N) with `layout='HWCN'`, which is faster: every position is one
+        matrix product with the examples contiguous, and nothing is transposed.
+      kernel: (Ho, Wo, kh, kw, C // groups, O), same dtype as x.
+      stride: pixels between receptive fields, one number or (height, width).
+      padding: 'SAME' or 'VALID' as in XLA, a number, or a number or (low, high) per axis.
+      groups: channels and features fall into this many groups that do not see each other.
+      implementation: 'tiled' (the default), or 'lax', the slow reference
+        `jax.lax.conv_general_dilated_local`. The tiled form has its own reverse-mode derivative;
+        for forward mode take 'lax'.
+
+    Returns:
+      (N, Ho, Wo, O), or (Ho, Wo, O, N), in the dtype of x.
+
+    Raises:
+      ValueError: one line, if shapes, dtypes or options do not fit together.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f'layout must be one of {LAYOUTS}, got {layout!r}.')
+    if x.ndim != 4 or kernel.ndim != 6:
+        raise ValueError(
+            f'conv_local takes x with 4 axes ({layout}) and a kernel with 6 (Ho, Wo, kh, kw, '
+            f'C // groups, O); got shapes {x.shape} and {kernel.shape}.'
+        )
+    if x.dtype != kernel.dtype:
+        raise ValueError(f'x and kernel must have one dtype, got {x.dtype} and {kernel.dtype}.')
+    x_HWCN = x if layout == 'HWCN' else x.transpose(1, 2, 3, 0)
+    grid = Grid.create(x_HWCN.shape[:2], kernel.shape[2:4], stride, padding)
+    channels, features = x_HWCN.shape[2], kernel.shape[-1]
+    if groups < 1 or channels % groups or features % groups:
+        raise ValueError(
+            f'groups must divide channels and features: {groups} groups, {channels} channels, '
+            f'{features} features.'
+        )
+    expected = (*grid.output_size, *grid.kernel_size, channels // groups, features)
+    if kernel.shape != expected:
+        raise ValueError(
+            f'kernel has shape {kernel.shape}, but this input, stride, padding and groups need '
+            f'(Ho, Wo, kh, kw, C // groups, O) = {expected}.'
+        )
+    if implementation not in (None, *IMPLEMENTATIONS):
+        raise ValueError(f'implementation must be None or in {IMPLEMENTATIONS}.')
+
+    one_group = _lax if implementation == 'lax' else _tiled
+    if groups == 1:
+        y_IJON = one_group(x_HWCN, kernel, grid)
+    else:
+        x_groups = x_HWCN.reshape(*x_HWCN.shape[:2], groups, channels // groups, -1)
+        kernel_groups = kernel.reshape(*kernel.shape[:-1], groups, features // groups)
+        y_groups = jax.vmap(one_group, in_axes=(2, 5, None), out_axes=2)(
+            x_groups, kernel_groups, grid
+        )
+        y_IJON = y_groups.reshape(*y_groups.shape[:2], features, -1)
+    return y_IJON if layout == 'HWCN' else y_IJON.transpose(3, 0, 1, 2)
+
+
+def _lax(x_HWCN: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
+    """The reference; it wants patch elements channel-major."""
+    rows, columns, kh, kw, channels, features = kernel.shape
+    return lax.conv_general_dilated_local(
+        x_HWCN,
+        kernel.transpose(0, 1, 4, 2, 3, 5).reshape(rows, columns, channels * kh * kw, features),
+        window_strides=grid.stride,
+        padding=grid.padding,
+        filter_shape=grid.kernel_size,
+        dimension_numbers=('HWCN', 'HWIO', 'HWCN'),
+    )
+
+
+# ---- The tiled form: a scan over tiles of output rows. -------------------------------------------
+#
+# A tile's patches are gathered, used and forgotten, forward and backward, so the kh·kw-fold
+# activations are never stored, and what is gathered stays in the cache for its matrix products.
+
+
+def _tiled(x_HWCN: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
+    rows, columns, kh, kw, channels, features = kernel.shape
+    kernel_IJKO = kernel.reshape(rows, columns, kh * kw * channels, features)
+    return _tiled_product(_pad(x_HWCN, grid), kernel_IJKO, grid)
+
+
+def _pad(x_HWCN: jax.Array, grid: Grid) -> jax.Array:
+    """Adds the zero padding, or cuts off rows and columns that no receptive field reaches."""
+    edges = []
+    for axis in (0, 1):
+        low = grid.padding[axis][0]
+        reach = (grid.output_size[axis] - 1) * grid.stride[axis] + grid.kernel_size[axis]
+        edges.append((low, reach - low - grid.input_size[axis], 0))
+    return lax.pad(x_HWCN, jnp.zeros((), x_HWCN.dtype), (*edges, (0, 0, 0), (0, 0, 0)))
+
+
+def _tile_height(x_HWCN: jax.Array, grid: Grid) -> int:
+    """Output rows per tile: the most that divide the image and keep the patches in the cache."""
+    rows, columns = grid.output_size
+    row_bytes = columns * math.prod(grid.kernel_size) * math.prod(x_HWCN.shape[2:])
+    row_bytes *= x_HWCN.dtype.itemsize
+    budget = TILE_BYTES.get(jax.default_backend(), math.inf)
+    fitting = [t for t in range(1, rows + 1) if rows % t == 0 and t * row_bytes <= budget]
+    return max(fitting, default=1)
+
+
+def _input_rows(tile: int, grid: Grid) -> int:
+    return (tile - 1) * grid.stride[0] + grid.kernel_size[0]
+
+
+def _windows(tile: int, grid: Grid) -> list[tuple[slice, slice]]:
+    """The kh·kw shifted and strided windows of a tile's input that make up its patches."""
+    (kh, kw), (sh, sw), columns = grid.kernel_size, grid.stride, grid.output_size[1]
+    return [
+        (slice(a, a + (tile - 1) * sh + 1, sh), slice(b, b + (columns - 1) * sw + 1, sw))
+        for a in range(kh)
+        for b in range(kw)
+    ]
+
+
+def _patches(x_HWCN: jax.Array, first_row: jax.Array, tile: int, grid: Grid) -> jax.Array:
+    """(T, J, K, N) patches of the tile whose input begins at `first_row`."""
+    rows = lax.dynamic_slice_in_dim(x_HWCN, first_row, _input_rows(tile, grid), 0)
+    return jnp.concatenate([rows[window] for window in _windows(tile, grid)], axis=2)
+
+
+def _split_tiles(array: jax.Array, tile: int) -> jax.Array:
+    return array.reshape(-1, tile, *array.shape[1:])
+
+
+def _merge_tiles(array: jax.Array) -> jax.Array:
+    return array.reshape(-1, *array.shape[2:])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _tiled_product(x_HWCN: jax.Array, kernel_IJKO: jax.Array, grid: Grid) -> jax.Array:
+    """x already padded -> (I, J, O, N)."""
+    tile = _tile_height(x_HWCN, grid)
+    kernels = _split_tiles(kernel_IJKO, tile)
+
+    def body(first_row, kernel_TJKO):
+        patches_TJKN = _patches(x_HWCN, first_row, tile, grid)
+        y_TJON = jnp.einsum('tjkn,tjko->tjon', patches_TJKN, kernel_TJKO)
+        return first_row + tile * grid.stride[0], y_TJON
+
+    return _merge_tiles(lax.scan(body, 0, kernels)[1])
+
+
+def _tiled_forward(x_HWCN, kernel_IJKO, grid):
+    return _tiled_product(x_HWCN, kernel_IJKO, grid), (x_HWCN, kernel_IJKO)
+
+
+def _tiled_backward(grid, residuals, dy_IJON):
+    """Both gradients in one pass over the tiles; dx adds up where receptive fields overlap."""
+    x_HWCN, kernel_IJKO = residuals
+    tile = _tile_height(x_HWCN, grid)
+
+    def body(carry, tiles):
+        first_row, dx_HWCN = carry
+        kernel_TJKO, dy_TJON = tiles
+        patches_TJKN = _patches(x_HWCN, first_row, tile, grid)
+        dkernel_TJKO = jnp.einsum('tjkn,tjon->tjko', patches_TJKN, dy_TJON)
+        dpatches_TJKN = jnp.einsum('tjko,tjon->tjkn', kernel_TJKO, dy_TJON)
+        windows = _windows(tile, grid)
+        rows = lax.dynamic_slice_in_dim(dx_HWCN, first_row, _input_rows(tile, grid), 0)
+        for window, part in zip(windows, jnp.split(dpatches_TJKN, len(windows), axis=2)):
+            rows = rows.at[window].add(part)
+        dx_HWCN = lax.dynamic_update_slice_in_dim(dx_HWCN, rows, first_row, 0)
+        return (first_row + tile * grid.stride[0], dx_HWCN), dkernel_TJKO
+
+    tiles = _split_tiles(kernel_IJKO, tile), _split_tiles(dy_IJON, tile)
+    (_, dx_HWCN), dkernels = lax.scan(body, (0, jnp.zeros_like(x_HWCN)), tiles)
+    return dx_HWCN, _merge_tiles(dkernels)
+
+
+_tiled_product.defvjp(_tiled_forward, _tiled_backward)
+
+
+# ---- Initialisers and the Flax module. -----------------------------------------------------------
+
+
+def he_normal(key: jax.Array, shape: Sequence[int], dtype=jnp.float32) -> jax.Array:
+    """Normal with std sqrt(2 / (O·kh·kw)): He's fan-out over the receptive field of one position.
+
+    `shape` is (Ho, Wo, kh, kw, C // groups, O). (Flax's own initialisers would count Ho·Wo as part
+    of the receptive field.)
+    """
+    _, _, kh, kw, _, features = shape
+    return math.sqrt(2 / (features * kh * kw)) * jax.random.normal(key, shape, dtype)
+
+
+def tile_kernel(kernel: jax.Array, output_size: Pair) -> jax.Array:
+    """A convolution kernel (kh, kw, C // groups, O) at every position: (Ho, Wo, kh, kw, ..., O)."""
+    return jnp.broadcast_to(kernel, (*output_size, *kernel.shape))
+
+
+def shared_normal(noise: float = 0.0) -> Callable:
+    """Initialiser: one `he_normal` kernel for all positions, plus `noise` times one of their own.
+
+    With noise 0 the layer starts out convolutional.
+    """
+
+    def init(key, shape, dtype=jnp.float32):
+        common_key, own_key = jax.random.split(key)
+        common = he_normal(common_key, (1, 1, *shape[2:]), dtype)
+        return common + noise * he_normal(own_key, shape, dtype)
+
+    return init
+
+
+class LocalConv(nn.Module):
+    """Locally connected layer with the arguments of `flax.linen.Conv`, where both have them.
+
+    Parameters: `kernel` (Ho, Wo, kh, kw, C // groups, O) and, with `use_bias`, `bias` (O,), shared by
+    the positions. At initialisation it leaves its `Grid` in the collection 'grids' under the
+    kernel's path: that is how the sleep finds the kernels and their pools.
+    """
+
+    features: int
+    kernel_size: int | Pair
+    strides: int | Pair = 1
+    padding: Padding = 'SAME'
+    feature_group_count: int = 1
+    use_bias: bool = True
+    layout: str = 'NHWC'
+    dtype: jnp.dtype | None = None
+    param_dtype: jnp.dtype = jnp.float32
+    kernel_init: Callable = he_normal
+    bias_init: Callable = nn.initializers.zeros_init()
+    implementation: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        size, channel_axis = ((1, 2), 3) if self.layout == 'NHWC' else ((0, 1), 2)
+        grid = Grid.create(
+            [x.shape[a] for a in size], pair(self.kernel_size, 'kernel_size'), self.strides,
+            self.padding,
+        )  # fmt: skip
+        self.sow('grids', 'kernel', grid, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+        channels = x.shape[channel_axis] // self.feature_group_count
+        shape = (*grid.output_size, *grid.kernel_size, channels, self.features)
+        kernel = self.param('kernel', self.kernel_init, shape, self.param_dtype)
+        bias = None
+        if self.use_bias:
+            bias = self.param('bias', self.bias_init, (self.features,), self.param_dtype)
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = conv_local(
+            x,
+            kernel,
+            stride=grid.stride,
+            padding=grid.padding,
+            groups=self.feature_group_count,
+            layout=self.layout,
+            implementation=self.implementation,
+        )
+        if bias is None:
+            return y
+        return y + (bias if self.layout == 'NHWC' else bias[:, None])

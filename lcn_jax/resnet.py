@@ -1,0 +1,122 @@
+"""ResNets for CIFAR and ImageNet with the convolution injected: shared or locally connected."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lcn_jax.local import LocalConv
+
+conv_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')  # He, as for LC kernels
+
+
+class Conv(nn.Module):
+    """A bias-free convolution with kernel (kh, kw, C, O), in either layout of `conv_local`."""
+
+    features: int
+    kernel_size: int
+    strides: int
+    padding: int
+    layout: str
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.kernel_size,) * 2 + (x.shape[self.layout.index('C')], self.features)
+        kernel = self.param('kernel', conv_init, shape)
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            (self.strides,) * 2,
+            ((self.padding,) * 2,) * 2,
+            dimension_numbers=(self.layout, 'HWIO', self.layout),
+        )
+
+
+class ResNet(nn.Module):
+    """Images (N, H, W, 3 or 1), normalised -> float32 logits (N, classes).
+
+    Basic blocks; every stage after the first halves the resolution and doubles the width.
+    Projection shortcuts are 1×1 convolutions; no convolution has a bias; BatchNorm is shared by all
+    positions. ResNet-20 is `stage_sizes=(3, 3, 3), width=16, stem='cifar'`; the half-width ResNet-18
+    is `(2, 2, 2, 2), 32, 'imagenet'` (7×7 stride 2 and max pool).
+
+    The first `n_first_conv` convolutions in the order of computation (shortcuts not counted: they
+    follow the first convolution of their block) are shared; the others are locally connected if
+    `local`. Networks with locally connected layers compute in the layout HWCN.
+    """
+
+    stage_sizes: tuple[int, ...]
+    width: int
+    stem: str
+    num_classes: int
+    local: bool
+    n_first_conv: int = 0
+    dtype: Any = jnp.float32
+    batch_axis: str | None = None  # set to synchronise the batch statistics over devices
+    local_conv: Callable = LocalConv
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        layout = 'HWCN' if self.local else 'NHWC'
+        channel_axis = layout.index('C') - 4
+        pixel_axes = (layout.index('H'), layout.index('W'))
+        norm = partial(
+            nn.BatchNorm,
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-5,
+            axis=channel_axis,
+            axis_name=self.batch_axis if train else None,
+            dtype=self.dtype,
+        )
+        made = 0
+
+        def conv(features, kernel_size, strides, name, count=True):
+            nonlocal made
+            made += count
+            kwargs = dict(
+                features=features,
+                kernel_size=kernel_size,
+                strides=strides,
+                padding=(kernel_size - 1) // 2,
+                layout=layout,
+                dtype=self.dtype,
+                name=name,
+            )
+            if self.local and made > self.n_first_conv:
+                return self.local_conv(use_bias=False, **kwargs)
+            return Conv(**kwargs)
+
+        x = images.astype(self.dtype)
+        if self.local:
+            x = x.transpose(1, 2, 3, 0)
+        kernel_size, strides = {'cifar': (3, 1), 'imagenet': (7, 2)}[self.stem]
+        x = conv(self.width, kernel_size, strides, 'stem_conv')(x)
+        x = nn.relu(norm(name='stem_norm')(x))
+        if self.stem == 'imagenet':
+            window, stride, pad = ([1] * 4, [1] * 4, [(0, 0)] * 4)
+            for a in pixel_axes:
+                window[a], stride[a], pad[a] = 3, 2, (1, 1)
+            x = lax.reduce_window(x, -jnp.inf, lax.max, window, stride, pad)
+
+        for stage, blocks in enumerate(self.stage_sizes, 1):
+            features = self.width * 2 ** (stage - 1)
+            for block in range(1, blocks + 1):
+                strides = 2 if stage > 1 and block == 1 else 1
+                name = f'stage{stage}_block{block}'
+                y = conv(features, 3, strides, f'{name}_conv1')(x)
+                if strides > 1 or x.shape[channel_axis] != features:
+                    x = conv(features, 1, strides, f'{name}_shortcut', count=False)(x)
+                    x = norm(name=f'{name}_shortcut_norm')(x)
+                y = nn.relu(norm(name=f'{name}_norm1')(y))
+                y = norm(name=f'{name}_norm2')(conv(features, 3, 1, f'{name}_conv2')(y))
+                x = nn.relu(x + y)
+
+        x = x.mean(pixel_axes, dtype=jnp.float32)
+        return nn.Dense(self.num_classes, name='logits')(x.T if self.local else x)
