@@ -1,1 +1,1 @@
-"""Locally connected networks in JAX: the layer, the sleep that makes weights alike, the training."""
+"""Locally connected networks in JAX: fast layers, and a sleep that makes their weights alike."""

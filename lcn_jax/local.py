@@ -247,8 +247,8 @@ def shared_normal(noise: float = 0.0) -> Callable:
 class LocalConv(nn.Module):
     """Locally connected layer with the arguments of `flax.linen.Conv`, where both have them.
 
-    Parameters: `kernel` (Ho, Wo, kh, kw, C // groups, O) and, with `use_bias`, `bias` (O,), shared by
-    the positions. At initialisation it leaves its `Grid` in the collection 'grids' under the
+    Parameters: `kernel` (Ho, Wo, kh, kw, C // groups, O) and, with `use_bias`, `bias` (O,), shared
+    by the positions. At initialisation it leaves its `Grid` in the collection 'grids' under the
     kernel's path: that is how the sleep finds the kernels and their pools.
     """
 

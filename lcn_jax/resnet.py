@@ -43,8 +43,8 @@ class ResNet(nn.Module):
 
     Basic blocks; every stage after the first halves the resolution and doubles the width.
     Projection shortcuts are 1×1 convolutions; no convolution has a bias; BatchNorm is shared by all
-    positions. ResNet-20 is `stage_sizes=(3, 3, 3), width=16, stem='cifar'`; the half-width ResNet-18
-    is `(2, 2, 2, 2), 32, 'imagenet'` (7×7 stride 2 and max pool).
+    positions. ResNet-20 is `stage_sizes=(3, 3, 3), width=16, stem='cifar'`; the half-width
+    ResNet-18 is `(2, 2, 2, 2), 32, 'imagenet'` (7×7 stride 2 and max pool).
 
     The first `n_first_conv` convolutions in the order of computation (shortcuts not counted: they
     follow the first convolution of their block) are shared; the others are locally connected if

@@ -1,7 +1,9 @@
-"""How nearly equal the weights of a pool are."""
+"""How nearly equal the weights of a pool are: the paper's measure, and two of the authors' code."""
 
 import jax
 import jax.numpy as jnp
+
+from lcn_jax.grid import Grid
 
 
 def weight_snr(weights: jax.Array, members: jax.Array | None = None) -> jax.Array:
@@ -32,6 +34,17 @@ def inverse_weight_snr(weights: jax.Array, members: jax.Array | None = None) -> 
     """
     mean, var = _moments(weights, members)
     return jnp.where(var > 0, var / jnp.where(var > 0, mean, 1) ** 2, 0).mean(-1)
+
+
+def interior_mean_over_std(kernel: jax.Array, grid: Grid) -> jax.Array:
+    """Mean over all weights of |mean| / std over the positions that do not touch the border.
+
+    What the authors' training logs call SNR: it is not squared, takes all positions for one pool,
+    and divides the variance by N - 1. kernel: (Ho, Wo, kh, kw, C // groups, O). Returns a scalar,
+    NaN if there are fewer than two such positions.
+    """
+    interior = kernel[~grid.touches_border()]
+    return (jnp.abs(interior.mean(0)) / interior.std(0, ddof=1)).mean()
 
 
 def _moments(weights, members):

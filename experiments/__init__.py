@@ -1,0 +1,1 @@
+"""Binaries; run them from the top of the repository with `python -m experiments.NAME`."""

@@ -1,0 +1,135 @@
+"""The paper's effect on real digits: four kinds of network, a table and a picture, in minutes.
+
+    python -m experiments.demo --out=runs/demo
+
+Writes OUT/results.json and OUT/report.png, and the records of each run under OUT.
+"""
+
+import json
+import os
+import statistics
+import time
+
+from absl import flags
+
+from experiments import cli
+from experiments.configs import digits
+from lcn_jax.progress import Progress
+from lcn_jax.train import train_and_evaluate
+
+OUT = flags.DEFINE_string('out', 'runs/demo', 'Folder for the results.')
+SEEDS = flags.DEFINE_integer('seeds', 3, 'Networks of each kind.', lower_bound=1)
+EPOCHS = flags.DEFINE_integer('epochs', None, 'Instead of those of the config.', lower_bound=1)
+
+KINDS = ('conv', 'lc', 'lc_translations', 'lc_hebbian')
+COLOURS = dict(zip(KINDS, ('#4c78a8', '#e45756', '#f2a541', '#54a24b')))
+
+
+def main(argv):
+    del argv
+    started = time.perf_counter()
+    runs = {kind: [train(kind, seed) for seed in range(SEEDS.value)] for kind in KINDS}
+    results = {kind: summary(runs[kind]) for kind in KINDS}
+    print(f'\ntrained in {time.perf_counter() - started:.0f} s\n')
+    print(table(results))
+    write_json(results)
+    draw(runs)
+    print(f'\n{OUT.value}/results.json and {OUT.value}/report.png are written')
+
+
+def train(kind: str, seed: int) -> list[dict]:
+    """Trains one network; returns its records, the last with the number of parameters."""
+    config = digits.get_config(kind)
+    config.seed = seed
+    config.data_dir = os.path.join(OUT.value, 'data')
+    if EPOCHS.value is not None:
+        config.epochs = EPOCHS.value
+    show = Progress(f'{kind}, seed {seed}')
+    records = []
+
+    def report(record):
+        records.append(record)
+        show(record)
+
+    started = time.perf_counter()
+    result = train_and_evaluate(config, os.path.join(OUT.value, f'{kind}-{seed}'), report)
+    records[-1] = result | {'seconds': time.perf_counter() - started}
+    return records
+
+
+def summary(records_of_seeds: list[list[dict]]) -> dict:
+    """Means over seeds at the end of training, and the sample standard deviation of accuracy.
+
+    The weight SNR is from before the last sleep, if there was one: what learning left of sharing.
+    """
+    last = [records[-1] for records in records_of_seeds]
+    accuracies = [record['test_top1'] for record in last]
+    snrs = [record.get('weight_snr_before_sleep', record['weight_snr']) for record in last]
+    return {
+        'parameters': last[0]['parameters'],
+        'test_accuracy_mean': statistics.mean(accuracies),
+        'test_accuracy_std': statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        'test_accuracy': accuracies,
+        'weight_snr': None if snrs[0] is None else statistics.mean(snrs),
+        'seconds': statistics.mean(record['seconds'] for record in last),
+    }
+
+
+def table(results: dict[str, dict]) -> str:
+    lines = [
+        f'{"kind":<16} {"parameters":>10} {"test accuracy %":>16} {"weight SNR":>11} {"s / run":>8}'
+    ]
+    for kind, result in results.items():
+        std, snr = result['test_accuracy_std'], result['weight_snr']
+        accuracy = f'{100 * result["test_accuracy_mean"]:.1f}'
+        accuracy += '' if std is None else f' ± {100 * std:4.1f}'
+        lines.append(
+            f'{kind:<16} {result["parameters"]:>10,} {accuracy:>16} '
+            f'{"-" if snr is None else format(snr, ".3g"):>11} {result["seconds"]:>8.1f}'
+        )
+    return '\n'.join(lines)
+
+
+def write_json(results: dict[str, dict]) -> None:
+    with open(os.path.join(OUT.value, 'results.json'), 'w') as file:
+        json.dump({'seeds': SEEDS.value, 'kinds': results}, file, indent=1)
+        file.write('\n')
+
+
+def draw(runs: dict[str, list[list[dict]]]) -> None:
+    """Left: test accuracy by epoch, a line for each seed. Right: weight SNR by step, first seed."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained')
+    for kind, records_of_seeds in runs.items():
+        for seed, records in enumerate(records_of_seeds):
+            tested = [record for record in records if 'test_top1' in record]
+            left.plot(
+                [record['epoch'] for record in tested],
+                [100 * record['test_top1'] for record in tested],
+                color=COLOURS[kind],
+                alpha=0.85,
+                label=kind if seed == 0 else None,
+            )
+        steps, snrs = [], []
+        for record in records_of_seeds[0]:
+            # Two points at a step that ends in a sleep: the flank of the saw-tooth.
+            for snr in (record.get('weight_snr_before_sleep'), record['weight_snr']):
+                if snr is not None:
+                    steps.append(record['epoch'])
+                    snrs.append(snr)
+        if snrs:
+            right.plot(steps, snrs, color=COLOURS[kind], linewidth=1, label=kind)
+    left.set(xlabel='epoch', ylabel='test accuracy (%)', ylim=(0, 100), title='Real digits')
+    right.set(xlabel='epoch', ylabel='weight SNR', yscale='log', title='How alike the weights are')
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.savefig(os.path.join(OUT.value, 'report.png'), dpi=150)
+
+
+if __name__ == '__main__':
+    cli.run(main)

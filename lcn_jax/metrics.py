@@ -1,0 +1,81 @@
+"""What is measured: sums over examples, the SNR of the weights, and where the numbers go."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import optax
+
+from lcn_jax.grid import Pools
+from lcn_jax.snr import weight_snr
+
+
+@flax.struct.dataclass
+class Sums:
+    """Loss and hits summed over examples; sums add up over steps and devices, means do not."""
+
+    loss: jax.Array
+    top1: jax.Array
+    top5: jax.Array
+    count: jax.Array
+
+    @classmethod
+    def zero(cls) -> 'Sums':
+        return cls(*(jnp.zeros(()) for _ in range(4)))
+
+    @classmethod
+    def of(cls, logits: jax.Array, labels: jax.Array, exists: jax.Array) -> 'Sums':
+        """logits (N, classes) float32, labels (N,) int, exists (N,) bool: False is not counted."""
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        own = jnp.take_along_axis(logits, labels[:, None], 1)
+        # Ties and NaN count as lost, so that dead or exploded networks do not look perfect.
+        rank = (~(logits < own)).sum(1) - 1
+        terms = losses, rank < 1, rank < 5, 1.0
+        return cls(*(jnp.where(exists, term, 0.0).sum() for term in terms))
+
+    def __add__(self, other: 'Sums') -> 'Sums':
+        return jax.tree.map(jnp.add, self, other)
+
+    def means(self) -> dict[str, float]:
+        """Mean loss (nats), top-1 and top-5 accuracy (fractions)."""
+        count = float(self.count)
+        return {name: float(getattr(self, name)) / count for name in ('loss', 'top1', 'top5')}
+
+
+def layer_snrs(params: Any, grids: Mapping, border: str) -> dict[str, jax.Array]:
+    """The paper's weight SNR of every locally connected kernel, by module path.
+
+    Each is the median over the pools of at least two neurons and over output features: a few
+    weights that happen to be equal to rounding would dominate a mean.
+    """
+    flat = flax.traverse_util.flatten_dict(params)
+    snrs = {}
+    for path, grid in sorted(flax.traverse_util.flatten_dict(grids).items()):
+        pools = Pools.of(grid, border)
+        comparable = pools.members.sum(1) > 1
+        if not comparable.any():
+            continue
+        kernel = flat[path]
+        weights = pools.split(kernel)[comparable]
+        weights = weights.reshape(*weights.shape[:2], -1, weights.shape[-1])
+        per_feature = jax.vmap(weight_snr, in_axes=(-1, None))
+        snrs['/'.join(path[:-1])] = jnp.median(per_feature(weights, pools.members[comparable]))
+    return snrs
+
+
+def append(path: str, record: Mapping[str, Any]) -> None:
+    """Adds a record to a file of JSON lines."""
+    with open(path, 'a') as file:
+        file.write(json.dumps({name: _plain(value) for name, value in record.items()}) + '\n')
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinity or NaN."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,64 @@
+"""The only file that says pmap: one program on every device, and values on all of them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import flax.jax_utils
+import jax
+from jax import lax
+
+from lcn_jax.errors import UsageError
+
+AXIS = 'batch'
+
+
+def per_device(program: Callable, in_axes: Sequence[int | None], donate: Sequence[int] = ()):
+    """Compiles `program` to run on every device at once, with `AXIS` over the devices.
+
+    Arguments with `in_axes` 0 have a leading axis of devices (`replicate`), those with None go to
+    every device whole. The buffers of the arguments numbered in `donate` are reused. Results have a
+    leading axis of devices (`first`).
+    """
+    return jax.pmap(program, axis_name=AXIS, in_axes=tuple(in_axes), donate_argnums=tuple(donate))
+
+
+def shard() -> tuple[jax.Array, int]:
+    """Inside a per-device program: (number of this device, number of devices)."""
+    return lax.axis_index(AXIS), lax.axis_size(AXIS)
+
+
+def replicate(tree: Any) -> Any:
+    """Puts a copy on every local device, with a leading axis of devices."""
+    return flax.jax_utils.replicate(tree)
+
+
+def spread(tree: Any) -> Any:
+    """Cuts the leading axis of numpy arrays into equal parts, one for each local device."""
+    return next(prefetch(iter([tree])))
+
+
+def prefetch(trees: Iterator[Any]) -> Iterator[Any]:
+    """`spread` of each of the trees, two ahead, so that transfers overlap with computation."""
+    devices = jax.local_device_count()
+
+    def cut(array):
+        return array.reshape(devices, -1, *array.shape[1:])
+
+    parts = (jax.tree.map(cut, tree) for tree in trees)
+    return flax.jax_utils.prefetch_to_device(parts, 2)
+
+
+def first(tree: Any) -> Any:
+    """The first device's copy of replicated values, as numpy arrays."""
+    return jax.device_get(flax.jax_utils.unreplicate(tree))
+
+
+def check_batch_size(batch_size: int) -> None:
+    """UsageError unless the devices can share a batch equally."""
+    count = jax.device_count()
+    if batch_size % count:
+        below = batch_size // count * count
+        raise UsageError(
+            f'batch_size {batch_size} cannot be split over {count} devices: use a multiple of '
+            f'{count}, {below or count} or {below + count} for example.'
+        )

@@ -1,0 +1,350 @@
+"""The sleep phase: rules that make the weights of a pool alike, and the step that applies one.
+
+While the network sleeps, lateral connections of the input make every k-th neuron equal: a pattern
+of kh×kw×C values tiles the plane, so the N neurons of a pool (`grid.py`) receive one input x.
+Hebbian plasticity against the mean activity of the pool, anchored to the weights before the sleep,
+
+    Δw_i ∝ -(z_i - mean_j z_j) x - gamma (w_i - w_i^init),      z_i = w_i · x,
+
+brings the weights together. From the shortcut to the mechanism there are four rules:
+
+    mean      every neuron takes the mean weights of its pool, at once;
+    exact     the fixed point of the rule above, in closed form;
+    hebbian   the rule itself, iterated over random patterns;
+    circuit   the same by neurons alone: excitatory rates and one inhibitory neuron (`circuit.py`).
+
+A rule is a pure function `(kernel, grid, key, *, border, **options) -> kernel` of kernels
+(Ho, Wo, kh, kw, C // groups, O), and changes no more than the kernel's values. Source: Pogodin et
+al., "Towards Biologically Plausible Convolutional Networks", NeurIPS 2021.
+
+Shape suffixes: P pools, M members of a pool (padded), K = kh·kw·C // groups weights of a neuron, O
+features, B patterns in a step, S steps.
+"""
+
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from lcn_jax.circuit import Circuit, simulate
+from lcn_jax.errors import UsageError
+from lcn_jax.grid import Grid, Pools
+from lcn_jax.state import TrainState
+
+Rule = Callable[..., jax.Array]
+
+
+# ---- Rules. --------------------------------------------------------------------------------------
+
+
+def mean(kernel: jax.Array, grid: Grid, key: jax.Array, *, border: str) -> jax.Array:
+    """Instant sharing: each neuron gets the mean weights of its pool.
+
+    Not random: `key` is unused.
+    """
+    pools = Pools.of(grid, border)
+    weights_PMKO = _split(pools, kernel)
+    shared = jnp.broadcast_to(_pool_means(pools, weights_PMKO), weights_PMKO.shape)
+    return pools.join(shared, kernel)
+
+
+def exact(kernel: jax.Array, grid: Grid, key: jax.Array, *, border: str, gamma: float) -> jax.Array:
+    """The fixed point of the rule for Gaussian patterns: deviations shrink to gamma / (1 + gamma).
+
+    Not random: `key` is unused.
+    """
+    pools = Pools.of(grid, border)
+    weights_PMKO = _split(pools, kernel)
+    means = _pool_means(pools, weights_PMKO)
+    return pools.join(means + gamma / (1 + gamma) * (weights_PMKO - means), kernel)
+
+
+def exact_for(
+    kernel: jax.Array, grid: Grid, patterns: jax.Array, *, border: str, gamma: float
+) -> jax.Array:
+    """The fixed point for given patterns (S, B, kh, kw, C or C // groups), all shown for ever.
+
+    With C = E[x xᵀ]:  w* = (C + gamma I)⁻¹ (C mean_j w_j + gamma w), so the mean of a pool stays
+    and the deviations are multiplied by gamma (C + gamma I)⁻¹. gamma must be positive.
+    """
+
+    def sleep_map(inputs_SBK):
+        x = inputs_SBK.reshape(-1, inputs_SBK.shape[-1])
+        identity = jnp.eye(x.shape[-1], dtype=kernel.dtype)
+        covariance = x.T @ x / len(x)
+        return gamma * jnp.linalg.solve(covariance + gamma * identity, identity)
+
+    maps_GKK = jax.vmap(sleep_map)(_by_group(patterns, kernel))
+    return _map_deviations(kernel, grid, border, maps_GKK)
+
+
+def hebbian(
+    kernel: jax.Array,
+    grid: Grid,
+    key: jax.Array,
+    *,
+    border: str,
+    gamma: float,
+    learning_rate: float,
+    steps: int,
+    patterns_per_step: int,
+    momentum: float,
+) -> jax.Array:
+    """Iterates the rule over fresh Gaussian patterns.
+
+    Args:
+      kernel: (Ho, Wo, kh, kw, C // groups, O).
+      border: 'include' or 'exclude' the neurons whose receptive field reaches into the padding.
+      gamma: strength of the anchor to the weights before the sleep.
+      learning_rate: of a step, whose update is averaged over its patterns.
+      steps, patterns_per_step: how many patterns there are.
+      momentum: decay of the velocity, which is 0 at the start of the sleep.
+    """
+    # Groups do not see each other, so all of them may be shown the same channels.
+    patterns = jax.random.normal(key, (steps, patterns_per_step, *kernel.shape[2:5]))
+    return hebbian_for(
+        kernel,
+        grid,
+        patterns,
+        border=border,
+        gamma=gamma,
+        learning_rate=learning_rate,
+        momentum=momentum,
+    )
+
+
+def hebbian_for(
+    kernel: jax.Array,
+    grid: Grid,
+    patterns: jax.Array,
+    *,
+    border: str,
+    gamma: float,
+    learning_rate: float,
+    momentum: float = 0.0,
+) -> jax.Array:
+    """`hebbian` for given patterns (S, B, kh, kw, C), or C // groups channels for all groups.
+
+    The rule is linear in the deviation of a neuron from the mean of its pool and leaves that mean
+    alone, and all pools of a layer see the same patterns up to a cyclic shift. So a whole sleep is
+    one K×K matrix that multiplies every deviation: the rule applied to the identity.
+    """
+    inputs_GSBK = _by_group(patterns, kernel)
+
+    def sleep_map(inputs_SBK):
+        identity = jnp.eye(inputs_SBK.shape[-1], dtype=kernel.dtype)
+
+        def step(carry, x_BK):
+            deviation, velocity = carry
+            hebb = x_BK.T @ (x_BK @ deviation) / len(x_BK)
+            gradient = hebb + gamma * (deviation - identity)
+            velocity = momentum * velocity + learning_rate * gradient
+            return (deviation - velocity, velocity), None
+
+        return lax.scan(step, (identity, jnp.zeros_like(identity)), inputs_SBK)[0][0]
+
+    return _map_deviations(kernel, grid, border, jax.vmap(sleep_map)(inputs_GSBK))
+
+
+def hebbian_stepwise(
+    kernel: jax.Array,
+    grid: Grid,
+    patterns: jax.Array,
+    *,
+    border: str,
+    gamma: float,
+    learning_rate: float,
+    momentum: float = 0.0,
+) -> jax.Array:
+    """`hebbian_for` neuron by neuron, as the rule is written: slow, the reference for tests.
+
+    One group only: patterns (S, B, kh, kw, C).
+    """
+    pools = Pools.of(grid, border)
+    start_PMKO = _split(pools, kernel)
+    orders_PK = _patch_orders(grid, kernel.shape[4])
+
+    def step(carry, pattern):
+        weights, velocity = carry
+        x_BPK = pattern.reshape(len(pattern), -1)[:, orders_PK]
+        z_BPMO = jnp.einsum('bpk,pmko->bpmo', x_BPK, weights)
+        deviation = z_BPMO - jax.vmap(partial(_pool_means, pools))(z_BPMO)
+        hebb = jnp.einsum('bpmo,bpk->pmko', deviation, x_BPK) / len(pattern)
+        velocity = momentum * velocity + learning_rate * (hebb + gamma * (weights - start_PMKO))
+        return (weights - velocity, velocity), None
+
+    (weights, _), _ = lax.scan(step, (start_PMKO, jnp.zeros_like(start_PMKO)), patterns)
+    return pools.join(weights, kernel)
+
+
+def circuit(
+    kernel: jax.Array,
+    grid: Grid,
+    key: jax.Array,
+    *,
+    border: str,
+    gamma: float,
+    learning_rate: float,
+    patterns: int,
+    alpha: float,
+    tau: float,
+    b: float,
+    momentum: float,
+    steps_per_pattern: int,
+) -> jax.Array:
+    """Every pool, for every feature, is a circuit of excitatory neurons and an inhibitory one.
+
+    `patterns` Gaussian patterns are shown for `steps_per_pattern` time steps each. The learning
+    rate at time step t is learning_rate / (K sqrt(1 + t/2)), per weight, so that the drive of a
+    neuron moves alike in layers of all sizes: |x|² grows as K. (The paper has 2.7e-3 for K = 9.)
+    The other options are those of `circuit.Circuit`. A finite alpha also lets the mean of a pool
+    decay slowly.
+    """
+    pools = Pools.of(grid, border)
+    weights_PMKO = _split(pools, kernel)
+    weights_count = weights_PMKO.shape[2]
+    parameters = Circuit(
+        alpha=alpha,
+        tau=tau,
+        b=b,
+        momentum=momentum,
+        steps_per_pattern=steps_per_pattern,
+        learning_rate=lambda t: learning_rate / weights_count / jnp.sqrt(1 + 0.5 * t),
+    )
+    shown = jax.random.normal(key, (patterns, weights_count), kernel.dtype)
+    inputs_PSK = shown[:, _patch_orders(grid, kernel.shape[4])].swapaxes(0, 1)
+
+    def one_circuit(weights_MK, inputs_SK, members):
+        return simulate(weights_MK, inputs_SK, gamma, parameters, members)[0]
+
+    over_features = jax.vmap(one_circuit, in_axes=(-1, None, None), out_axes=-1)
+    shared = jax.vmap(over_features)(weights_PMKO, inputs_PSK, jnp.asarray(pools.members))
+    return pools.join(shared, kernel)
+
+
+RULES: dict[str, Rule] = {rule.__name__: rule for rule in (mean, exact, hebbian, circuit)}
+
+
+# ---- What the rules are made of. -----------------------------------------------------------------
+
+
+def _split(pools: Pools, kernel: jax.Array) -> jax.Array:
+    """(Ho, Wo, kh, kw, C, O) -> (P, M, K, O)."""
+    return pools.split(kernel).reshape(*pools.index.shape, -1, kernel.shape[-1])
+
+
+def _pool_means(pools: Pools, values: jax.Array) -> jax.Array:
+    """(P, M, ...) -> (P, 1, ...), means over the members only."""
+    members = pools.members.reshape(*pools.members.shape, *[1] * (values.ndim - 2))
+    total = jnp.where(members, values, 0).sum(1, keepdims=True)
+    return total / np.maximum(members.sum(1, keepdims=True), 1).astype(values.dtype)
+
+
+def _patch_orders(grid: Grid, channels: int) -> np.ndarray:
+    """(P, K): the elements of a flat pattern (kh·kw·C) in the order of each pool's patch."""
+    pattern = np.arange(math.prod(grid.kernel_size) * channels)
+    pattern = pattern.reshape(*grid.kernel_size, channels)
+    return np.stack([np.roll(pattern, -phase, (0, 1)).ravel() for phase in grid.phases()])
+
+
+def _by_group(patterns: jax.Array, kernel: jax.Array) -> jax.Array:
+    """(S, B, kh, kw, C) -> (groups, S, B, K)."""
+    kh, kw, channels = kernel.shape[2:5]
+    if patterns.ndim != 5 or patterns.shape[2:4] != (kh, kw) or patterns.shape[4] % channels:
+        raise ValueError(
+            f'patterns must have shape (steps, patterns, {kh}, {kw}, C) with C a multiple of the '
+            f"kernel's {channels} channels, got {patterns.shape}."
+        )
+    grouped = patterns.reshape(*patterns.shape[:4], -1, channels)
+    return jnp.moveaxis(grouped, 4, 0).reshape(-1, *patterns.shape[:2], kh * kw * channels)
+
+
+def _map_deviations(kernel: jax.Array, grid: Grid, border: str, maps_GKK: jax.Array) -> jax.Array:
+    """Multiplies each neuron's deviation from its pool's mean by the map of its group.
+
+    The maps are in the coordinates of the pattern; a pool sees it cyclically shifted.
+    """
+    pools = Pools.of(grid, border)
+    orders = _patch_orders(grid, kernel.shape[4])
+    maps_GPKK = maps_GKK[:, orders[:, :, None], orders[:, None, :]]
+    weights_PMKO = _split(pools, kernel)
+    means = _pool_means(pools, weights_PMKO)
+    deviations = weights_PMKO - means
+    grouped = deviations.reshape(*deviations.shape[:3], len(maps_GKK), -1)
+    mapped = jnp.einsum('gpjk,pmkgo->pmjgo', maps_GPKK, grouped)
+    return pools.join(means + mapped.reshape(deviations.shape), kernel)
+
+
+# ---- Applying a rule. ----------------------------------------------------------------------------
+
+
+def resolve(name: str, options: Mapping[str, Any]) -> Rule:
+    """The rule called `name`, or 'package.module:function' for one's own, with its options set.
+
+    Raises:
+      UsageError: there is no such rule, or it does not take these options.
+    """
+    if name in RULES:
+        rule = RULES[name]
+    else:
+        module, _, function = name.partition(':')
+        try:
+            rule = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError, ValueError) as e:
+            raise UsageError(
+                f'unknown sleep rule {name!r} ({e}); known: {", ".join(RULES)}, or '
+                "'module:function' for a rule of your own."
+            ) from None
+    try:
+        inspect.signature(rule).bind(None, None, None, **options)
+    except TypeError as e:
+        raise UsageError(
+            f'sleep rule {name!r} cannot take options {sorted(options)}: {e}.'
+        ) from None
+    return partial(rule, **options)
+
+
+def share(params: Any, grids: Mapping, rule: Rule, key: jax.Array) -> Any:
+    """Applies `rule` to every locally connected kernel of `params`; all else is returned as it is.
+
+    `grids` (`state.grids`) says which kernels these are. Each gets a key of its own.
+    """
+    flat = flax.traverse_util.flatten_dict(params)
+    for i, (path, grid) in enumerate(sorted(flax.traverse_util.flatten_dict(grids).items())):
+        flat[path] = rule(flat[path], grid, jax.random.fold_in(key, i))
+    return flax.traverse_util.unflatten_dict(flat)
+
+
+def sleep(
+    state: TrainState, key: jax.Array, *, grids: Mapping, rule: Rule, share_moments: bool
+) -> TrainState:
+    """One sleep: the locally connected kernels move, all else stays.
+
+    With `share_moments` the optimizer's moments of these kernels take the mean of their pool, as
+    the moments of a convolution would. The key depends on the step only, so replicas sleep alike.
+    """
+    key = jax.random.fold_in(key, state.step)
+    state = state.replace(params=share(state.params, grids, rule, key))
+    if not share_moments:
+        return state
+    like_params = jax.tree.structure(state.params).__eq__
+    share_mean = partial(mean, border=rule.keywords['border'])
+    return state.replace(
+        opt_state=jax.tree.map(
+            lambda tree: (
+                share(tree, grids, share_mean, key)
+                if like_params(jax.tree.structure(tree))
+                else tree
+            ),
+            state.opt_state,
+            is_leaf=lambda tree: like_params(jax.tree.structure(tree)),
+        )
+    )

@@ -1,0 +1,118 @@
+"""Learning awake: the backprop step and the evaluation, as one device sees them.
+
+Wrapped by `parallel.per_device`; `AXIS` runs over the devices.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from jax import lax
+
+from lcn_jax.data.batches import Pixels, eval_batch, train_batch
+from lcn_jax.metrics import Sums
+from lcn_jax.parallel import AXIS, shard
+from lcn_jax.state import TrainState
+
+
+def learning_rate(config: ml_collections.ConfigDict, total_steps: int) -> optax.Schedule:
+    """Constant, times `config.drop` at each of the fractions `config.drops_at` of training."""
+    drops = {int(total_steps * fraction): config.drop for fraction in config.drops_at}
+    return optax.piecewise_constant_schedule(config.learning_rate, drops)
+
+
+def optimizer(config: ml_collections.ConfigDict, total_steps: int) -> optax.GradientTransformation:
+    """AdamW, decaying all parameters as torch's does."""
+    return optax.adamw(learning_rate(config, total_steps), weight_decay=config.weight_decay)
+
+
+def update(
+    state: TrainState,
+    images: jax.Array,
+    labels: jax.Array,
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+) -> tuple[TrainState, Sums]:
+    """One step of backprop on a device's part of the batch, the gradients averaged over devices."""
+
+    def loss_fn(params):
+        logits, updated = model.apply(
+            {'params': params, 'batch_stats': state.batch_stats},
+            images,
+            train=True,
+            mutable=['batch_stats'],
+        )
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean(), (logits, updated['batch_stats'])
+
+    grads, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    grads, batch_stats = lax.pmean((grads, batch_stats), AXIS)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    state = TrainState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    )
+    return state, Sums.of(logits, labels, jnp.ones(labels.shape, bool))
+
+
+def step(
+    state: TrainState,
+    sums: Sums,
+    pixels: Pixels,
+    order: jax.Array | None,
+    key: jax.Array,
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    batch: dict,
+) -> tuple[TrainState, Sums]:
+    """Makes this device's part of the next batch, learns from it, and adds its metrics to `sums`.
+
+    `batch` holds the options of `train_batch`.
+    """
+    images, labels = train_batch(pixels, order, key, state.step, shard=shard(), **batch)
+    state, new = update(state, images, labels, model=model, optimizer=optimizer)
+    return state, sums + lax.psum(new, AXIS)
+
+
+def stretch(
+    state: TrainState,
+    sums: Sums,
+    pixels: Pixels,
+    order: jax.Array | None,
+    key: jax.Array,
+    steps: jax.Array,
+    *,
+    step: Callable,
+) -> tuple[TrainState, Sums]:
+    """Several `step`s within an epoch, without leaving the device."""
+
+    def body(_, carry):
+        return step(*carry, pixels, order, key)
+
+    # The number of steps is an argument, so that stretches of any length are one program.
+    return lax.fori_loop(0, steps, body, (state, sums))
+
+
+def evaluate(
+    state: TrainState, pixels: Pixels, *, model: nn.Module, batch_size: int, size: int
+) -> Sums:
+    """Metrics summed over the examples in the `pixels` of all devices, each counted once.
+
+    `batch_size` is that of one device.
+    """
+    variables = {'params': state.params, 'batch_stats': state.batch_stats}
+
+    def body(i, sums):
+        start = i * batch_size
+        images, labels, exists = eval_batch(pixels, start, batch_size=batch_size, size=size)
+        return sums + Sums.of(model.apply(variables, images, train=False), labels, exists)
+
+    rounds = -(-len(pixels.labels) // batch_size)
+    return lax.psum(lax.fori_loop(0, rounds, body, Sums.zero()), AXIS)

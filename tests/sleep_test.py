@@ -1,0 +1,308 @@
+"""The sleep rules: what they keep, where they end, and that the fast forms are the plain ones."""
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from absl.testing import parameterized
+
+from lcn_jax import parallel, sleep
+from lcn_jax.errors import UsageError
+from lcn_jax.grid import Grid
+from lcn_jax.resnet import ResNet
+from lcn_jax.state import TrainState, grids
+
+KEY = jax.random.key(0)
+
+# Odd, even and non-square kernels and inputs, strides, and a 1×1 kernel.
+GRIDS = [
+    Grid.create((9, 7), 3, 1, 1),
+    Grid.create((8, 8), (2, 3), (1, 2), 'SAME'),
+    Grid.create((12, 10), 4, 2, 1),
+    Grid.create((19, 17), 5, 2, 2),
+    Grid.create((6, 5), 1, 2, 0),
+]
+each_grid = pytest.mark.parametrize('grid', GRIDS, ids=lambda g: f'{g.kernel_size}/{g.stride}')
+each_border = pytest.mark.parametrize('border', ['include', 'exclude'])
+
+HEBBIAN = dict(gamma=0.1, learning_rate=0.05, steps=20, patterns_per_step=16, momentum=0.0)
+CIRCUIT = dict(
+    gamma=1e-3,
+    learning_rate=2.7e-3,
+    patterns=60,
+    alpha=10.0,
+    tau=30.0,
+    b=1.0,
+    momentum=0.95,
+    steps_per_pattern=100,
+)
+OPTIONS = {'mean': {}, 'exact': {'gamma': 0.1}, 'hebbian': HEBBIAN, 'circuit': CIRCUIT}
+
+
+def random_kernel(grid, channels=2, features=3, seed=0):
+    shape = (*grid.output_size, *grid.kernel_size, channels, features)
+    return 1 + np.random.RandomState(seed).randn(*shape).astype(np.float32)
+
+
+def pool_means(kernel, grid, border):
+    """By brute force: every position's pool mean; NaN where it is in no pool."""
+    pools = grid.pools(border)
+    means = np.full(kernel.shape, np.nan)
+    for pool in range(grid.num_pools):
+        if (pools == pool).any():
+            means[pools == pool] = kernel[pools == pool].mean(0)
+    return means
+
+
+@each_border
+@each_grid
+def test_mean_gives_every_neuron_the_mean_of_its_pool_and_is_idempotent(grid, border):
+    kernel = random_kernel(grid)
+    shared = sleep.mean(kernel, grid, KEY, border=border)
+    means = pool_means(kernel, grid, border)
+    np.testing.assert_allclose(shared, np.where(np.isnan(means), kernel, means), atol=1e-6)
+    again = sleep.mean(shared, grid, KEY, border=border)
+    np.testing.assert_allclose(again, shared, atol=1e-6)
+
+
+@each_border
+@pytest.mark.parametrize('rule', ['mean', 'exact', 'hebbian'])
+@each_grid
+def test_rules_keep_pool_means_and_leave_the_border_alone(grid, rule, border):
+    kernel = random_kernel(grid)
+    shared = sleep.resolve(rule, OPTIONS[rule] | {'border': border})(kernel, grid, KEY)
+    means = pool_means(kernel, grid, border)
+    np.testing.assert_allclose(pool_means(shared, grid, border), means, atol=1e-5)
+    np.testing.assert_array_equal(shared[np.isnan(means)], kernel[np.isnan(means)])
+    inside = ~np.isnan(means)
+    deviation = np.abs(kernel - means)[inside]
+    if deviation.max() > 0:
+        assert np.abs(shared - means)[inside].mean() < 0.9 * deviation.mean()
+
+
+@each_border
+@pytest.mark.parametrize('momentum', [0.0, 0.5])
+@each_grid
+def test_hebbian_as_one_matrix_is_the_iterated_rule(grid, momentum, border):
+    kernel = random_kernel(grid)
+    patterns = jax.random.normal(KEY, (6, 8, *kernel.shape[2:5]))
+    options = dict(border=border, gamma=0.1, learning_rate=0.05, momentum=momentum)
+    fast = sleep.hebbian_for(kernel, grid, patterns, **options)
+    plain = sleep.hebbian_stepwise(kernel, grid, patterns, **options)
+    np.testing.assert_allclose(fast, plain, atol=2e-5)
+    assert np.abs(plain - kernel).max() > 0.1
+
+
+def test_stepwise_rule_is_gradient_descent_on_differences_within_pools():
+    """One step, by automatic differentiation of Σ_i (z_i - z̄)² / 2 + gamma |w - w_init|² / 2."""
+    grid = GRIDS[0]
+    kernel = random_kernel(grid)
+    pattern = jax.random.normal(KEY, (1, 1, *kernel.shape[2:5]))
+
+    def energy(kernel):
+        total = 0.0
+        for pool, phase in enumerate(grid.phases()):
+            x = jnp.roll(pattern[0, 0], -phase, (0, 1))
+            z = jnp.tensordot(kernel[grid.pools() == pool], x, [[1, 2, 3], [0, 1, 2]])
+            total += ((z - z.mean(0)) ** 2).sum() / 2
+        return total
+
+    stepped = sleep.hebbian_stepwise(
+        kernel, grid, pattern, border='include', gamma=0.3, learning_rate=0.01
+    )
+    np.testing.assert_allclose(stepped, kernel - 0.01 * jax.grad(energy)(kernel), atol=1e-5)
+
+
+def test_groups_are_shared_apart():
+    grid = GRIDS[0]
+    kernel = random_kernel(grid, channels=2, features=6)
+    patterns = jax.random.normal(KEY, (4, 8, 3, 3, 6))  # three groups of two channels
+    options = dict(border='include', gamma=0.1, learning_rate=0.05)
+    together = sleep.hebbian_for(kernel, grid, patterns, **options)
+    fixed = sleep.exact_for(kernel, grid, patterns, border='include', gamma=0.1)
+    for group in range(3):
+        features, channels = np.s_[2 * group : 2 * group + 2], np.s_[2 * group : 2 * group + 2]
+        alone = sleep.hebbian_for(kernel[..., features], grid, patterns[..., channels], **options)
+        np.testing.assert_allclose(together[..., features], alone, atol=1e-5)
+        alone = sleep.exact_for(
+            kernel[..., features], grid, patterns[..., channels], border='include', gamma=0.1
+        )
+        np.testing.assert_allclose(fixed[..., features], alone, atol=1e-5)
+
+
+@each_grid
+def test_hebbian_converges_to_exact_for_the_same_patterns(grid):
+    kernel = random_kernel(grid)
+    patterns = jax.random.normal(KEY, (1, 200, *kernel.shape[2:5]))
+    repeated = jnp.broadcast_to(patterns, (400, *patterns.shape[1:]))
+    fixed = sleep.exact_for(kernel, grid, patterns, border='include', gamma=0.2)
+    iterated = sleep.hebbian_for(
+        kernel, grid, repeated, border='include', gamma=0.2, learning_rate=0.2
+    )
+    np.testing.assert_allclose(iterated, fixed, atol=1e-4)
+    assert np.abs(kernel - fixed).max() > 0.1
+
+
+def test_gaussian_patterns_shrink_deviations_to_gamma_over_one_plus_gamma():
+    grid, gamma = GRIDS[0], 0.5
+    kernel = random_kernel(grid)
+    means = pool_means(kernel, grid, 'include')
+    expected = means + gamma / (1 + gamma) * (kernel - means)
+    exact = sleep.exact(kernel, grid, KEY, border='include', gamma=gamma)
+    np.testing.assert_allclose(exact, expected, atol=1e-5)
+    # The covariance of n patterns is the identity up to sqrt(K / n).
+    patterns = jax.random.normal(KEY, (1, 100_000, *kernel.shape[2:5]))
+    sampled = sleep.exact_for(kernel, grid, patterns, border='include', gamma=gamma)
+    np.testing.assert_allclose(sampled, expected, atol=0.03)
+    iterated = sleep.hebbian(
+        kernel,
+        grid,
+        KEY,
+        border='include',
+        gamma=gamma,
+        learning_rate=0.05,
+        steps=200,
+        patterns_per_step=500,
+        momentum=0.0,
+    )
+    np.testing.assert_allclose(iterated, expected, atol=0.05)
+
+
+@each_border
+def test_circuits_equalise_pools_of_unequal_size(border):
+    grid = Grid.create((8, 7), 2, 1, ((1, 0), (1, 0)))  # pools of 4·4, 4·3 ... neurons
+    kernel = random_kernel(grid, channels=1)
+    shared = sleep.circuit(kernel, grid, KEY, border=border, **CIRCUIT)
+    before, after = pool_means(kernel, grid, border), pool_means(shared, grid, border)
+    outside = np.isnan(before)
+    assert outside.any() == (border == 'exclude')
+    np.testing.assert_array_equal(shared[outside], kernel[outside])
+    # The mean decays a little, by 1 / (1 + alpha) of the speed of the deviations.
+    np.testing.assert_allclose(after[~outside], before[~outside], atol=0.6)
+    deviation = (shared - after)[~outside].std() / (kernel - before)[~outside].std()
+    assert deviation < 0.25
+
+
+def test_circuit_sleeps_towards_the_rule_it_realises():
+    """More patterns bring the circuit nearer to the pool means; the anchor holds it off."""
+    grid = Grid.create(8, 2, 1, 'VALID')
+    kernel = random_kernel(grid, channels=1)
+
+    def deviation(**changes):
+        shared = sleep.circuit(kernel, grid, KEY, border='include', **CIRCUIT | changes)
+        return (shared - pool_means(shared, grid, 'include')).std()
+
+    few, many = deviation(patterns=5), deviation(patterns=60)
+    assert many < 0.5 * few
+    assert deviation(gamma=10.0) > 2 * many
+
+
+def test_patterns_that_do_not_fit_are_refused():
+    grid = GRIDS[0]
+    with pytest.raises(ValueError, match=r'patterns must have shape .* got \(1, 2, 3, 3, 3\)'):
+        sleep.hebbian_for(
+            random_kernel(grid), grid, np.zeros((1, 2, 3, 3, 3)), border='include', gamma=0.1,
+            learning_rate=0.1,
+        )  # fmt: skip
+
+
+def half_way(kernel, grid, key, *, border, strength):
+    """A rule as a user would write it: part of the way to the mean."""
+    return kernel + strength * (sleep.mean(kernel, grid, key, border=border) - kernel)
+
+
+def test_a_rule_of_ones_own_is_named_by_module_and_function():
+    rule = sleep.resolve(f'{__name__}:half_way', {'border': 'include', 'strength': 0.5})
+    kernel = random_kernel(GRIDS[0])
+    means = pool_means(kernel, GRIDS[0], 'include')
+    np.testing.assert_allclose(rule(kernel, GRIDS[0], KEY), (kernel + means) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    'name, options, message',
+    [
+        ('dream', {}, "unknown sleep rule 'dream'.* known: mean, exact, hebbian, circuit"),
+        ('lcn_jax.sleep:dream', {}, 'unknown sleep rule'),
+        ('no.such.module:rule', {}, 'unknown sleep rule'),
+        ('mean', {'border': 'include', 'gamma': 1}, "'gamma'"),
+        ('exact', {'border': 'include'}, "'gamma'"),
+    ],
+)
+def test_bad_rules_are_refused(name, options, message):
+    with pytest.raises(UsageError, match=message) as error:
+        sleep.resolve(name, options)
+    assert '\n' not in str(error.value)
+
+
+class Applied(chex.TestCase, parameterized.TestCase):
+    """A rule applied to a network."""
+
+    def setUp(self):
+        super().setUp()
+        self.model = ResNet((1, 1), 4, 'cifar', 10, local=True, n_first_conv=1)
+        self.grids = grids(self.model, (8, 8, 1))
+        self.variables = self.model.init(KEY, jnp.zeros((1, 8, 8, 1)), train=False)
+
+    def state(self):
+        params = self.variables['params']
+        optimizer = optax.adamw(1e-3)
+        moments = jax.tree.map(jnp.sin, params)
+        _, opt_state = optimizer.update(moments, optimizer.init(params), params)
+        return TrainState(jnp.int32(7), params, self.variables['batch_stats'], opt_state)
+
+    def sleep(self, state, rule='hebbian', share_moments=False):
+        rule = sleep.resolve(rule, OPTIONS[rule] | {'border': 'include'})
+        return sleep.sleep(state, KEY, grids=self.grids, rule=rule, share_moments=share_moments)
+
+    def test_moves_local_kernels_and_nothing_else(self):
+        before = self.state()
+        after = self.sleep(before)
+        moved = {
+            jax.tree_util.keystr(path)
+            for (path, a), b in zip(
+                jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after)
+            )
+            if not np.array_equal(a, b)
+        }
+        layers = ['stage1_block1_conv1', 'stage1_block1_conv2', 'stage2_block1_conv1',
+                  'stage2_block1_conv2', 'stage2_block1_shortcut']  # fmt: skip
+        self.assertEqual(moved, {f".params['{layer}']['kernel']" for layer in layers})
+
+    def test_layers_do_not_dream_alike(self):
+        params = {name: {'kernel': random_kernel(GRIDS[0])} for name in 'ab'}
+        both = {name: {'kernel': GRIDS[0]} for name in 'ab'}
+        rule = sleep.resolve('hebbian', HEBBIAN | {'border': 'include'})
+        shared = sleep.share(params, both, rule, KEY)
+        assert np.abs(shared['a']['kernel'] - shared['b']['kernel']).max() > 1e-3
+
+    def test_moments_are_shared_if_asked(self):
+        before = self.state()
+        after = self.sleep(before, 'mean', share_moments=True)
+        layer = 'stage1_block1_conv2'
+        grid = self.grids[layer]['kernel']
+        for moment in ('mu', 'nu'):
+            old = getattr(before.opt_state[0], moment)
+            new = getattr(after.opt_state[0], moment)
+            np.testing.assert_allclose(
+                new[layer]['kernel'],
+                pool_means(np.asarray(old[layer]['kernel']), grid, 'include'),
+                atol=1e-6,
+            )
+            np.testing.assert_array_equal(new['stem_conv']['kernel'], old['stem_conv']['kernel'])
+        self.assertEqual(after.opt_state[0].count, before.opt_state[0].count)
+
+    @parameterized.parameters('mean', 'exact', 'hebbian')
+    def test_eight_devices_sleep_as_one(self, rule):
+        state = self.state()
+        alone = jax.jit(partial(self.sleep, rule=rule))(state)
+        together = parallel.per_device(partial(self.sleep, rule=rule), [0])(
+            parallel.replicate(state)
+        )
+        for one, all_of_them in zip(jax.tree.leaves(alone), jax.tree.leaves(together)):
+            self.assertEqual(all_of_them.shape[0], 8)
+            for replica in np.asarray(all_of_them):
+                np.testing.assert_array_equal(replica, one)
