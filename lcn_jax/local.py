@@ -24,7 +24,7 @@ LAYOUTS = ('NHWC', 'HWCN')
 IMPLEMENTATIONS = ('tiled', 'lax')
 
 # A tile's patches should stay in the cache while they are used (bytes, per backend).
-TILE_BYTES = {'cpu': 4 << 20}
+TILE_BYTES = {'cpu': 5 << 20}
 
 
 def conv_local(
@@ -117,17 +117,22 @@ def _lax(x_HWCN: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
 def _tiled(x_HWCN: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
     rows, columns, kh, kw, channels, features = kernel.shape
     kernel_IJKO = kernel.reshape(rows, columns, kh * kw * channels, features)
-    return _tiled_product(_pad(x_HWCN, grid), kernel_IJKO, grid)
+    return _tiled_product(x_HWCN, kernel_IJKO, grid)
 
 
-def _pad(x_HWCN: jax.Array, grid: Grid) -> jax.Array:
-    """Adds the zero padding, or cuts off rows and columns that no receptive field reaches."""
+def _edges(grid: Grid) -> tuple[Pair, Pair]:
+    """Rows and columns to pad at both ends; negative where no receptive field reaches."""
     edges = []
     for axis in (0, 1):
         low = grid.padding[axis][0]
         reach = (grid.output_size[axis] - 1) * grid.stride[axis] + grid.kernel_size[axis]
-        edges.append((low, reach - low - grid.input_size[axis], 0))
-    return lax.pad(x_HWCN, jnp.zeros((), x_HWCN.dtype), (*edges, (0, 0, 0), (0, 0, 0)))
+        edges.append((low, reach - low - grid.input_size[axis]))
+    return tuple(edges)
+
+
+def _pad(x_HWCN: jax.Array, edges: tuple[Pair, Pair]) -> jax.Array:
+    config = [(low, high, 0) for low, high in edges]
+    return lax.pad(x_HWCN, jnp.zeros((), x_HWCN.dtype), (*config, (0, 0, 0), (0, 0, 0)))
 
 
 def _tile_height(x_HWCN: jax.Array, grid: Grid) -> int:
@@ -170,43 +175,53 @@ def _merge_tiles(array: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _tiled_product(x_HWCN: jax.Array, kernel_IJKO: jax.Array, grid: Grid) -> jax.Array:
-    """x already padded -> (I, J, O, N)."""
-    tile = _tile_height(x_HWCN, grid)
-    kernels = _split_tiles(kernel_IJKO, tile)
+    """(I, J, O, N)."""
+    padded = _pad(x_HWCN, _edges(grid))
+    tile = _tile_height(padded, grid)
 
     def body(first_row, kernel_TJKO):
-        patches_TJKN = _patches(x_HWCN, first_row, tile, grid)
+        patches_TJKN = _patches(padded, first_row * grid.stride[0], tile, grid)
         y_TJON = jnp.einsum('tjkn,tjko->tjon', patches_TJKN, kernel_TJKO)
-        return first_row + tile * grid.stride[0], y_TJON
+        return first_row + tile, y_TJON
 
-    return _merge_tiles(lax.scan(body, 0, kernels)[1])
+    return _merge_tiles(lax.scan(body, 0, _split_tiles(kernel_IJKO, tile))[1])
 
 
 def _tiled_forward(x_HWCN, kernel_IJKO, grid):
+    # x is kept, and padded again later: somebody else keeps it anyway, but not its padded copy.
     return _tiled_product(x_HWCN, kernel_IJKO, grid), (x_HWCN, kernel_IJKO)
 
 
 def _tiled_backward(grid, residuals, dy_IJON):
     """Both gradients in one pass over the tiles; dx adds up where receptive fields overlap."""
     x_HWCN, kernel_IJKO = residuals
-    tile = _tile_height(x_HWCN, grid)
+    edges = _edges(grid)
+    padded = _pad(x_HWCN, edges)
+    tile = _tile_height(padded, grid)
+    windows = _windows(tile, grid)
+
+    # XLA makes one array of zeros for all layers at the start of a program and copies it for each.
+    # Zeros that depend on dy are made in place when they are needed: half of the memory in a step.
+    zero = 0 * dy_IJON[0, 0, 0, 0]
 
     def body(carry, tiles):
-        first_row, dx_HWCN = carry
+        first_row, dpadded, dkernel_IJKO = carry
         kernel_TJKO, dy_TJON = tiles
-        patches_TJKN = _patches(x_HWCN, first_row, tile, grid)
+        patches_TJKN = _patches(padded, first_row * grid.stride[0], tile, grid)
         dkernel_TJKO = jnp.einsum('tjkn,tjon->tjko', patches_TJKN, dy_TJON)
+        dkernel_IJKO = lax.dynamic_update_slice_in_dim(dkernel_IJKO, dkernel_TJKO, first_row, 0)
         dpatches_TJKN = jnp.einsum('tjko,tjon->tjkn', kernel_TJKO, dy_TJON)
-        windows = _windows(tile, grid)
-        rows = lax.dynamic_slice_in_dim(dx_HWCN, first_row, _input_rows(tile, grid), 0)
+        reached = first_row * grid.stride[0], _input_rows(tile, grid)
+        rows = lax.dynamic_slice_in_dim(dpadded, *reached, 0)
         for window, part in zip(windows, jnp.split(dpatches_TJKN, len(windows), axis=2)):
             rows = rows.at[window].add(part)
-        dx_HWCN = lax.dynamic_update_slice_in_dim(dx_HWCN, rows, first_row, 0)
-        return (first_row + tile * grid.stride[0], dx_HWCN), dkernel_TJKO
+        dpadded = lax.dynamic_update_slice_in_dim(dpadded, rows, reached[0], 0)
+        return (first_row + tile, dpadded, dkernel_IJKO), None
 
+    start = 0, jnp.broadcast_to(zero, padded.shape), jnp.broadcast_to(zero, kernel_IJKO.shape)
     tiles = _split_tiles(kernel_IJKO, tile), _split_tiles(dy_IJON, tile)
-    (_, dx_HWCN), dkernels = lax.scan(body, (0, jnp.zeros_like(x_HWCN)), tiles)
-    return dx_HWCN, _merge_tiles(dkernels)
+    (_, dpadded, dkernel_IJKO), _ = lax.scan(body, start, tiles)
+    return _pad(dpadded, [(-low, -high) for low, high in edges]), dkernel_IJKO
 
 
 _tiled_product.defvjp(_tiled_forward, _tiled_backward)
