@@ -1,0 +1,1 @@
+"""One file per dataset, each with `get_config(kind)`."""

@@ -1,0 +1,1 @@
+"""Images and labels: sources on disk, and batches made on the device."""

@@ -1,0 +1,365 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_archives
+
+from lcn_jax import config as configs
+from lcn_jax.data import batches, inputs, sources
+from lcn_jax.data.batches import Pixels
+from lcn_jax.data.sources import MISSING, Split
+from lcn_jax.errors import UsageError
+from lcn_jax.train import train_and_evaluate
+
+KEY = jax.random.key(0)
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+    return tiny_archives.prepare_all(tmp_path_factory.mktemp('data'))
+
+
+def random_pixels(number=12, size=8, channels=3) -> Pixels:
+    """Images of which no two pixels are equal, with labels that are their numbers."""
+    images = np.random.RandomState(0).permutation(number * size * size * channels) % 251
+    images = images.reshape(number, size, size, channels).astype(np.uint8)
+    mean = np.linspace(0.3, 0.6, channels, dtype=np.float32)
+    return Pixels(images, np.arange(number, dtype=np.int32), mean, 0.5 * mean)
+
+
+def windows(image, pixels, size, padding) -> dict[tuple[int, int], np.ndarray]:
+    """Offset from the centre -> normalised crop, all that a training batch may contain."""
+    normalised = (image / 255 - pixels.mean) / pixels.std
+    centre = (image.shape[0] - size) // 2
+    wide = np.pad(normalised, ((padding, padding), (padding, padding), (0, 0)))
+    shifts = [(r, c) for r in range(-padding, padding + 1) for c in range(-padding, padding + 1)]
+    return {
+        (r, c): wide[padding + centre + r :, padding + centre + c :][:size, :size]
+        for r, c in shifts
+    }
+
+
+def make_batch(pixels, step=0, *, key=KEY, **options):
+    options = {
+        'batch_size': 12,
+        'size': 8,
+        'padding': 2,
+        'repetitions': 1,
+        'flips': False,
+    } | options
+    order = batches.epoch_order(key, 0, len(pixels.labels))
+    images, labels = batches.train_batch(pixels, order, key, jnp.int32(step), **options)
+    return np.asarray(images), np.asarray(labels)
+
+
+def find(image, candidates) -> list:
+    return [offset for offset, c in candidates.items() if np.allclose(image, c, atol=1e-5)]
+
+
+@pytest.mark.parametrize('offset', [(0, 0), (-3, 2), (5, -1), (8, 8), (2, 3)])
+def test_crop_is_zero_outside(offset):
+    images = random_pixels(2, 6).images
+    wide = np.pad(images, ((0, 0), (10, 10), (10, 10), (0, 0)))
+    rows, columns = (slice(10 + start, 10 + start + 5) for start in offset)
+    cropped = batches.crop(images, np.array([offset, offset]), 5)
+    np.testing.assert_array_equal(cropped, wide[:, rows, columns])
+
+
+def test_padding_is_the_mean_colour_and_offsets_are_all_taken():
+    pixels = random_pixels()
+    seen = set()
+    for step in range(30):
+        for image, label in zip(*make_batch(pixels, step)):
+            # The zeros of `windows` are what mean-coloured padding is after normalisation.
+            matches = find(image, windows(pixels.images[label], pixels, 8, 2))
+            assert len(matches) == 1
+            seen.update(matches)
+    assert len(seen) == 25
+
+
+def test_larger_images_are_cropped_around_the_centre():
+    pixels = random_pixels(4, size=16)
+    images, labels = make_batch(pixels, batch_size=4, size=12, padding=1)
+    for image, label in zip(images, labels):
+        assert find(image, windows(pixels.images[label], pixels, 12, 1))
+    images, labels, exists = batches.eval_batch(pixels, 0, batch_size=4, size=12)
+    for image, label in zip(images, labels):
+        assert (0, 0) in find(image, windows(pixels.images[label], pixels, 12, 1))
+    assert exists.all()
+
+
+def test_without_padding_nothing_moves():
+    pixels = random_pixels()
+    images, labels = make_batch(pixels, padding=0)
+    np.testing.assert_allclose(images, batches.normalise(pixels.images[labels], pixels), atol=1e-6)
+
+
+def test_repetitions_are_one_image_at_different_offsets():
+    pixels = random_pixels()
+    offsets_differ = 0
+    for step in range(4):
+        images, labels = make_batch(pixels, step, repetitions=4)
+        assert (np.bincount(labels, minlength=12)[labels] == 4).all()
+        for label in set(labels):
+            candidates = windows(pixels.images[label], pixels, 8, 2)
+            offsets = [find(image, candidates)[0] for image in images[labels == label]]
+            offsets_differ += len(set(offsets)) > 1
+    assert offsets_differ == 12
+
+
+@pytest.mark.parametrize('repetitions', [1, 2, 4])
+def test_every_image_once_an_epoch(repetitions):
+    pixels = random_pixels()
+    steps = batches.steps_per_epoch(12, 4, repetitions)
+    labels = [
+        make_batch(pixels, step, batch_size=4, repetitions=repetitions)[1] for step in range(steps)
+    ]
+    assert (np.bincount(np.concatenate(labels), minlength=12) == repetitions).all()
+
+
+def test_shards_make_the_whole_batch():
+    pixels = random_pixels()
+    options = {'repetitions': 3, 'flips': True}
+    whole = make_batch(pixels, 1, **options)
+    parts = [make_batch(pixels, 1, shard=(i, 4), **options) for i in range(4)]
+    for array, *pieces in zip(whole, *parts):
+        np.testing.assert_array_equal(array, np.concatenate(pieces))
+    assert all(len(set(labels)) == 3 for _, labels in parts)
+
+
+def test_a_batch_that_is_there_is_not_gathered():
+    pixels = random_pixels()
+    options = {'batch_size': 12, 'size': 8, 'padding': 0, 'repetitions': 2, 'flips': False}
+    images, labels = batches.train_batch(pixels, None, KEY, jnp.int32(7), **options)
+    np.testing.assert_array_equal(labels, pixels.labels)
+    np.testing.assert_allclose(images, batches.normalise(pixels.images, pixels), atol=1e-6)
+
+
+def test_flips_mirror_half_of_the_images():
+    pixels = random_pixels()
+    mirrored = []
+    for step in range(20):
+        images, labels = make_batch(pixels, step, padding=0, flips=True)
+        batch = []
+        for image, label in zip(images, labels):
+            (original,) = windows(pixels.images[label], pixels, 8, 0).values()
+            found = find(image, {False: original, True: original[:, ::-1]})
+            assert len(found) == 1
+            batch += found
+        mirrored.append(tuple(batch))
+    assert 0.35 < np.mean(mirrored) < 0.65
+    assert len(set(mirrored)) > 15  # each image has its own chance
+
+
+def test_batches_follow_the_key_and_the_step():
+    pixels = random_pixels()
+    images, labels = make_batch(pixels, 3)
+    np.testing.assert_array_equal(images, make_batch(pixels, 3)[0])
+    assert (labels != make_batch(pixels, 3, key=jax.random.key(1))[1]).any()
+    assert (images != make_batch(pixels, 4)[0]).any()
+
+
+@pytest.mark.parametrize('examples', [1, 7, 8, 13])
+@pytest.mark.parametrize(('processes', 'devices'), [(1, 1), (1, 8), (2, 4)])
+@pytest.mark.parametrize('batch_size', [3, 8])
+def test_evaluation_counts_every_example_once(examples, processes, devices, batch_size):
+    pixels = random_pixels(examples, size=4)
+    split = Split(pixels.images, pixels.labels)
+    local = devices // processes
+    seen, parts = [], []
+    for process in range(processes):
+        images, labels = inputs.share_out(split, process, processes, devices)
+        parts.append(len(labels))
+        for device in range(local):
+            own = slice(device * len(labels) // local, (device + 1) * len(labels) // local)
+            part = Pixels(images[own], labels[own], pixels.mean, pixels.std)
+            for start in range(0, len(part.labels), batch_size):
+                shown, given, exists = batches.eval_batch(
+                    part, start, batch_size=batch_size, size=4
+                )
+                seen += list(np.asarray(given)[exists])
+                expected = batches.normalise(pixels.images[given[exists]], pixels)
+                np.testing.assert_allclose(shown[exists], expected, atol=1e-6)
+    assert sorted(seen) == list(range(examples))
+    assert len(set(parts)) == 1
+    assert parts[0] % local == 0
+
+
+def test_hold_out_is_disjoint_complete_and_random():
+    train, validation = sources.hold_out(1000, 100)
+    assert len(validation) == 100
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, validation])), np.arange(1000))
+    assert (np.diff(validation) > 0).all()
+    assert 30 < np.sum(validation < 500) < 70
+    np.testing.assert_array_equal(validation, sources.hold_out(1000, 100)[1])
+    assert len(sources.hold_out(1000, 0)[1]) == 0
+    for wrong in (1000, -1):
+        with pytest.raises(UsageError, match=f'config.validation is {wrong}'):
+            sources.hold_out(1000, wrong)
+
+
+@pytest.mark.parametrize('validation', [0, 5])
+def test_resident_input_trains_on_the_rest(data_dir, validation):
+    config = small_config('cifar10', data_dir)
+    config.validation = validation
+    made = inputs.make(config, KEY)
+    splits = sources.load('cifar10', data_dir)
+    kept, held_out = sources.hold_out(20, validation)
+    expected = splits['train'].take(held_out) if validation else splits['test']
+    ((pixels, order, steps),) = made.train(0, 2)
+    assert made.examples == 20 - validation
+    assert steps == 2
+    np.testing.assert_array_equal(pixels.images[0], splits['train'].images[kept])
+    np.testing.assert_array_equal(np.sort(order[0]), np.arange(20 - validation))
+    (pixels,) = made.evaluate()
+    labels = np.asarray(pixels.labels).ravel()
+    np.testing.assert_array_equal(labels[labels != MISSING], expected.labels)
+
+
+def test_resident_input_orders_each_epoch_anew(data_dir):
+    config = small_config('cifar10', data_dir)  # 5 steps an epoch
+    made = inputs.make(config, KEY)
+    orders = [
+        np.asarray(order[0]) for step in (0, 3, 5) for _, order, _ in made.train(step, step + 1)
+    ]
+    np.testing.assert_array_equal(orders[0], orders[1])
+    assert (orders[0] != orders[2]).any()
+    ((_, resumed, _),) = inputs.make(config, KEY).train(7, 8)
+    np.testing.assert_array_equal(resumed[0], orders[2])
+
+
+def test_pixel_statistics_are_exact():
+    images = random_pixels(5, 9).images
+    mean, std = Split(images, np.zeros(5, np.int32)).pixel_statistics()
+    np.testing.assert_allclose(mean, (images / 255).mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)), rtol=1e-6)
+
+
+def test_pixel_statistics_are_kept_and_can_be_given(data_dir):
+    train = sources.load('cifar100', data_dir)['train']
+    computed = sources.pixel_statistics('cifar100', data_dir, train)
+    np.testing.assert_array_equal(computed, train.pixel_statistics())
+    other = Split(train.images[:1], train.labels[:1])
+    np.testing.assert_array_equal(sources.pixel_statistics('cifar100', data_dir, other), computed)
+
+    config = small_config('cifar100', data_dir)
+    ((pixels, _, _),) = inputs.make(config, KEY).train(0, 1)
+    np.testing.assert_array_equal(pixels.mean[0], computed[0])
+    np.testing.assert_array_equal(pixels.std[0], computed[1])
+    config.mean, config.std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    ((pixels, _, _),) = inputs.make(config, KEY).train(0, 1)
+    np.testing.assert_allclose(pixels.mean[0], (0.1, 0.2, 0.3), rtol=1e-6)
+    np.testing.assert_allclose(pixels.std[0], (0.4, 0.5, 0.6), rtol=1e-6)
+
+
+def test_reading_in_blocks_loses_nothing(data_dir, monkeypatch):
+    whole = sources.load('cifar10', data_dir)
+    monkeypatch.setattr(sources, 'READ_BLOCK', 7)
+    for name, split in sources.load('cifar10', data_dir).items():
+        np.testing.assert_array_equal(split.images, whole[name].images)
+        np.testing.assert_array_equal(split.labels, whole[name].labels)
+    rows = np.concatenate([tiny_archives.cifar_rows(4, (10,), i) for i in range(5)])
+    expected = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    images = {image.tobytes(): label for image, label in zip(expected, rows[:, 0])}
+    found = {i.tobytes(): label for i, label in zip(whole['train'].images, whole['train'].labels)}
+    assert found == images
+
+
+def test_what_is_not_there_is_named(data_dir, tmp_path):
+    with pytest.raises(UsageError, match="unknown dataset 'mnist'; known: cifar10"):
+        sources.spec('mnist')
+    with pytest.raises(UsageError, match='there is no folder /not/there'):
+        sources.load('cifar10', '/not/there')
+    with pytest.raises(UsageError, match=f'not been prepared in {tmp_path}.*--source=PATH'):
+        sources.load('tiny_imagenet', str(tmp_path))
+    prepared = sources.builder('tiny_imagenet', data_dir)
+    with pytest.raises(UsageError, match=f'no test images in {prepared.data_path}'):
+        sources.examples_in(prepared, 'test')
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'mean': (0.5,), 'std': (0.5,)}, '3 channels of cifar10'),
+        ({'mean': (0.5, 0.5, 0.5)}, 'config.mean and config.std'),
+        ({'batch_size': 24}, 'larger than the 20 training images'),
+        ({'validation': 20}, 'config.validation is 20'),
+        ({'image_size': 33}, 'larger than the images'),
+    ],
+)
+def test_impossible_configs(data_dir, tmp_path, changes, message):
+    config = small_config('cifar10', data_dir)
+    config.batch_size = 8
+    config.update(changes)
+    with pytest.raises(UsageError, match=message):
+        train_and_evaluate(config, str(tmp_path))
+
+
+def test_validation_is_reported_as_such(data_dir, tmp_path):
+    config = small_config('cifar10', data_dir)
+    config.batch_size, config.validation, config.epochs = 8, 4, 1
+    last = train_and_evaluate(config, str(tmp_path))
+    assert last['step'] == 2
+    assert 'validation_top1' in last
+    assert 'test_top1' not in last
+
+
+def test_core_imports_no_data_library():
+    program = (
+        'import sys, lcn_jax.train\n'
+        "names = ('tensorflow_datasets', 'grain', 'PIL', 'sklearn', 'orbax', 'matplotlib')\n"
+        'assert not [name for name in names if name in sys.modules]'
+    )
+    run = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+GOLDEN = os.path.join(os.path.dirname(__file__), 'golden_batches.json')
+
+
+@pytest.mark.parametrize('name', sources.SPECS)
+def test_golden_batch(data_dir, name):
+    """Labels and mean of each image of one batch, as they came out when this was written.
+
+    If batches are meant to change, run `RENEW_GOLDEN=1 pytest tests/data_test.py -k golden`.
+    """
+    config = small_config(name, data_dir)
+    config.batch_size, config.translations.padding, config.translations.repetitions = 8, 2, 2
+    config.flip = name == 'imagenet2012'
+    made = inputs.make(config, KEY)
+    ((pixels, order, _),) = made.train(1, 2)
+    on_first = jax.tree.map(lambda x: x[0], pixels)
+    if order is None:  # every device has its part of the batch
+        images, labels = np.concatenate(pixels.images), np.concatenate(pixels.labels)
+        on_first = on_first.replace(images=images, labels=labels)
+    else:
+        order = order[0]
+    options = {'batch_size': 8, 'padding': 2, 'repetitions': 2, 'flips': config.flip}
+    images, labels = batches.train_batch(
+        on_first, order, KEY, jnp.int32(1), size=config.image_size, **options
+    )
+    batch = {'labels': labels.tolist(), 'means': images.mean((1, 2, 3)).tolist()}
+    if os.environ.get('RENEW_GOLDEN'):
+        golden = json.loads(Path(GOLDEN).read_text()) if os.path.exists(GOLDEN) else {}
+        Path(GOLDEN).write_text(json.dumps(golden | {name: batch}, indent=1) + '\n')
+    golden = json.loads(Path(GOLDEN).read_text())[name]
+    assert batch['labels'] == golden['labels']
+    np.testing.assert_allclose(batch['means'], golden['means'], atol=2e-3)
+
+
+def small_config(name, data_dir):
+    config = configs.default()
+    config.dataset, config.data_dir = name, data_dir
+    config.image_size = {'digits': 16, 'tiny_imagenet': 48}.get(name, 32)
+    config.model.stage_sizes, config.model.width = (1,), 4
+    config.batch_size, config.epochs, config.workers = 4, 2, 0
+    if name == 'imagenet2012':
+        config.mean, config.std = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
+    return config

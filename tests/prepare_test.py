@@ -1,0 +1,328 @@
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_archives
+from tiny_archives import WNIDS
+
+from lcn_jax.data import sources
+from lcn_jax.data.prepare import prepare
+from lcn_jax.errors import UsageError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def no_tensorflow():
+    yield
+    assert 'tensorflow' not in sys.modules
+
+
+def examples(name, data_dir, split):
+    return list(sources.builder(name, data_dir).as_data_source(split))
+
+
+def test_tiny_imagenet_from_zip_and_folder(tmp_path):
+    files = tiny_archives.tiny_imagenet_files()
+    archive = tiny_archives.write_zip(tmp_path / 'tiny.zip', files)
+    folder = tiny_archives.write_folder(tmp_path / 'folder', files)
+    for source in (archive, folder):
+        data_dir = str(tmp_path / f'from_{source.name}')
+        assert prepare('tiny_imagenet', data_dir, str(source)) == {'train': 12, 'validation': 3}
+        images = tiny_archives.pictures(15, (64, 64))
+        train = {e['file_name'].decode(): e for e in examples('tiny_imagenet', data_dir, 'train')}
+        for label, wnid in enumerate(WNIDS):
+            for i in range(4):
+                example = train[f'{wnid}_{i}.JPEG']
+                assert example['label'] == label
+                assert example['image'].shape == (64, 64, 3)
+                if i == 1:
+                    assert (np.ptp(example['image'], axis=-1) == 0).all()
+                else:
+                    np.testing.assert_array_equal(example['image'], images[4 * label + i])
+        for example in examples('tiny_imagenet', data_dir, 'validation'):
+            assert example['file_name'].decode() == f'val_{example["label"]}.JPEG'
+    assert sources.builder('tiny_imagenet', data_dir).info.features['label'].names == list(WNIDS)
+
+
+def test_cifar10_has_the_rows_of_its_files(tmp_path):
+    files = tiny_archives.cifar10_files()
+    source = tiny_archives.write_folder(tmp_path / 'in' / 'cifar-10-batches-bin', files).parent
+    data_dir = str(tmp_path / 'data')
+    assert prepare('cifar10', data_dir, str(source)) == {'train': 20, 'test': 4}
+    expected = tiny_archives.cifar_rows(4, (10,), seed=5)
+    for example in examples('cifar10', data_dir, 'test'):
+        row = expected[int(example['id'].decode().removeprefix('test_'))]
+        assert example['label'] == row[0]
+        np.testing.assert_array_equal(
+            example['image'], row[1:].reshape(3, 32, 32).transpose(1, 2, 0)
+        )
+
+
+def test_cifar100_from_an_archive_has_fine_labels(tmp_path):
+    folder = tiny_archives.write_folder(
+        tmp_path / 'cifar-100-binary', tiny_archives.cifar100_files()
+    )
+    archive = tmp_path / 'cifar-100-binary.tar.gz'
+    with tarfile.open(archive, 'w:gz') as tar:
+        tar.add(folder, folder.name)
+    data_dir = str(tmp_path / 'data')
+    assert prepare('cifar100', data_dir, str(archive)) == {'train': 20, 'test': 10}
+    expected = tiny_archives.cifar_rows(20, (20, 100), seed=0)
+    for example in examples('cifar100', data_dir, 'train'):
+        row = expected[int(example['id'].decode().removeprefix('train_'))]
+        assert (example['coarse_label'], example['label']) == (row[0], row[1])
+        np.testing.assert_array_equal(
+            example['image'], row[2:].reshape(3, 32, 32).transpose(1, 2, 0)
+        )
+
+
+def test_imagenet_labels_and_colours(tmp_path):
+    files = tiny_archives.imagenet_files()
+    grey, cmyk = (
+        tiny_archives.encode(tiny_archives.pictures(1, (50, 70))[0], 'JPEG', mode)
+        for mode in ('L', 'CMYK')
+    )
+    odd = {'n01440764_7.JPEG': grey, 'n01440764_8.JPEG': cmyk}
+    train = {f'{wnid}.tar': tiny_archives.tar(odd) for wnid in WNIDS[1:2]}
+    files['ILSVRC2012_img_train.tar'] = tiny_archives.tar(train)
+    folder = tiny_archives.write_folder(tmp_path / 'in', files)
+    data_dir = str(tmp_path / 'data')
+    counts = prepare('imagenet2012', data_dir, str(folder), str(folder / 'labels.txt'))
+    assert counts == {'train': 2, 'validation': 3}
+    names = sources.builder('imagenet2012', data_dir).info.features['label'].names
+    assert len(names) == 1000
+    for example in examples('imagenet2012', data_dir, 'train'):
+        assert names[example['label']] == WNIDS[1]
+        assert example['image'].shape == (50, 70, 3)
+    for example in examples('imagenet2012', data_dir, 'validation'):
+        number = int(re.search(r'_(\d{8})\.', example['file_name'].decode()).group(1))
+        assert names[example['label']] == WNIDS[number - 1]
+
+
+def test_digits_need_no_source_and_are_prepared_once(tmp_path):
+    assert prepare('digits', str(tmp_path)) == {'train': 1200, 'test': 597}
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*.array_record*')}
+    assert len(written) == 2
+    assert prepare('digits', str(tmp_path)) == {'train': 1200, 'test': 597}
+    assert written == {path: path.stat().st_mtime_ns for path in written}
+
+
+def cut(content: bytes, part: float = 0.6) -> bytes:
+    return content[: int(len(content) * part)]
+
+
+def damaged_tiny_imagenet(folder, damage):
+    files = tiny_archives.tiny_imagenet_files()
+    image = f'train/{WNIDS[0]}/images/{WNIDS[0]}_0.JPEG'
+    match damage:
+        case 'truncated image':
+            files[image] = cut(files[image])
+        case 'no image':
+            files[image] = b'text'
+        case 'class without images':
+            files = {name: content for name, content in files.items() if WNIDS[2] not in name}
+        case 'no wnids':
+            del files['wnids.txt']
+        case 'empty wnids':
+            files['wnids.txt'] = b''
+        case 'no annotations':
+            del files['val/val_annotations.txt']
+        case 'no validation images':
+            files['val/val_annotations.txt'] = b''
+        case 'validation image missing':
+            del files['val/images/val_2.JPEG']
+        case 'unknown class':
+            files['val/val_annotations.txt'] += b'\nval_3.JPEG\tn99999999\t0\t0\t63\t63'
+    path = tiny_archives.write_zip(folder / 'tiny.zip', files)
+    content = path.read_bytes()
+    match damage:
+        case 'truncated zip':
+            path.write_bytes(cut(content))
+        case 'flipped bit':
+            at = content.index(files[image]) + len(files[image]) // 2
+            path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        case 'no zip':
+            path.write_bytes(b'text')
+    return path
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        ('truncated image', f'{WNIDS[0]}_0.JPEG is not a whole image'),
+        ('no image', f'{WNIDS[0]}_0.JPEG is not a whole image'),
+        ('class without images', f'no training images of class {WNIDS[2]}'),
+        ('no wnids', 'must be one wnids.txt'),
+        ('empty wnids', 'lists no classes'),
+        ('no annotations', 'there is no tiny-imagenet-200/val/val_annotations.txt'),
+        ('no validation images', 'val_annotations.txt lists no images'),
+        ('validation image missing', 'there is no tiny-imagenet-200/val/images/val_2.JPEG'),
+        ('unknown class', 'line 4 of tiny-imagenet-200/val/val_annotations.txt'),
+        ('truncated zip', 'may be corrupt'),
+        ('flipped bit', f'{WNIDS[0]}_0.JPEG'),
+        ('no zip', 'may be corrupt'),
+    ],
+)
+def test_damaged_tiny_imagenet(tmp_path, damage, message):
+    check_refused(tmp_path, 'tiny_imagenet', damaged_tiny_imagenet(tmp_path, damage), message)
+
+
+def damaged_imagenet(folder, damage):
+    files = tiny_archives.imagenet_files()
+    train, validation = 'ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'
+    member = files[train][512:]  # after the header, the first class' tar
+    match damage:
+        case 'truncated tar':
+            files[train] = cut(files[train])
+        case 'end of tar missing':
+            end = files[validation].index(b'ILSVRC2012_val_00000001.JPEG')
+            files[validation] = files[validation][:end]
+        case 'truncated class tar':
+            files[train] = tiny_archives.tar({f'{WNIDS[0]}.tar': cut(member, 0.01)})
+        case 'truncated image':
+            image = tiny_archives.encode(tiny_archives.pictures(1, (60, 80))[0], 'JPEG')
+            inner = tiny_archives.tar({f'{WNIDS[0]}_0.JPEG': cut(image)})
+            files[train] = tiny_archives.tar({f'{WNIDS[0]}.tar': inner})
+        case 'unknown class':
+            inner = tiny_archives.tar({'n99999999_0.JPEG': b''})
+            files[train] = tiny_archives.tar({'n99999999.tar': inner})
+        case 'empty tar':
+            files[train] = tiny_archives.tar({})
+        case 'too few labels':
+            files['labels.txt'] = b'\n'.join(files['labels.txt'].split()[:2])
+        case 'unknown label':
+            files['labels.txt'] = files['labels.txt'].replace(WNIDS[1].encode(), b'n99999999')
+        case 'no validation tar':
+            del files[validation]
+    return tiny_archives.write_folder(folder / 'in', files)
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        ('truncated tar', 'ILSVRC2012_img_train.tar cannot be read'),
+        ('end of tar missing', 'ILSVRC2012_img_val.tar cannot be read'),
+        ('truncated class tar', f'{WNIDS[0]}.tar cannot be read'),
+        ('truncated image', f'{WNIDS[0]}_0.JPEG is not a whole image'),
+        ('unknown class', "'n99999999' is not one of the 1000 classes"),
+        ('empty tar', 'no images'),
+        ('too few labels', '3 images and'),
+        ('unknown label', "'n99999999' is not one of the 1000 classes"),
+        ('no validation tar', 'there is no file'),
+    ],
+)
+def test_damaged_imagenet(tmp_path, damage, message):
+    source = damaged_imagenet(tmp_path, damage)
+    check_refused(tmp_path, 'imagenet2012', source, message, str(source / 'labels.txt'))
+
+
+def damaged_cifar10(folder, damage):
+    files = tiny_archives.cifar10_files()
+    match damage:
+        case 'truncated file':
+            files['data_batch_3.bin'] = cut(files['data_batch_3.bin'])
+        case 'empty file':
+            files['test_batch.bin'] = b''
+        case 'missing file':
+            del files['data_batch_2.bin']
+        case 'impossible label':
+            files['data_batch_4.bin'] = b'\x0a' + files['data_batch_4.bin'][1:]
+    folder = tiny_archives.write_folder(folder / 'cifar-10-batches-bin', files)
+    if damage != 'truncated archive':
+        return folder
+    archive = folder.parent / 'cifar.tar.gz'
+    with tarfile.open(archive, 'w:gz') as tar:
+        tar.add(folder, folder.name)
+    archive.write_bytes(cut(archive.read_bytes()))
+    return archive
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        ('truncated file', 'data_batch_3.bin is truncated'),
+        ('empty file', 'test_batch.bin is truncated'),
+        ('missing file', 'there is no data_batch_2.bin'),
+        ('impossible label', 'data_batch_4.bin is corrupt: there is no label 10'),
+        ('truncated archive', 'cifar.tar.gz cannot be read'),
+    ],
+)
+def test_damaged_cifar10(tmp_path, damage, message):
+    check_refused(tmp_path, 'cifar10', damaged_cifar10(tmp_path, damage), message)
+
+
+def check_refused(folder, name, source, message, val_labels=None):
+    """One line that names the source, and nothing that could be taken for data."""
+    data_dir = folder / 'data'
+    with pytest.raises(UsageError, match=re.escape(message)) as error:
+        prepare(name, str(data_dir), str(source), val_labels)
+    assert str(source) in str(error.value)
+    assert '\n' not in str(error.value)
+    assert [path for path in data_dir.rglob('*') if path.is_file()] == []
+    with pytest.raises(UsageError, match='has not been prepared'):
+        sources.builder(name, str(data_dir))
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (('mnist', 'data'), "unknown dataset 'mnist'"),
+        (('tiny_imagenet', 'data'), 'set --source to tiny-imagenet-200.zip'),
+        (('imagenet2012', 'data', '/not/there'), 'there is no /not/there'),
+        (('digits', 'data', '.'), 'leave out --source'),
+        (('cifar10', 'data', '.', 'labels.txt'), '--val_labels is for imagenet2012'),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        prepare(*arguments)
+    assert not os.path.exists('data')
+
+
+KILLED = """
+import os, sys
+from lcn_jax.data import encoded
+from lcn_jax.data.prepare import prepare
+
+whole, seen = encoded.rgb, []
+
+def rgb(*arguments):
+    seen.append(arguments)
+    return whole(*arguments) if len(seen) < 14 else os._exit(9)  # all of train is written
+
+encoded.rgb = rgb
+prepare('tiny_imagenet', *sys.argv[1:])
+"""
+
+
+def test_what_was_killed_is_not_taken_for_whole(tmp_path):
+    source = tiny_archives.write_zip(tmp_path / 'tiny.zip', tiny_archives.tiny_imagenet_files())
+    data_dir = tmp_path / 'data'
+    run = subprocess.run(
+        [sys.executable, '-c', KILLED, str(data_dir), str(source)], cwd=ROOT, capture_output=True
+    )
+    assert run.returncode == 9
+    assert list(data_dir.rglob('*train.array_record*'))
+    with pytest.raises(UsageError, match='has not been prepared'):
+        sources.builder('tiny_imagenet', str(data_dir))
+    counts = prepare('tiny_imagenet', str(data_dir), str(source))
+    assert counts == {'train': 12, 'validation': 3}
+
+
+def test_binary_prints_one_line(tmp_path):
+    command = [sys.executable, '-m', 'experiments.prepare', '--dataset=tiny_imagenet']
+    source = tiny_archives.write_zip(tmp_path / 'tiny.zip', tiny_archives.tiny_imagenet_files())
+    for name, code in ((source.name, 0), ('nowhere.zip', 1)):
+        options = [f'--data_dir={tmp_path}/data', f'--source={tmp_path}/{name}']
+        run = subprocess.run(command + options, cwd=ROOT, capture_output=True, text=True)
+        assert run.returncode == code
+        if code:
+            assert run.stderr == f'error: there is no {tmp_path}/nowhere.zip.\n'
+        else:
+            assert run.stdout.splitlines()[-1].endswith('12 train, 3 validation')

@@ -1,0 +1,257 @@
+import dataclasses
+import io
+import re
+
+import jax
+import numpy as np
+import pytest
+import tiny_archives
+from PIL import Image
+
+from lcn_jax import config as configs
+from lcn_jax.data import inputs, photographs, sources, streaming
+from lcn_jax.data.prepare import prepare
+from lcn_jax.data.sources import MISSING
+from lcn_jax.errors import UsageError
+from lcn_jax.train import train_and_evaluate
+
+TRAIN, VALIDATION = 12, 3
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('imagenet')
+    source = tiny_archives.write_folder(folder / 'in', tiny_archives.imagenet_files())
+    prepare('imagenet2012', str(folder / 'data'), str(source), str(source / 'labels.txt'))
+    return str(folder / 'data')
+
+
+def train_batches(data_dir, **changes):
+    files = streaming.Files.of('imagenet2012', data_dir, 'train')
+    options = {'steps': 20, 'batch_size': 4, 'repetitions': 1, 'size': 16, 'shard': (0, 1)}
+    return streaming.TrainBatches(files, seed=0, **(options | changes))
+
+
+def same(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_files_are_labelled_and_named(data_dir):
+    files = streaming.Files.of('imagenet2012', data_dir, 'train')
+    classes = sources.builder('imagenet2012', data_dir).info.features['label'].names
+    names = [files[i][2] for i in range(len(files))]
+    assert sorted(names) == sorted(f'{w}_{i}.JPEG' for w in tiny_archives.WNIDS for i in range(4))
+    assert [classes[files[i][1]] for i in range(len(files))] == [n.split('_')[0] for n in names]
+    assert files.take(np.array([5, 2]))[1] == files[2]
+
+
+def test_workers_and_resuming_change_nothing(data_dir):
+    batches = train_batches(data_dir, steps=8)
+    expected = list(streaming.stream(batches, 0, workers=0))
+    assert len(expected) == 8
+    assert not same(expected[0], expected[3])
+    for first, workers in ((0, 2), (5, 1), (5, 0)):
+        made = list(streaming.stream(batches, first, workers))
+        assert len(made) == 8 - first
+        assert all(same(a, b) for a, b in zip(made, expected[first:]))
+
+
+def test_every_image_once_an_epoch_in_another_order(data_dir):
+    batches = train_batches(data_dir, batch_size=6, repetitions=2)
+    numbered = dataclasses.replace(batches, files=Numbered(batches.files))
+    epochs = [[numbered[step][1] for step in range(4 * e, 4 * e + 4)] for e in (0, 1)]
+    for epoch in epochs:
+        assert (np.bincount(np.concatenate(epoch)) == 2).all()
+    assert not same(*epochs)
+
+
+def test_copies_of_an_image_lie_apart_and_shards_make_the_whole(data_dir):
+    batches = train_batches(data_dir, batch_size=12, repetitions=3)
+    images, labels = batches[1]
+    for i in range(4):
+        np.testing.assert_array_equal(images[i], images[i + 4])
+        np.testing.assert_array_equal(images[i], images[i + 8])
+    assert len(np.unique(images[:4], axis=0)) == 4
+    parts = [dataclasses.replace(batches, shard=(i, 3))[1] for i in range(3)]
+    np.testing.assert_array_equal(images, np.concatenate([part for part, _ in parts]))
+    np.testing.assert_array_equal(labels, np.concatenate([part for _, part in parts]))
+
+
+def test_crops_differ_by_image_step_and_seed(data_dir):
+    batches = train_batches(data_dir, batch_size=4)
+    batches = dataclasses.replace(batches, files=batches.files.take(np.zeros(12, int)))  # one image
+    other = dataclasses.replace(batches, seed=1)
+    crops = np.concatenate([batches[0][0], batches[1][0], other[0][0]])
+    assert len(np.unique(crops, axis=0)) == 12
+
+
+@pytest.mark.parametrize('batch_size', [2, 4, 6])
+@pytest.mark.parametrize('processes', [1, 2])
+def test_evaluation_counts_every_example_once(data_dir, batch_size, processes):
+    files = Numbered(streaming.Files.of('imagenet2012', data_dir, 'validation'))
+    labels, lengths = [], set()
+    for process in range(processes):
+        made = streaming.EvalBatches(files, batch_size, 16, (process, processes))
+        lengths.add(len(made))
+        for step in range(len(made)):
+            images, numbers = made[step]
+            assert images.shape == (batch_size // processes, 16, 16, 3)
+            labels += list(numbers)
+    assert len(lengths) == 1
+    assert sorted(label for label in labels if label != MISSING) == list(range(VALIDATION))
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbered:
+    """Files whose labels are their numbers."""
+
+    files: streaming.Files
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        file, _, name = self.files[index]
+        return file, int(index), name
+
+
+def test_random_boxes():
+    rng = np.random.default_rng(0)
+    width, height = 400, 300
+    boxes = np.array([photographs.random_box(width, height, rng) for _ in range(2000)])
+    left, top, right, bottom = boxes.T
+    assert (left >= 0).all() and (top >= 0).all()
+    assert (right <= width).all() and (bottom <= height).all()
+    areas = (right - left) * (bottom - top) / (width * height)
+    shapes = (right - left) / (bottom - top)
+    assert 0.07 < areas.min() < 0.1 and areas.max() > 0.9
+    assert 0.7 < shapes.min() < 0.8 and 1.28 < shapes.max() < 1.4
+    assert (left == 0).mean() < 0.2 and (right == width).mean() < 0.2
+    assert photographs.random_box(1000, 30, rng) == (480, 0, 520, 30)
+    assert photographs.random_box(30, 1000, rng) == (0, 480, 30, 520)
+
+
+def test_crops_are_parts_of_the_image():
+    rows, columns = np.mgrid[:200, :240]
+    image = np.stack([rows, columns, np.full_like(rows, 77)], -1).astype(np.uint8)
+    file = tiny_archives.encode(image)
+
+    class Fixed:
+        """Chooses half of the area, square, at (left, top) = (20, 30)."""
+
+        draws = iter((0.5, 0.0, 20, 30))
+
+        def uniform(self, low, high):
+            return next(self.draws)
+
+        def integers(self, high):
+            return next(self.draws)
+
+    crop = photographs.random_resized_crop(file, 31, Fixed(), 'image')
+    side = round(np.sqrt(0.5 * 200 * 240))
+    centres = (np.arange(31) + 0.5) * side / 31 - 0.5
+    np.testing.assert_allclose(crop[1:-1, 5, 0], 30 + centres[1:-1], atol=1)
+    np.testing.assert_allclose(crop[5, 1:-1, 1], 20 + centres[1:-1], atol=1)
+    assert (crop[..., 2] == 77).all()
+
+
+@pytest.mark.parametrize(('size', 'shape'), [(224, (300, 375)), (56, (480, 384))])
+def test_centre_crop_is_resize_256_and_crop_224(size, shape):
+    image = tiny_archives.pictures(1, shape)[0]
+    shorter = round(size * 256 / 224)
+    scale = shorter / min(shape)
+    resized = Image.fromarray(image).resize(
+        (round(shape[1] * scale), round(shape[0] * scale)), Image.Resampling.BILINEAR
+    )
+    left, top = ((side - size) // 2 for side in resized.size)
+    expected = np.asarray(resized)[top : top + size, left : left + size].astype(int)
+    for file_format in ('PNG', 'JPEG'):  # a JPEG is decoded at a lower resolution
+        file = tiny_archives.encode(image, file_format)
+        crop = photographs.centre_crop(file, size, 'image')
+        assert crop.shape == (size, size, 3)
+        assert np.abs(crop - expected).mean() < 2.5
+
+
+@pytest.mark.parametrize('mode', ['L', 'CMYK'])
+def test_other_colours_become_rgb(mode):
+    image = np.repeat(tiny_archives.pictures(1, (64, 64))[0][..., :1], 3, -1)
+    crop = photographs.centre_crop(tiny_archives.encode(image, 'JPEG', mode), 32, 'image')
+    expected = photographs.centre_crop(tiny_archives.encode(image), 32, 'image')
+    assert np.abs(crop.astype(int) - expected).mean() < 3
+
+
+def config_for(data_dir):
+    config = configs.default()
+    config.dataset, config.data_dir = 'imagenet2012', data_dir
+    config.image_size, config.flip = 16, True
+    config.mean, config.std = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
+    config.translations.padding, config.translations.repetitions = 2, 2
+    config.model.stage_sizes, config.model.width = (1,), 4
+    config.batch_size, config.epochs, config.workers = 8, 2, 0
+    config.log_every = 2
+    return config
+
+
+def test_input_resumes_from_the_step(data_dir, monkeypatch):
+    config, key, opened = config_for(data_dir), jax.random.key(0), []
+    stream = streaming.stream
+    monkeypatch.setattr(streaming, 'stream', lambda *args: opened.append(args) or stream(*args))
+    made = inputs.make(config, key)
+    pixels = [p for stretch in ((0, 2), (2, 3), (3, 6)) for p, _, _ in made.train(*stretch)]
+    assert len(pixels) == 6
+    assert len(opened) == 1
+    assert len(np.concatenate(pixels[0].images)) == 8
+    assert pixels[0].images.shape[2:] == (20, 20, 3)  # room for the padding of 2
+    resumed = [p for p, _, _ in inputs.make(config, key).train(4, 6)]
+    for one, other in zip(pixels[4:], resumed, strict=True):
+        np.testing.assert_array_equal(one.images, other.images)
+        np.testing.assert_array_equal(one.labels, other.labels)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_trains_and_evaluates(data_dir, tmp_path, workers):
+    config = config_for(data_dir)
+    config.workers = workers
+    records = []
+    last = train_and_evaluate(config, str(tmp_path), records.append)
+    assert last['step'] == 6  # 12 images, 4 in a batch
+    assert [record['step'] for record in records] == [2, 3, 4, 6]
+    hits = last['test_top1'] * VALIDATION
+    assert hits == pytest.approx(round(hits), abs=1e-5)
+    assert np.isfinite(last['test_loss'])
+
+
+def test_holds_out_validation_images(data_dir):
+    config = config_for(data_dir)
+    config.validation = 4
+    made = inputs.make(config, jax.random.key(0))
+    assert made.examples == TRAIN - 4
+    labels = np.concatenate([np.ravel(pixels.labels) for pixels in made.evaluate()])
+    assert (labels != MISSING).sum() == 4
+
+
+def test_statistics_must_be_given(data_dir):
+    config = config_for(data_dir)
+    config.mean, config.std = (), ()
+    with pytest.raises(UsageError, match=re.escape('set config.mean and config.std')):
+        inputs.make(config, jax.random.key(0))
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_broken_image_is_named(workers):
+    files = Broken()
+    batches = streaming.EvalBatches(files, 2, 16, (0, 1))
+    with pytest.raises(UsageError, match=re.escape('broken.JPEG is not a whole image')):
+        list(streaming.stream(batches, 0, workers))
+
+
+class Broken:
+    """One file, cut in the middle."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        file = io.BytesIO()
+        Image.fromarray(tiny_archives.pictures(1, (64, 64))[0]).save(file, 'JPEG')
+        return file.getvalue()[:600], 0, 'broken.JPEG'
