@@ -69,8 +69,8 @@ def default() -> ConfigDict:
     config.sleep.hebbian.momentum = 0.0
     config.sleep.circuit = ConfigDict()
     config.sleep.circuit.gamma = 1e-3
-    config.sleep.circuit.learning_rate = 2.7e-3
-    config.sleep.circuit.patterns = 100
+    config.sleep.circuit.learning_rate = 2.5e-4
+    config.sleep.circuit.patterns_per_weight = 4
     config.sleep.circuit.steps_per_pattern = 150
     config.sleep.circuit.momentum = 0.95
     config.sleep.circuit.alpha = 10.0
@@ -78,6 +78,8 @@ def default() -> ConfigDict:
     config.sleep.circuit.b = 1.0
 
     config.log_every = 100  # steps; evaluation is at the end of every epoch
+    config.checkpoint_every = 1000  # steps; also after the best evaluation, and at the end
+    config.tensorboard = False  # write the records for TensorBoard, too
     return config
 
 
@@ -102,7 +104,11 @@ def check(config: ml_collections.ConfigDict) -> None:
         if value not in known:
             raise UsageError(f'config.{field} is {value!r}; it must be one of {", ".join(known)}.')
     for field, value in (
-        *((field, config[field]) for field in ('batch_size', 'epochs', 'log_every', 'image_size')),
+        ('batch_size', config.batch_size),
+        ('epochs', config.epochs),
+        ('log_every', config.log_every),
+        ('checkpoint_every', config.checkpoint_every),
+        ('image_size', config.image_size),
         ('sleep.every', config.sleep.every),
     ):
         if value < 1:

@@ -193,7 +193,7 @@ def circuit(
     border: str,
     gamma: float,
     learning_rate: float,
-    patterns: int,
+    patterns_per_weight: int,
     alpha: float,
     tau: float,
     b: float,
@@ -202,11 +202,12 @@ def circuit(
 ) -> jax.Array:
     """Every pool, for every feature, is a circuit of excitatory neurons and an inhibitory one.
 
-    `patterns` Gaussian patterns are shown for `steps_per_pattern` time steps each. The learning
-    rate at time step t is learning_rate / (K sqrt(1 + t/2)), per weight, so that the drive of a
-    neuron moves alike in layers of all sizes: |x|² grows as K. (The paper has 2.7e-3 for K = 9.)
-    The other options are those of `circuit.Circuit`. A finite alpha also lets the mean of a pool
-    decay slowly.
+    One pattern equalises one of the K directions of the weights, so a layer is shown
+    patterns_per_weight × K Gaussian patterns, each for `steps_per_pattern` time steps: this takes
+    much longer than the other rules. The learning rate is learning_rate / K, so that the drive of a
+    neuron, which grows as |x|², moves alike in layers of all sizes; it does not fall as in the
+    paper's long simulation. The other options are those of `circuit.Circuit`. As alpha is finite
+    the means of the pools decay too, several times more slowly than the deviations.
     """
     pools = Pools.of(grid, border)
     weights_PMKO = _split(pools, kernel)
@@ -217,9 +218,11 @@ def circuit(
         b=b,
         momentum=momentum,
         steps_per_pattern=steps_per_pattern,
-        learning_rate=lambda t: learning_rate / weights_count / jnp.sqrt(1 + 0.5 * t),
+        learning_rate=lambda t: jnp.full(t.shape, learning_rate / weights_count),
     )
-    shown = jax.random.normal(key, (patterns, weights_count), kernel.dtype)
+    shown = jax.random.normal(
+        key, (patterns_per_weight * weights_count, weights_count), kernel.dtype
+    )
     inputs_PSK = shown[:, _patch_orders(grid, kernel.shape[4])].swapaxes(0, 1)
 
     def one_circuit(weights_MK, inputs_SK, members):
