@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # XLA's large buffers on huge pages: about a quarter off the time of a training step on CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo test lint format convergence
+.PHONY: demo test lint format convergence benchmark
 
 demo: $(VENV)/ready
 	$(BIN)/python -m experiments.demo --out=runs/demo
@@ -25,6 +25,9 @@ format: $(VENV)/ready
 
 convergence: $(VENV)/ready
 	$(BIN)/python -m experiments.convergence --out=experiments/results/convergence
+
+benchmark: $(VENV)/ready
+	$(BIN)/python -m experiments.benchmark --out=experiments/results/benchmark/cpu.json
 
 $(VENV)/ready: setup.cfg constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,17 +1,18 @@
 """What the binaries have in common: a user's mistake ends in one line, not in a traceback."""
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from lcn_jax.errors import UsageError
+from lcn_jax.errors import Stopped, UsageError
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """`absl.app.run`, but a UsageError, or anything wrong with the flags, is printed as one line.
 
-    The exit status is then 1.
+    The exit status is then 1. A run that was asked to stop says so, and the status is 0.
     """
 
     def parse(argv):
@@ -35,11 +36,15 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         return rest
 
     def guarded(argv):
-        logging.set_verbosity(logging.ERROR if not flags.FLAGS['verbosity'].present else None)
+        warnings.showwarning = lambda message, *_: print('warning:', message, file=sys.stderr)
+        if not flags.FLAGS['verbosity'].present:
+            logging.set_verbosity(logging.ERROR)
         try:
             main(argv)
         except UsageError as e:
             _fail(e)
+        except Stopped as e:
+            print(e)
 
     app.run(guarded, flags_parser=parse)
 

@@ -10,6 +10,7 @@ import os
 import statistics
 import time
 
+import jax
 from absl import flags
 
 from experiments import cli
@@ -27,6 +28,8 @@ COLOURS = dict(zip(KINDS, ('#4c78a8', '#e45756', '#f2a541', '#54a24b')))
 
 def main(argv):
     del argv
+    # The kinds have programs in common.
+    jax.config.update('jax_compilation_cache_dir', os.path.abspath(f'{OUT.value}/cache'))
     started = time.perf_counter()
     runs = {kind: [train(kind, seed) for seed in range(SEEDS.value)] for kind in KINDS}
     results = {kind: summary(runs[kind]) for kind in KINDS}
@@ -42,6 +45,7 @@ def train(kind: str, seed: int) -> list[dict]:
     config = digits.get_config(kind)
     config.seed = seed
     config.data_dir = os.path.join(OUT.value, 'data')
+    config.checkpoint_every = 0  # a run takes seconds
     if EPOCHS.value is not None:
         config.epochs = EPOCHS.value
     show = Progress(f'{kind}, seed {seed}')

@@ -4,35 +4,48 @@
         --config.data_dir=DIR --workdir=runs/cifar10
 
 The part after the colon is the kind of network. Every value of the config can be set on the command
-line, as `--config.data_dir` is here. Writes WORKDIR/config.json and WORKDIR/metrics.jsonl.
-"""
+line, as `--config.data_dir` is here. Writes WORKDIR/config.json, WORKDIR/metrics.jsonl and
+WORKDIR/checkpoints. The same command goes on from the latest checkpoint; Ctrl-C and SIGTERM save
+one.
 
-import os
+On several hosts that share WORKDIR run the same command on each, with `--multi_process` on a TPU
+pod or under SLURM, else with `--coordinator_address=HOST:PORT --num_processes=N --process_id=I`.
+"""
 
 from absl import flags
 from ml_collections import config_flags
 
 from experiments import cli
+from lcn_jax import parallel
 from lcn_jax.progress import Progress
-from lcn_jax.train import train_and_evaluate
+from lcn_jax.train import evaluated_split, train_and_evaluate
 
 CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'File with get_config(kind), a colon, and the kind.', lock_config=True
 )
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for what the run writes.')
+MULTI_PROCESS = flags.DEFINE_bool(
+    'multi_process', False, 'Join the processes that a TPU pod or SLURM has started.'
+)
+COORDINATOR_ADDRESS = flags.DEFINE_string(
+    'coordinator_address', None, 'HOST:PORT of process 0, to join processes started by hand.'
+)
+NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many they are.', lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which this is, from 0 on.', lower_bound=0)
 flags.mark_flags_as_required(['config', 'workdir'])
 
 
 def main(argv):
     del argv
+    place = COORDINATOR_ADDRESS.value, NUM_PROCESSES.value, PROCESS_ID.value
+    if MULTI_PROCESS.value or place != (None, None, None):
+        parallel.join_processes(*place)
     config = CONFIG.value
-    os.makedirs(WORKDIR.value, exist_ok=True)
-    with open(os.path.join(WORKDIR.value, 'config.json'), 'w') as file:
-        file.write(config.to_json_best_effort(indent=1) + '\n')
     label = f'{config.dataset} {config.connectivity}'
     result = train_and_evaluate(config, WORKDIR.value, Progress(label))
+    split = evaluated_split(config)
     print(
-        f'test accuracy {result["test_top1"]:.2%} after {result["step"]} steps; '
+        f'{split} accuracy {result[f"{split}_top1"]:.2%} after {result["step"]} steps; '
         f'metrics are in {WORKDIR.value}'
     )
 

@@ -78,7 +78,7 @@ def default() -> ConfigDict:
     config.sleep.circuit.b = 1.0
 
     config.log_every = 100  # steps; evaluation is at the end of every epoch
-    config.checkpoint_every = 1000  # steps; also after the best evaluation, and at the end
+    config.checkpoint_every = 1000  # steps; also the best, and at the end; 0: only at the end
     config.tensorboard = False  # write the records for TensorBoard, too
     return config
 
@@ -107,12 +107,13 @@ def check(config: ml_collections.ConfigDict) -> None:
         ('batch_size', config.batch_size),
         ('epochs', config.epochs),
         ('log_every', config.log_every),
-        ('checkpoint_every', config.checkpoint_every),
         ('image_size', config.image_size),
         ('sleep.every', config.sleep.every),
     ):
         if value < 1:
             raise UsageError(f'config.{field} is {value}; it must be at least 1.')
+    if config.checkpoint_every < 0:
+        raise UsageError('config.checkpoint_every must be 0 or more.')
     if config.sleep.rule != 'none' and config.connectivity != 'lc':
         raise UsageError(
             'a convolutional network has nothing to share: set config.connectivity=lc or '

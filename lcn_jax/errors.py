@@ -1,4 +1,7 @@
-"""What a user can mend."""
+"""What a user can mend, and what a user asked for."""
+
+import contextlib
+from collections.abc import Iterator
 
 
 class UsageError(ValueError):
@@ -6,3 +9,23 @@ class UsageError(ValueError):
 
     The binaries print the line and exit with status 1, without a traceback.
     """
+
+
+class Stopped(Exception):
+    """The run was asked to stop and has saved everything; the message says how to go on.
+
+    The binaries print it and exit with status 0.
+    """
+
+
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Turns what goes wrong while a run writes to `path` into a UsageError."""
+    try:
+        yield
+    except Exception as e:  # orbax and tensorstore have many names for a full disk
+        reason = str(e).partition('\n')[0][-120:]  # tensorstore says last what is wrong
+        raise UsageError(
+            f'cannot write {path} ({reason}). Make room, or whatever it needs, and run the same '
+            'command again: it goes on from the last good checkpoint.'
+        ) from e

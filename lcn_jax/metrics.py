@@ -2,7 +2,9 @@
 
 import json
 import math
-from collections.abc import Mapping
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -11,8 +13,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lcn_jax.errors import UsageError, writing
 from lcn_jax.grid import Pools
 from lcn_jax.snr import weight_snr
+
+Report = Callable[[Mapping[str, Any]], None]
 
 
 @flax.struct.dataclass
@@ -68,10 +73,81 @@ def layer_snrs(params: Any, grids: Mapping, border: str) -> dict[str, jax.Array]
     return snrs
 
 
-def append(path: str, record: Mapping[str, Any]) -> None:
-    """Adds a record to a file of JSON lines."""
-    with open(path, 'a') as file:
-        file.write(json.dumps({name: _plain(value) for name, value in record.items()}) + '\n')
+class Log:
+    """Where the records of a run go: a file of JSON lines, and the functions `sinks`.
+
+    A run that resumes after `step` keeps the earlier records, which the sinks get again, and drops
+    the others, which will be made again: everybody sees each step once. Only the first process of a
+    run writes and has sinks. last: the latest record, {} before there is one.
+    """
+
+    def __init__(self, path: str, step: int, sinks: Sequence[Report]):
+        self._path, self._sinks = path, sinks
+        self._active = jax.process_index() == 0
+        kept = _read(path, step)
+        self.last = kept[-1] if kept else {}
+        if self._active:
+            with writing(path):
+                with open(path + '.part', 'w') as file:
+                    file.writelines(map(_line, kept))
+                os.replace(path + '.part', path)
+            for record in kept:
+                self._tell(record)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        self.last = record
+        if self._active:
+            with writing(self._path), open(self._path, 'a') as file:
+                file.write(_line(record))
+            self._tell(record)
+
+    def _tell(self, record):
+        for sink in self._sinks:
+            sink(record)
+
+
+def tensorboard(folder: str) -> Report:
+    """A sink that writes scalars for TensorBoard, instead of those already in `folder`.
+
+    Raises:
+      UsageError: tensorboardX is not installed.
+    """
+    try:
+        import tensorboardX
+    except ImportError:
+        raise UsageError(
+            "config.tensorboard needs tensorboardX: pip install 'lcn_jax[tensorboard]'."
+        ) from None
+    shutil.rmtree(folder, ignore_errors=True)
+    writer = tensorboardX.SummaryWriter(folder)
+
+    def write(record):
+        for name, value in record.items():
+            if name != 'step' and isinstance(value, float):
+                writer.add_scalar(name, value, record['step'])
+        writer.flush()
+
+    return write
+
+
+def _read(path: str, last_step: int) -> list[dict[str, Any]]:
+    """The records up to a step; what follows a line that a crash cut off is not there either."""
+    records = []
+    if os.path.exists(path):
+        with open(path) as file:
+            for line in file:
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    break
+                if record['step'] > last_step:
+                    break
+                records.append({name: _number(value) for name, value in record.items()})
+    return records
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps({name: _plain(value) for name, value in record.items()}) + '\n'
 
 
 def _plain(value: Any) -> Any:
@@ -79,3 +155,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
+
+
+def _number(value: Any) -> Any:
+    """The inverse of `_plain`."""
+    return float(value) if isinstance(value, str) else value

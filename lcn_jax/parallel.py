@@ -10,6 +10,36 @@ from jax import lax
 from lcn_jax.errors import UsageError
 
 AXIS = 'batch'
+LOST_SECONDS = 100
+
+
+def join_processes(
+    coordinator_address: str | None, num_processes: int | None, process_id: int | None
+) -> None:
+    """Makes this process one of those of a run; call it before anything uses a device.
+
+    Each of them runs the same program on devices of its own, and all see the same workdir. What is
+    None is taken from what a TPU pod or SLURM sets. A process that is lost, or silent for
+    LOST_SECONDS, ends the others.
+
+    Raises:
+      UsageError: something is missing, or the processes did not find each other.
+    """
+    try:
+        jax.distributed.initialize(
+            coordinator_address,
+            num_processes,
+            process_id,
+            initialization_timeout=LOST_SECONDS,
+            heartbeat_timeout_seconds=LOST_SECONDS,
+            shutdown_timeout_seconds=LOST_SECONDS,
+        )
+    except (ValueError, TypeError, RuntimeError) as e:
+        reason = str(e).partition('\n')[0]
+        raise UsageError(
+            f'cannot join the processes of the run ({reason}): give --coordinator_address, '
+            '--num_processes and --process_id, the first two the same to all processes.'
+        ) from e
 
 
 def per_device(program: Callable, in_axes: Sequence[int | None], donate: Sequence[int] = ()):

@@ -9,7 +9,7 @@ SECONDS_BETWEEN_LINES = 10
 
 
 class Progress:
-    """Shows the records of `train_and_evaluate`: a bar on a terminal, sometimes a line elsewhere."""
+    """Shows the records of `train_and_evaluate`: a bar on a terminal, else a line now and then."""
 
     def __init__(self, label: str):
         self._label = label

@@ -4,21 +4,22 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from lcn_jax import config as configs
-from lcn_jax import metrics, parallel, sleep, state, wake
+from lcn_jax import faults, metrics, parallel, sleep, state, wake
 from lcn_jax.data import batches, inputs, sources
-from lcn_jax.errors import UsageError
+from lcn_jax.errors import Stopped, UsageError
 from lcn_jax.resnet import ResNet
 
-Report = Callable[[Mapping[str, Any]], None]
+LONGEST_STRETCH = 10  # steps between looks at whether to stop
 
 
 def make_model(config: ml_collections.ConfigDict) -> ResNet:
@@ -47,11 +48,13 @@ class Programs:
     steps_per_epoch: int
     total_steps: int
     parameters: int
+    shapes: state.TrainState  # of one replica
     create: Callable  # key -> state
     wake: Callable  # state, Sums, pixels, order, key, steps -> state, Sums
     evaluate: Callable  # state, pixels -> Sums
     sleep: Callable | None  # state, key -> state
     snr: Callable  # state -> {layer: SNR}
+    is_finite: Callable  # state -> bool
 
 
 @functools.lru_cache(maxsize=8)
@@ -65,7 +68,7 @@ def programs(config: FrozenConfigDict, examples: int) -> Programs:
     optimizer = wake.optimizer(config, total_steps)
     grids = state.grids(model, shape)
     create = functools.partial(state.create, model=model, optimizer=optimizer, image_shape=shape)
-    size = jax.eval_shape(create, jax.random.key(0)).params
+    shapes = jax.eval_shape(create, jax.random.key(0))
     sleep_program = None
     if config.sleep.rule != 'none':
         options = config.sleep.get(config.sleep.rule, {})
@@ -92,7 +95,8 @@ def programs(config: FrozenConfigDict, examples: int) -> Programs:
     return Programs(
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
-        parameters=sum(p.size for p in jax.tree.leaves(size)),
+        parameters=sum(p.size for p in jax.tree.leaves(shapes.params)),
+        shapes=shapes,
         create=parallel.per_device(create, [0]),
         wake=_stretches(step),
         evaluate=parallel.per_device(
@@ -108,6 +112,7 @@ def programs(config: FrozenConfigDict, examples: int) -> Programs:
         snr=parallel.per_device(
             lambda s: metrics.layer_snrs(s.params, grids, config.sleep.border), [0]
         ),
+        is_finite=parallel.per_device(wake.is_finite, [0]),
     )
 
 
@@ -130,26 +135,15 @@ def _stretches(step: Callable) -> Callable:
     return stretch
 
 
-def train_and_evaluate(
-    config: ml_collections.ConfigDict, workdir: str, report: Report = lambda record: None
-) -> dict[str, Any]:
-    """Trains as `config` says and writes `workdir/metrics.jsonl`, one record a line.
-
-    Records are written every `config.log_every` steps and at the end of every epoch, and given to
-    `report`, with 'step' and 'total_steps'. Metrics of training are means since the last record.
-    `weight_snr` is the mean over layers at the end of the step; if that step ended in a sleep,
-    `weight_snr_before_sleep` is what it was before.
-
-    Returns:
-      The last record, with the number of 'parameters' and 'seconds' of training.
+def setup(config: ml_collections.ConfigDict) -> tuple[inputs.Input, Programs]:
+    """The images and the compiled programs of an experiment.
 
     Raises:
       UsageError: the config asks for something that cannot be, or the data is not there.
     """
     configs.check(config)
     parallel.check_batch_size(config.batch_size)
-    init_key, data_key, sleep_key = jax.random.split(jax.random.key(config.seed), 3)
-    images = inputs.make(config, data_key)
+    images = inputs.make(config, keys(config)[1])
     seedless = ConfigDict(config.to_dict())
     seedless.seed = 0
     run = programs(FrozenConfigDict(seedless), images.examples)
@@ -158,44 +152,117 @@ def train_and_evaluate(
             f'config.batch_size {config.batch_size} is larger than the {images.examples} training '
             'images.'
         )
-    train_state = run.create(parallel.replicate(init_key))
-    os.makedirs(workdir, exist_ok=True)
+    return images, run
 
-    evaluated = 'validation' if config.validation else 'test'
-    started = time.perf_counter()
-    sums = parallel.replicate(metrics.Sums.zero())
-    record = {}
-    step = 0
-    while step < run.total_steps:
-        stop = min(
-            _next_multiple(step, run.steps_per_epoch),
-            _next_multiple(step, config.log_every),
-            _next_multiple(step, config.sleep.every) if run.sleep else run.total_steps,
+
+def keys(config: ml_collections.ConfigDict) -> jax.Array:
+    """(3,): for the initialisation, the data, and sleep."""
+    return jax.random.split(jax.random.key(config.seed), 3)
+
+
+def evaluated_split(config: ml_collections.ConfigDict) -> str:
+    return 'validation' if config.validation else 'test'
+
+
+def evaluate(
+    run: Programs, train_state: state.TrainState, images: inputs.Input, split: str
+) -> dict[str, float]:
+    """Metrics of the images kept for it, under names that begin with `split`."""
+    sums = metrics.Sums.zero()
+    for pixels in images.evaluate():
+        sums += parallel.first(run.evaluate(train_state, pixels))
+    return {f'{split}_{name}': value for name, value in sums.means().items()}
+
+
+def train_and_evaluate(
+    config: ml_collections.ConfigDict, workdir: str, report: metrics.Report = lambda record: None
+) -> dict[str, Any]:
+    """Trains as `config` says, from where `workdir` has got to.
+
+    `workdir` gets config.json, checkpoints and metrics.jsonl, one record a line. Records are
+    written every `config.log_every` steps and at the end of every epoch, and given to `report`,
+    with 'step' and 'total_steps'; a run that resumes gives it the earlier ones again. Metrics of
+    training are means since the last record. `weight_snr` is the mean over layers at the end of the
+    step; if that step ended in a sleep, `weight_snr_before_sleep` is what it was before. 'seconds'
+    are those of training, in all.
+
+    A run that resumes computes what it would have computed had it never stopped, bit for bit.
+
+    Returns:
+      The last record, with the number of 'parameters'.
+
+    Raises:
+      UsageError: the config asks for something that cannot be, the data is not there, the workdir
+        belongs to another config or cannot be written, or the loss is not finite.
+      Stopped: SIGTERM or Ctrl-C came, and everything is saved.
+    """
+    from lcn_jax import checkpoint  # orbax is needed from here on, not by the steps
+
+    images, run = setup(config)
+    init_key, data_key, sleep_key = keys(config)
+    split = evaluated_split(config)
+    every = config.checkpoint_every or run.total_steps
+    with checkpoint.Checkpoints(workdir) as checkpoints, faults.StopRequests() as requests:
+        checkpoint.claim(workdir, config)
+        now = checkpoints.latest(run.shapes) or checkpoint.Snapshot.start(
+            parallel.first(run.create(parallel.replicate(init_key)))
         )
-        for pixels, order, steps in images.train(step, stop):
-            train_state, sums = run.wake(train_state, sums, pixels, order, data_key, steps)
-        step = stop
+        step = int(now.state.step)
+        sinks = [lambda record: report(record | {'total_steps': run.total_steps})]
+        if config.tensorboard and jax.process_index() == 0:
+            sinks.append(metrics.tensorboard(os.path.join(workdir, 'tensorboard')))
+        log = metrics.Log(os.path.join(workdir, 'metrics.jsonl'), step, sinks)
+        best, started = now.best, time.perf_counter() - now.seconds
+        train_state, sums = parallel.replicate((now.state, now.sums))
 
-        epoch_ends = step % run.steps_per_epoch == 0
-        logs = step % config.log_every == 0 or epoch_ends
-        record = {'step': step, 'epoch': step / run.steps_per_epoch}
-        if run.sleep and step % config.sleep.every == 0:
+        while step < run.total_steps:
+            stop = min(
+                step + LONGEST_STRETCH,
+                _next_multiple(step, run.steps_per_epoch),
+                _next_multiple(step, config.log_every),
+                _next_multiple(step, every),
+                _next_multiple(step, config.sleep.every) if run.sleep else run.total_steps,
+            )
+            for pixels, order, steps in images.train(step, stop):
+                train_state, sums = run.wake(train_state, sums, pixels, order, data_key, steps)
+            step = stop
+
+            stopping = requests.heard()
+            epoch_ends = step % run.steps_per_epoch == 0
+            logs = step % config.log_every == 0 or epoch_ends
+            saves = stopping or step % every == 0 or step == run.total_steps
+            record = {'step': step, 'epoch': step / run.steps_per_epoch}
+            if run.sleep and step % config.sleep.every == 0:
+                if logs:
+                    record['weight_snr_before_sleep'] = _mean_snr(run, train_state)
+                train_state = run.sleep(train_state, sleep_key)
+            if logs or saves:
+                trained = parallel.first(sums)
+                record |= {f'train_{name}': value for name, value in trained.means().items()}
+                if not (np.isfinite(trained.loss) and parallel.first(run.is_finite(train_state))):
+                    raise _diverged(record, trained, log, run, config)
+            accuracy = checkpoint.NOT_EVALUATED
             if logs:
-                record['weight_snr_before_sleep'] = _mean_snr(run, train_state)
-            train_state = run.sleep(train_state, sleep_key)
-        if logs:
-            record['weight_snr'] = _mean_snr(run, train_state)
-            record |= {f'train_{k}': v for k, v in parallel.first(sums).means().items()}
-            sums = parallel.replicate(metrics.Sums.zero())
-            if epoch_ends:
-                tested = metrics.Sums.zero()
-                for pixels in images.evaluate():
-                    tested += parallel.first(run.evaluate(train_state, pixels))
-                record |= {f'{evaluated}_{k}': v for k, v in tested.means().items()}
-            record['seconds'] = time.perf_counter() - started
-            metrics.append(os.path.join(workdir, 'metrics.jsonl'), record)
-            report(record | {'total_steps': run.total_steps})
-    return record | {'parameters': run.parameters}
+                record['weight_snr'] = _mean_snr(run, train_state)
+                sums = parallel.replicate(metrics.Sums.zero())
+                if epoch_ends:
+                    record |= evaluate(run, train_state, images, split)
+                    accuracy = record[f'{split}_top1']
+                    saves |= config.checkpoint_every > 0 and accuracy > best
+                    best = max(accuracy, best)
+                record['seconds'] = time.perf_counter() - started
+                log.add(record)
+            if saves:
+                seconds = time.perf_counter() - started
+                now = checkpoint.Snapshot(*parallel.first((train_state, sums)), best, seconds)
+                checkpoints.save(step, now, accuracy)
+            if stopping and step < run.total_steps:
+                break
+    if step < run.total_steps:
+        raise Stopped(
+            f'stopped at step {step} of {run.total_steps}; the same command goes on from there.'
+        )
+    return log.last | {'parameters': run.parameters}
 
 
 def _next_multiple(step: int, every: int) -> int:
@@ -206,3 +273,13 @@ def _mean_snr(run: Programs, train_state: state.TrainState) -> float | None:
     """Mean over layers; None for a network without locally connected layers."""
     snrs = parallel.first(run.snr(train_state))
     return float(sum(snrs.values()) / len(snrs)) if snrs else None
+
+
+def _diverged(record, sums, log, run, config) -> UsageError:
+    """Logs what the loss came to since the last record, and says at which step."""
+    step = log.last.get('step', 0) + round(sums.count / config.batch_size)
+    log.add(record | {'step': step, 'epoch': step / run.steps_per_epoch})
+    return UsageError(
+        f'training diverged: at step {step} the loss or a parameter is not finite; checkpoints are '
+        'from before. Start again in another workdir, with a lower config.learning_rate.'
+    )

@@ -78,7 +78,10 @@ def step(
     """
     images, labels = train_batch(pixels, order, key, state.step, shard=shard(), **batch)
     state, new = update(state, images, labels, model=model, optimizer=optimizer)
-    return state, sums + lax.psum(new, AXIS)
+    # A loss that is not finite is the last to be counted, so that the count tells its step.
+    goes_on = jnp.isfinite(sums.loss)
+    new = jax.tree.map(lambda value: jnp.where(goes_on, value, 0), lax.psum(new, AXIS))
+    return state, sums + new
 
 
 def stretch(
@@ -98,6 +101,11 @@ def stretch(
 
     # The number of steps is an argument, so that stretches of any length are one program.
     return lax.fori_loop(0, steps, body, (state, sums))
+
+
+def is_finite(state: TrainState) -> jax.Array:
+    """Whether no number of the state is NaN or infinite, ()."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]).all()
 
 
 def evaluate(

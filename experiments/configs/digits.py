@@ -17,7 +17,10 @@ def get_config(kind: str = 'lc_hebbian'):
     config.model.stage_sizes = (1, 1)
     config.model.width = 16
     config.batch_size = 60
-    config.epochs = 30
+    config.epochs = 22
     config.learning_rate = 5e-3
-    config.log_every = 5  # often, to see the sleeps in the weight SNR
-    return configs.apply_kind(config, kind)
+    config.log_every = 10  # at every sleep, to see it in the weight SNR
+    configs.apply_kind(config, kind)
+    if kind == 'lc_translations':
+        config.translations.repetitions = 2  # half of the paper's fewest, to be quick
+    return config

@@ -7,7 +7,11 @@ touches a device: the workers import it.
 import dataclasses
 import functools
 import itertools
+import multiprocessing
+import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -135,7 +139,7 @@ def stream(batches: TrainBatches | EvalBatches, first: int, workers: int) -> Ite
         grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
     )
     options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers)
-    iterator = iter(dataset.mp_prefetch(options))
+    iterator = iter(dataset.mp_prefetch(options, worker_init_fn=_live_with_parent))
     try:
         yield from itertools.islice(iterator, max(len(batches) - first, 0))
     finally:
@@ -153,6 +157,17 @@ class _Endless:
 
     def __getitem__(self, step: int) -> Batch | tuple[()]:
         return self.batches[step] if step < len(self.batches) else ()
+
+
+def _live_with_parent(worker: int, workers: int) -> None:
+    """Makes a worker leave Ctrl-C to its parent, and end if that is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @functools.lru_cache(maxsize=2)

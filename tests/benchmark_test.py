@@ -1,0 +1,131 @@
+"""The benchmark: what it compares is the same, and what it writes is whole."""
+
+import functools
+import importlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+
+from experiments.configs import cifar10, imagenet
+from lcn_jax.grid import Grid
+from lcn_jax.local import IMPLEMENTATIONS, LocalConv
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='module')
+def benchmark():
+    for name in {'out', 'quick'} & set(flags.FLAGS):  # of another binary that a test imports
+        delattr(flags.FLAGS, name)
+    return importlib.import_module('experiments.benchmark')
+
+
+@pytest.mark.parametrize('kernel_size, strides, padding', [(3, 1, 1), (1, 2, 0)])
+def test_conv_local_of_flax_computes_the_same(benchmark, kernel_size, strides, padding):
+    fields = dict(
+        features=5, kernel_size=kernel_size, strides=strides, padding=padding, use_bias=False,
+        layout='HWCN', dtype=jnp.float32,
+    )  # fmt: skip
+    x = jax.random.normal(jax.random.key(0), (6, 6, 4, 3))
+    ours, theirs = LocalConv(**fields), benchmark.ConvLocal(**fields)
+    kernel = jax.jit(ours.init)(jax.random.key(1), x)['params']['kernel']
+    (name, shapes), *others = jax.eval_shape(theirs.init, jax.random.key(1), x)['params'].items()
+    assert not others
+    channel_major = kernel.transpose(0, 1, 4, 2, 3, 5).reshape(shapes['kernel'].shape)
+    np.testing.assert_allclose(
+        jax.jit(theirs.apply)({'params': {name: {'kernel': channel_major}}}, x),
+        jax.jit(ours.apply)({'params': {'kernel': kernel}}, x),
+        atol=1e-5,
+    )
+
+
+def test_candidates_for_a_layer_compute_the_same(benchmark):
+    """The convolution too, if its kernel is at every position."""
+    shape = benchmark.LayerShape(Grid.create(6, 3, 2, 1), channels=3, features=5)
+    candidates = benchmark.layer_candidates(shape, 2, 'float32')
+    conv, (x_NHWC, kernel, dy_NHWC) = candidates.pop('conv')
+    expected = jax.jit(benchmark.with_gradients(conv))(x_NHWC, kernel, dy_NHWC)
+    assert set(candidates) == set(IMPLEMENTATIONS)
+    for layer, (x, kernels, dy) in candidates.values():
+        kernels = jnp.broadcast_to(kernel, kernels.shape)
+        y, dx, dkernels = jax.jit(benchmark.with_gradients(layer))(x, kernels, dy)
+        actual = y.transpose(3, 0, 1, 2), dx.transpose(3, 0, 1, 2), dkernels.sum((0, 1))
+        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), actual, expected)
+
+
+def test_layers_are_found_in_the_networks(benchmark):
+    assert [str(s) for s in benchmark.distinct_layers(cifar10.get_config('lc'))] == [
+        '32×32 3→16 3×3', '32×32 16→16 3×3', '32×32 16→32 3×3 /2', '32×32 16→32 1×1 /2',
+        '16×16 32→32 3×3', '16×16 32→64 3×3 /2', '16×16 32→64 1×1 /2', '8×8 64→64 3×3',
+    ]  # fmt: skip
+    of_resnet18 = benchmark.distinct_layers(imagenet.get_config('lc'))
+    assert len(of_resnet18) == 11
+    assert str(of_resnet18[0]) == '224×224 3→32 7×7 /2'
+
+
+def test_slow_candidates_take_fewer_turns_all_over_the_run(benchmark, monkeypatch):
+    cost, calls, now = {'fast': 1.0, 'slow': 30.0}, [], 0.0
+    monkeypatch.setattr(benchmark.time, 'perf_counter', lambda: now)
+
+    def call(name):
+        nonlocal now
+        calls.append(name)
+        now += cost[name]
+
+    candidates = {name: functools.partial(call, name) for name in cost}
+    settings = benchmark.Settings((), '', 1, 1, 'float32', turns=9, fewest_turns=3)
+    assert benchmark.medians(candidates, 100.0, settings) == cost
+    warm_up, turns = calls[:2], calls[2:]
+    assert warm_up == ['fast', 'slow']
+    assert turns == ['fast', 'slow', 'fast', 'fast'] * 3
+
+
+def test_floor_is_the_larger_of_flops_and_bytes(benchmark):
+    rates = {'float32_flops': 100.0, 'bfloat16_flops': 400.0, 'copy_bytes': 10.0}
+    assert benchmark.floor(200, 10, 'float32', rates) == {'seconds': 2.0, 'bound_by': 'FLOPs'}
+    assert benchmark.floor(200, 10, 'bfloat16', rates) == {'seconds': 1.0, 'bound_by': 'bytes'}
+
+
+def test_a_quick_run_writes_numbers_and_a_chart(tmp_path):
+    out = tmp_path / 'new' / 'quick.json'
+    done = subprocess.run(
+        [sys.executable, '-m', 'experiments.benchmark', '--quick', f'--out={out}'],
+        cwd=ROOT,
+        # Compiling is most of it.
+        env=os.environ | {'JAX_NUM_CPU_DEVICES': '1', 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(out.read_text())
+    assert out.with_suffix('.png').read_bytes().startswith(b'\x89PNG')
+    (layer,) = report['layers']['tiny']
+    measured = [report['ratios'], report['rates'], report['steps'], report['sleep']]
+    measured += [layer[d][what] for d in ('forward', 'forward_backward') for what in layer[d]]
+    numbers = [n for n in jax.tree.leaves(measured) if not isinstance(n, str)]
+    assert all(np.isfinite(n) and n >= 0 for n in numbers)
+    times = [report['steps']['seconds'], report['sleep']['seconds'], layer['forward']['seconds']]
+    assert min(jax.tree.leaves([times, report['ratios'], report['rates']])) > 0
+    assert report['ratios']['steps']['lc / conv'] == pytest.approx(
+        report['steps']['seconds']['lc'] / report['steps']['seconds']['conv']
+    )
+    for row in ('lax / tiled', 'conv_local / lc', 'lc fed / lc', 'hebbian / wake'):
+        assert row in done.stdout
+
+
+def test_an_unknown_network_is_one_line():
+    done = subprocess.run(
+        [sys.executable, '-m', 'experiments.benchmark', '--networks=resnet50'],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert 'resnet20' in done.stderr.splitlines()[-1]
+    assert 'Traceback' not in done.stderr

@@ -1,0 +1,256 @@
+"""Resuming changes nothing, and refuses what would."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import tiny_runs
+from absl import flags
+from absl.testing import flagsaver
+
+from experiments import evaluate
+from lcn_jax import checkpoint
+from lcn_jax.errors import UsageError
+from lcn_jax.train import train_and_evaluate
+
+STEPS = 50
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    config = tiny_runs.get_config('resident')
+    config.data_dir = str(tmp_path_factory.mktemp('data'))
+    config.epochs = 1
+    return config
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('uninterrupted')
+    train_and_evaluate(config, str(workdir))
+    return workdir
+
+
+class Crash(Exception):
+    pass
+
+
+def crash_at(step, then=lambda: None):
+    def report(record):
+        if record['step'] >= step:
+            then()
+            raise Crash
+
+    return report
+
+
+@pytest.fixture
+def crashed(config, tmp_path):
+    """A workdir with checkpoints of steps 20 and 25 and a record of step 28."""
+    workdir = tmp_path / 'crashed'
+    with pytest.raises(Crash):
+        train_and_evaluate(config, str(workdir), crash_at(28))
+    assert checkpoints_in(workdir) == {20, 25}
+    return workdir
+
+
+def checkpoints_in(workdir):
+    return {int(path.name) for path in (workdir / 'checkpoints').iterdir()}
+
+
+def test_resumed_is_uninterrupted(config, uninterrupted, crashed):
+    reported = []
+    result = train_and_evaluate(config, str(crashed), reported.append)
+    tiny_runs.assert_same(crashed, uninterrupted)
+    steps = [record['step'] for record in reported]
+    assert steps == [record['step'] for record in tiny_runs.records(crashed)]
+    assert steps == [*range(4, STEPS, 4), STEPS]
+    assert result['step'] == STEPS and result['parameters'] > 0
+    again = train_and_evaluate(config, str(crashed))
+    assert again == result
+
+
+def test_cut_off_record_is_written_again(config, uninterrupted, crashed):
+    metrics = crashed / 'metrics.jsonl'
+    metrics.write_text(metrics.read_text()[:-30])
+    train_and_evaluate(config, str(crashed))
+    tiny_runs.assert_same(crashed, uninterrupted)
+
+
+def test_seconds_add_up(config, crashed):
+    train_and_evaluate(config, str(crashed))
+    lines = (crashed / 'metrics.jsonl').read_text().splitlines()
+    seconds = [json.loads(line)['seconds'] for line in lines]
+    assert seconds == sorted(seconds)
+
+
+def test_another_config_is_refused_and_names_the_fields(config, crashed):
+    before = (crashed / 'config.json').read_text(), tiny_runs.records(crashed)
+    other = config.copy_and_resolve_references()
+    other.seed, other.sleep.hebbian.gamma = 3, 0.5
+    other.workers, other.checkpoint_every = 3, 10  # these may change
+    with pytest.raises(UsageError) as error:
+        train_and_evaluate(other, str(crashed))
+    assert 'seed is 0 there, 3 here' in str(error.value)
+    assert 'sleep.hebbian.gamma is 1e-05 there, 0.5 here' in str(error.value)
+    assert 'workers' not in str(error.value) and 'checkpoint_every' not in str(error.value)
+    assert before == ((crashed / 'config.json').read_text(), tiny_runs.records(crashed))
+
+
+def test_what_changes_no_result_may_change(config, crashed):
+    other = config.copy_and_resolve_references()
+    other.workers, other.checkpoint_every, other.data_dir, other.tensorboard = 3, 11, '/', True
+    checkpoint.claim(str(crashed), other)
+    assert checkpoint.read_config(str(crashed)).checkpoint_every == 11
+
+
+def test_without_a_checkpoint_the_config_may_change(config, uninterrupted, tmp_path):
+    other = config.copy_and_resolve_references()
+    other.seed = 5
+    with pytest.raises(Crash):
+        train_and_evaluate(other, str(tmp_path), crash_at(4))
+    assert not checkpoints_in(tmp_path)
+    train_and_evaluate(config, str(tmp_path))
+    tiny_runs.assert_same(tmp_path, uninterrupted)
+
+
+def largest(folder):
+    return max((p for p in folder.rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def truncate(folder):
+    with open(largest(folder), 'r+b') as file:
+        file.truncate(largest(folder).stat().st_size // 2)
+
+
+DAMAGES = {
+    'truncated': truncate,
+    'emptied': lambda folder: largest(folder).write_bytes(b''),
+    'data missing': lambda folder: largest(folder).unlink(),
+    'manifest missing': lambda folder: (folder / 'snapshot/manifest.ocdbt').unlink(),
+    'metadata missing': lambda folder: (folder / 'snapshot/_METADATA').unlink(),
+    'item missing': lambda folder: (folder / 'snapshot').rename(folder.parent.parent / 'moved'),
+}
+
+
+# Orbax forgets a future when reading fails.
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_damaged_checkpoint_falls_back_to_the_one_before(config, uninterrupted, crashed, damage):
+    folder = crashed / 'checkpoints/25'
+    DAMAGES[damage](folder)
+    with pytest.warns(UserWarning, match=rf'{folder} cannot be read .*Going back to step 20\.'):
+        train_and_evaluate(config, str(crashed))
+    tiny_runs.assert_same(crashed, uninterrupted)
+
+
+def test_if_all_are_damaged_nothing_is_deleted(config, crashed):
+    for step in (20, 25):
+        truncate(crashed / f'checkpoints/{step}')
+    before = tiny_runs.records(crashed)
+    with pytest.raises(
+        UsageError, match=r'none of the checkpoints .* can be read: delete'
+    ) as error:
+        train_and_evaluate(config, str(crashed))
+    assert '\n' not in str(error.value)
+    assert checkpoints_in(crashed) == {20, 25}
+    assert tiny_runs.records(crashed) == before
+
+
+def test_keeps_the_latest_and_the_best(config, tmp_path):
+    accuracies = {10: 0.25, 15: 0.5, 20: 0.25}
+    run = tmp_path / 'run'
+    with pytest.raises(Crash):
+        train_and_evaluate(config, str(run), crash_at(8))
+    snapshot = tiny_runs.snapshot(run)
+    with checkpoint.Checkpoints(str(tmp_path)) as checkpoints:
+        for step in range(5, 45, 5):
+            checkpoints.save(step, snapshot, accuracies.get(step, checkpoint.NOT_EVALUATED))
+        assert checkpoints.find('best') == 15
+    for _ in range(2):  # reopened, too
+        with checkpoint.Checkpoints(str(tmp_path)) as checkpoints:
+            assert checkpoints_in(tmp_path) == {15, 35, 40}
+            assert checkpoints.find('best') == 15
+            assert checkpoints.find('latest') == 40
+            assert checkpoints.find('35') == 35
+            with pytest.raises(UsageError, match=r"no checkpoint '36' .* latest, best, 15, 35, 40"):
+                checkpoints.find('36')
+
+
+def run_evaluate(capsys, **values):
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(**values):
+        evaluate.main([])
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize('which', ['latest', 'best', str(STEPS)])
+def test_evaluates_as_training_did(uninterrupted, capsys, which):
+    metrics = run_evaluate(capsys, workdir=str(uninterrupted), checkpoint=which)
+    logged = tiny_runs.records(uninterrupted)[-1]
+    assert set(metrics) == {'step', 'test_loss', 'test_top1', 'test_top5'}
+    assert metrics == {name: logged[name] for name in metrics}
+
+
+def test_evaluate_touches_nothing_and_says_what_is_missing(crashed, capsys, tmp_path):
+    (crashed / 'checkpoints/30.orbax-checkpoint-tmp').mkdir()  # somebody writes it
+    with pytest.raises(UsageError, match='has been evaluated'):
+        run_evaluate(capsys, workdir=str(crashed), checkpoint='best')
+    metrics = run_evaluate(capsys, workdir=str(crashed), checkpoint='20')
+    assert metrics['step'] == 20
+    assert (crashed / 'checkpoints/30.orbax-checkpoint-tmp').exists()
+    with pytest.raises(UsageError, match='holds no run'):
+        run_evaluate(capsys, workdir=str(tmp_path / 'nothing'), checkpoint='latest')
+
+
+@pytest.mark.slow
+def test_another_number_of_devices_resumes_and_tensorboard_has_each_record_once(
+    config, crashed, tmp_path
+):
+    """From 8 devices here to one; batch statistics are those of another number of devices then."""
+    pytest.importorskip('tensorboardX')
+    before = tiny_runs.records(crashed)[:6]
+    starter = tiny_runs.Starter('resident', config.data_dir, tmp_path / 'cache')
+    starter.finish(crashed, '--config.epochs=1', '--config.tensorboard', devices=1)
+    records = tiny_runs.records(crashed)
+    assert records[:6] == before
+    assert [record['step'] for record in records] == [*range(4, STEPS, 4), STEPS]
+    assert tiny_runs.snapshot(crashed).state.step == STEPS
+    expected = [
+        (record['step'], name, pytest.approx(value))
+        for record in records
+        for name, value in record.items()
+        if name != 'step'
+    ]
+    written = [scalar for scalar in scalars(crashed / 'tensorboard') if scalar[1] != 'seconds']
+    assert written == expected
+
+
+def scalars(folder):
+    """(step, name, value) of all that TensorBoard finds."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        while content:  # length (8 bytes), its checksum (4), an event, its checksum (4)
+            length = int.from_bytes(content[:8], 'little')
+            event = Event.FromString(content[12 : 12 + length])
+            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+            content = content[16 + length :]
+    return found
+
+
+def test_tensorboard_that_is_not_installed_is_named(config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'tensorboardX', None)
+    other = config.copy_and_resolve_references()
+    other.tensorboard = True
+    with pytest.raises(UsageError, match=r"pip install 'lcn_jax\[tensorboard\]'"):
+        train_and_evaluate(other, str(tmp_path))
+
+
+def test_the_core_needs_no_orbax():
+    code = 'import lcn_jax.train, sys; sys.exit("orbax.checkpoint" in sys.modules)'
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=tiny_runs.ROOT)

@@ -1,0 +1,65 @@
+"""The binaries as their users meet them: mistakes end in one line, the demo in a table."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIGS = 'experiments/configs'
+
+
+def call(module, *flags, devices=1):
+    return subprocess.run(
+        [sys.executable, '-m', f'experiments.{module}', *flags],
+        cwd=ROOT,
+        env=os.environ | {'JAX_NUM_CPU_DEVICES': str(devices)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    'flags, message',
+    [
+        ([f'--config={CONFIGS}/digits.py:dense'], "unknown kind 'dense'; known: conv, lc, "),
+        ([f'--config={CONFIGS}/digits.py:lc', '--config.sleep.evry=2'], 'no config field evry'),
+        ([f'--config={CONFIGS}/digits.py:lc', '--config.epochs=many'], '--config.epochs=many'),
+        ([f'--config={CONFIGS}/no_such.py:lc'], 'No such file'),
+        ([f'--config={CONFIGS}/cifar10.py:lc', '--config.data_dir=/no/such'], 'no folder /no/such'),
+        ([f'--config={CONFIGS}/cifar10.py:lc', '--config.data_dir=.'], 'has not been prepared'),
+        ([f'--config={CONFIGS}/digits.py:lc', '--config.batch_size=61'], 'over 2 devices'),
+    ],
+    ids=['kind', 'field', 'value', 'file', 'folder', 'dataset', 'batch'],
+)
+def test_a_mistake_is_one_line(flags, message, tmp_path):
+    done = call('train', *flags, f'--workdir={tmp_path}', devices=2)
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 1
+    assert [line for line in lines if line.startswith('error: ')] == lines[-1:]
+    assert message in lines[-1]
+    assert 'Traceback' not in done.stderr
+
+
+def test_workdir_is_required():
+    done = call('train', f'--config={CONFIGS}/digits.py:lc')
+    assert done.returncode == 1
+    assert done.stderr.startswith('error: ') and '--workdir' in done.stderr
+
+
+@pytest.mark.slow
+def test_the_demo_makes_a_table_and_a_picture(tmp_path):
+    done = call('demo', f'--out={tmp_path}', '--seeds=2', '--epochs=1')
+    assert done.returncode == 0, done.stderr
+    kinds = json.loads((tmp_path / 'results.json').read_text())['kinds']
+    assert list(kinds) == ['conv', 'lc', 'lc_translations', 'lc_hebbian']
+    for kind, result in kinds.items():
+        assert len(result['test_accuracy']) == 2
+        (row,) = [line for line in done.stdout.splitlines() if line.startswith(f'{kind} ')]
+        assert f'{result["parameters"]:,}' in row
+        assert f'{100 * result["test_accuracy_mean"]:.1f} ±' in row
+    assert (tmp_path / 'report.png').read_bytes().startswith(b'\x89PNG')

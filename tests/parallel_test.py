@@ -1,0 +1,186 @@
+"""Many devices do what one does, and many processes what one does; lost ones end the others."""
+
+import functools
+import signal
+import socket
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny_runs
+
+from lcn_jax import parallel, sleep, state, wake
+from lcn_jax.data.batches import Pixels
+from lcn_jax.errors import UsageError
+from lcn_jax.metrics import Sums
+from lcn_jax.resnet import ResNet
+
+SHAPE, EXAMPLES, BATCH = (8, 8, 1), 48, 16
+
+
+def train(devices, sync_batch_norm):
+    """Parameters after 20 wake steps of SGD and 2 sleeps on the first `devices` devices."""
+    model = ResNet(
+        (1,), 4, 'cifar', 10, local=True, batch_axis=parallel.AXIS if sync_batch_norm else None
+    )
+    optimizer = optax.sgd(0.05)
+    batch = dict(batch_size=BATCH, size=8, padding=1, repetitions=2, flips=True)
+
+    def on_devices(program, in_axes):
+        return jax.pmap(program, parallel.AXIS, in_axes=in_axes, devices=jax.devices()[:devices])
+
+    wake_step = on_devices(
+        functools.partial(wake.step, model=model, optimizer=optimizer, batch=batch),
+        (0, 0, None, None, None),
+    )
+    rule = sleep.resolve('mean', {'border': 'include'})
+    sleep_step = on_devices(
+        functools.partial(
+            sleep.sleep, grids=state.grids(model, SHAPE), rule=rule, share_moments=False
+        ),
+        (0, None),
+    )
+    random = np.random.RandomState(0)
+    images = random.randint(0, 256, (EXAMPLES, 8, 8, 1)).astype(np.uint8)
+    labels = random.randint(0, 10, EXAMPLES).astype(np.int32)
+    pixels = Pixels(images, labels, np.float32([0.5]), np.float32([0.3]))
+    key = jax.random.key(1)
+    replicated = jax.tree.map(
+        lambda leaf: jnp.stack([leaf] * devices),
+        (state.create(key, model, optimizer, SHAPE), Sums.zero()),
+    )
+    train_state, sums = replicated
+    for step in range(1, 21):
+        train_state, sums = wake_step(train_state, sums, pixels, np.arange(EXAMPLES), key)
+        if step % 10 == 0:
+            train_state = sleep_step(train_state, key)
+    return jax.device_get((train_state, sums))
+
+
+def first_difference(tree, other):
+    """The largest, between the first replicas of two trees."""
+    return max(
+        np.abs(a[0] - b[0]).max() for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(other))
+    )
+
+
+def test_eight_devices_are_one_device():
+    (one, sums_of_one), (eight, sums_of_eight) = train(1, True), train(8, True)
+    assert one.step[0] == eight.step[0] == 20
+    assert first_difference(one.params, eight.params) < 1e-5
+    assert first_difference(one.batch_stats, eight.batch_stats) < 1e-5
+    assert sums_of_one.count[0] == sums_of_eight.count[0] == 20 * BATCH
+    np.testing.assert_allclose(sums_of_eight.loss[0], sums_of_one.loss[0], rtol=1e-5)
+    for leaf in jax.tree.leaves(eight):
+        assert (leaf == leaf[:1]).all()  # the replicas are one
+    apart, _ = train(8, False)
+    assert first_difference(one.params, apart.params) > 1e-3  # each normalises by its own batch
+
+
+def test_batches_that_cannot_be_split_are_refused():
+    with pytest.raises(UsageError, match=r'batch_size 12 cannot be split over 8 .*8 or 16'):
+        parallel.check_batch_size(12)
+
+
+# ---- Processes. ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def starter(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('processes')
+    return tiny_runs.Starter('resident', str(folder / 'data'), folder / 'cache')
+
+
+@pytest.fixture(scope='module')
+def two_devices(starter, tmp_path_factory):
+    """The workdir of one process with two devices; it also prepares data and programs."""
+    workdir = tmp_path_factory.mktemp('two_devices')
+    starter.finish(workdir, devices=2)
+    return workdir
+
+
+def start_two(starter, workdir, before=('', '')):
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = free.getsockname()[1]
+    flags = f'--coordinator_address=localhost:{port}', '--num_processes=2'
+    return [starter.start(workdir, *flags, f'--process_id={i}', before=before[i]) for i in range(2)]
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_also_if_one_of_them_is_terminated(starter, two_devices, tmp_path):
+    """SIGTERM to one stops both at the same step; they resume, once more as two processes."""
+    processes = start_two(starter, tmp_path)
+    tiny_runs.wait_for_record(processes[0], tmp_path, 5)
+    processes[1].send_signal(signal.SIGTERM)
+    for process in processes:
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, output
+        assert 'stopped at step' in output
+    assert len(tiny_runs.records(tmp_path)) < len(tiny_runs.records(two_devices))
+    for process in start_two(starter, tmp_path):
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+    tiny_runs.assert_same(tmp_path, two_devices)
+
+
+SOON = 'from lcn_jax import faults, metrics, parallel; parallel.LOST_SECONDS = 10'
+STUCK = f"""{SOON}
+import time
+add = metrics.Log.add
+def hang(log, record):
+    if record['step'] == 8:
+        faults.STUCK_SECONDS = 5  # from the next step on, when all is compiled
+    if record['step'] > 8:
+        time.sleep(1000)
+    add(log, record)
+metrics.Log.add = hang
+"""
+
+
+@pytest.mark.slow
+def test_killed_process_ends_the_other(starter, two_devices, tmp_path):
+    """Within LOST_SECONDS, here 10, and some for dying."""
+    processes = start_two(starter, tmp_path, (SOON, SOON))
+    tiny_runs.wait_for_record(processes[0], tmp_path, 5)
+    assert_ends(processes, 0, processes[1].kill)
+    processes[1].communicate()
+
+
+@pytest.mark.slow
+def test_silent_process_ends_the_other(starter, two_devices, tmp_path):
+    processes = start_two(starter, tmp_path, (SOON, SOON))
+    tiny_runs.wait_for_record(processes[0], tmp_path, 5)
+    assert_ends(processes, 0, lambda: processes[1].send_signal(signal.SIGSTOP))
+    processes[1].kill()
+    processes[1].communicate()
+
+
+@pytest.mark.slow
+def test_stuck_process_ends_and_then_the_other(starter, two_devices, tmp_path):
+    """Its heart beats, but it does nothing for STUCK_SECONDS, here 5."""
+    processes = start_two(starter, tmp_path, (SOON, STUCK))
+    tiny_runs.wait_for_record(processes[0], tmp_path, 2)
+    output = assert_ends(processes, 1, lambda: None)
+    assert 'Timeout' in output and 'in hang' in output  # what it was doing
+    assert_ends(processes, 0, lambda: None)
+
+
+def assert_ends(processes, number, act):
+    """One of the processes fails soon after `act`; returns its output."""
+    act()
+    started = time.monotonic()
+    output, _ = processes[number].communicate(timeout=60)
+    assert processes[number].returncode != 0
+    assert time.monotonic() - started < 25
+    return output
+
+
+@pytest.mark.slow
+def test_processes_that_cannot_join_say_why(starter, tmp_path):
+    output = starter.finish(tmp_path, '--num_processes=2', '--process_id=0', status=1)
+    assert output.startswith('error: cannot join the processes of the run')
+    assert '--coordinator_address' in output and 'Traceback' not in output

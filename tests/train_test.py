@@ -1,0 +1,184 @@
+"""Training from config to metrics, on digits."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.configs import cifar10, digits
+from lcn_jax import config as configs
+from lcn_jax import train
+from lcn_jax.errors import UsageError
+
+KINDS = ('conv', 'lc', 'lc_translations', 'lc_hebbian')
+GOLDEN = pathlib.Path(__file__).with_name('golden_metrics.json')
+
+
+@pytest.fixture(scope='session')
+def tiny(tmp_path_factory):
+    """Makes configs of networks that train in seconds; their programs are shared by the tests."""
+    data_dir = str(tmp_path_factory.mktemp('data'))
+
+    def make(kind, **changes):
+        config = digits.get_config(kind)
+        config.update_from_flattened_dict(
+            {
+                'data_dir': data_dir,
+                'model.stage_sizes': (1,),
+                'model.width': 4,
+                'batch_size': 48,
+                'epochs': 2,
+                'log_every': 10,
+                'sleep.every': 5,
+                'sleep.hebbian.steps': 20,
+            }
+            | changes
+        )
+        return config
+
+    return make
+
+
+def run(config, workdir):
+    """The records of a run, as written, and what it returned."""
+    result = train.train_and_evaluate(config, str(workdir))
+    lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+    return [json.loads(line) for line in lines], result
+
+
+def without_times(records):
+    return [{k: v for k, v in record.items() if k != 'seconds'} for record in records]
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_every_kind_learns_and_its_metrics_are_those_recorded_before(kind, tiny, tmp_path):
+    """The golden numbers are this code's own: they guard against change, not against error.
+
+    If a change of the numbers is meant, delete tests/golden_metrics.json and run this test again.
+    """
+    records, result = run(tiny(kind), tmp_path)
+    assert records[-1]['train_loss'] < records[0]['train_loss']
+    assert result['step'] == records[-1]['step'] == 2 * (100 if 'translations' in kind else 25)
+    golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    measured = {k: records[0][k] for k in ('train_loss', 'train_top1')}
+    if kind not in golden:
+        GOLDEN.write_text(json.dumps(golden | {kind: measured}, indent=1) + '\n')
+        pytest.fail(f'{GOLDEN.name} had no {kind}; it was written: look at it and commit it.')
+    assert measured == pytest.approx(golden[kind], rel=2e-2), (
+        f'the first 10 steps of {kind} differ from {GOLDEN.name}; delete it if that is meant.'
+    )
+
+
+def test_a_seed_fixes_every_number(tiny, tmp_path):
+    first, _ = run(tiny('lc_hebbian'), tmp_path / 'first')
+    again, _ = run(tiny('lc_hebbian'), tmp_path / 'again')
+    other, _ = run(tiny('lc_hebbian', seed=1), tmp_path / 'other')
+    assert without_times(first) == without_times(again)
+    assert first[0]['train_loss'] != other[0]['train_loss']
+
+
+def test_sleep_comes_after_every_n_steps_and_lifts_the_snr(tiny, tmp_path):
+    records, _ = run(tiny('lc_hebbian', log_every=1, epochs=1), tmp_path)
+    assert [record['step'] for record in records] == list(range(1, 26))
+    asleep = [record for record in records if 'weight_snr_before_sleep' in record]
+    assert [record['step'] for record in asleep] == [5, 10, 15, 20, 25]
+    for record in asleep:
+        assert record['weight_snr'] > 10 * record['weight_snr_before_sleep']
+    # Learning wears the sharing off again.
+    assert records[5]['weight_snr'] < records[4]['weight_snr']
+
+
+def test_convolution_has_no_snr_and_records_epochs(tiny, tmp_path):
+    records, result = run(tiny('conv'), tmp_path)
+    assert all(record['weight_snr'] is None for record in records)
+    assert [r['epoch'] for r in records if 'test_loss' in r] == [1, 2]
+    assert result['parameters'] == 4 * 9 + 2 * 4 + 2 * (4 * 4 * 9 + 2 * 4) + 4 * 10 + 10
+
+
+def test_evaluation_counts_every_example_once(tiny):
+    """597 test images on 8 devices in batches of 48, against all of them at once."""
+    config = tiny('lc')
+    images = train.inputs.make(config, jax.random.key(0))
+    programs = train.programs(train.FrozenConfigDict(config), images.examples)
+    state = programs.create(train.parallel.replicate(jax.random.key(0)))
+    counted = train.metrics.Sums.zero()
+    for pixels in images.evaluate():
+        counted += train.parallel.first(programs.evaluate(state, pixels))
+    assert counted.count == 597
+
+    from lcn_jax.data import sources
+
+    splits = sources.load('digits', config.data_dir)
+    mean, std = splits['train'].pixel_statistics()
+    one = train.parallel.first(state)
+    logits = train.make_model(config).apply(
+        {'params': one.params, 'batch_stats': one.batch_stats},
+        (splits['test'].images / np.float32(255) - mean) / std,
+        train=False,
+    )
+    labels = splits['test'].labels
+    hits = (np.argmax(logits, 1) == labels).sum()
+    log_likelihood = jax.nn.log_softmax(logits)[np.arange(597), labels]
+    np.testing.assert_allclose(counted.loss, -log_likelihood.sum(), rtol=1e-4)
+    assert counted.top1 == hits
+
+
+def count_parameters(stage_sizes, width, size, colours, local):
+    """By hand: 3×3 and 1×1 kernels at one or all positions, two norm vectors each, the readout."""
+    layers = [(3, colours, width, size)]
+    channels = width
+    for stage, blocks in enumerate(stage_sizes):
+        features, size = width * 2**stage, size // (2 if stage else 1)
+        for _ in range(blocks):
+            layers += [(3, channels, features, size), (3, features, features, size)]
+            if channels != features:
+                layers.append((1, channels, features, size))
+            channels = features
+    kernels = sum(k * k * c * o * (area * area if local else 1) for k, c, o, area in layers)
+    return kernels + sum(2 * o for _, _, o, _ in layers) + 10 * channels + 10
+
+
+@pytest.mark.parametrize('kind', configs.KINDS)
+@pytest.mark.parametrize(
+    'get_config, shape, published',
+    [
+        (digits.get_config, ((1, 1), 16, 16, 1), None),
+        (cifar10.get_config, ((3, 3, 3), 16, 32, 3), {'conv': 272_474, 'lc': 40_814_762}),
+    ],
+)
+def test_parameter_counts(get_config, shape, published, kind):
+    config = get_config(kind)
+    configs.check(config)
+    model = train.make_model(config)
+    images = jnp.zeros((1, *train.image_shape(config)))
+    params = jax.eval_shape(lambda key: model.init(key, images, train=False), jax.random.key(0))[
+        'params'
+    ]
+    counted = sum(p.size for p in jax.tree.leaves(params))
+    assert counted == count_parameters(*shape, local=kind != 'conv')
+    if published:
+        assert counted == published['conv' if kind == 'conv' else 'lc']
+
+
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        ({'batch_size': 47}, r'47 cannot be split over 8 devices: .* 40 or 48'),
+        ({'batch_size': 2400}, 'larger than the 1200 training images'),
+        ({'connectivity': 'full'}, 'config.connectivity'),
+        ({'connectivity': 'conv', 'sleep.rule': 'mean'}, 'nothing to share'),
+        ({'translations.repetitions': 4}, r'needs config.translations.padding > 0'),
+        ({'translations.repetitions': 5, 'translations.padding': 2}, 'must be a multiple'),
+        ({'image_size': 17}, 'larger than the images of digits'),
+        ({'dataset': 'imagenot'}, "unknown dataset 'imagenot'; known: .*digits"),
+        ({'sleep.rule': 'dream'}, "unknown sleep rule 'dream'"),
+        ({'epochs': 0}, 'config.epochs is 0'),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(tiny, tmp_path, changes, message):
+    with pytest.raises(UsageError, match=message) as error:
+        train.train_and_evaluate(tiny('lc', **changes), str(tmp_path))
+    assert '\n' not in str(error.value)
