@@ -581,7 +581,7 @@ def plot(report: dict[str, Any]) -> Figure:
         for i, name in enumerate(names):
             times = [1e3 * layer['forward_backward']['seconds'][name] for layer in measured]
             left = np.arange(len(measured)) + (i - (len(names) - 1) / 2) * bar
-            axes.bar(left, times, bar, color=COLOURS[name], label=LABELS[name])
+            axes.bar(left, times, bar, color=COLOURS.get(name), label=LABELS.get(name, name))
         floors = [1e3 * layer['forward_backward']['floor']['seconds'] for layer in measured]
         axes.hlines(
             floors, np.arange(len(measured)) - 0.4, np.arange(len(measured)) + 0.4,

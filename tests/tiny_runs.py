@@ -86,8 +86,12 @@ def records(workdir: Path) -> list[dict]:
 def wait_for_record(process: subprocess.Popen, workdir: Path, number: int) -> None:
     """Until metrics.jsonl has so many lines."""
     path = Path(workdir) / 'metrics.jsonl'
+    deadline = time.monotonic() + 120
     while not path.exists() or path.read_bytes().count(b'\n') < number:
         assert process.poll() is None, process.communicate()[0]
+        if time.monotonic() > deadline:
+            process.kill()
+            raise TimeoutError(process.communicate()[0])
         time.sleep(0.002)
 
 

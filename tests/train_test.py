@@ -61,7 +61,7 @@ def test_every_kind_learns_and_its_metrics_are_those_recorded_before(kind, tiny,
     """
     records, result = run(tiny(kind), tmp_path)
     assert records[-1]['train_loss'] < records[0]['train_loss']
-    assert result['step'] == records[-1]['step'] == 2 * (100 if 'translations' in kind else 25)
+    assert result['step'] == records[-1]['step'] == 2 * (50 if 'translations' in kind else 25)
     golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     measured = {k: records[0][k] for k in ('train_loss', 'train_top1')}
     if kind not in golden:

@@ -140,8 +140,13 @@ def _steps_per_epoch(config: ml_collections.ConfigDict, examples: int) -> int:
 def share_out(
     split: sources.Split, process: int, processes: int, devices: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The images and labels of one of the processes, filled up so that all devices have as many."""
+    """The images and labels of one of the processes, filled up so that all devices have as many.
+
+    Each device gets the same ones whichever process it belongs to.
+    """
     fill = -len(split) % devices
     images = np.pad(split.images, [(0, fill)] + [(0, 0)] * 3)
     labels = np.pad(split.labels, (0, fill), constant_values=sources.MISSING)
-    return images[process::processes], labels[process::processes]
+    share = len(labels) // processes
+    own = slice(process * share, (process + 1) * share)
+    return images[own], labels[own]
