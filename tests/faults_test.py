@@ -2,7 +2,6 @@
 
 import os
 import random
-import resource
 import signal
 import time
 
@@ -158,10 +157,8 @@ def test_full_disk_stops_with_one_line_and_keeps_the_last_checkpoint(
     kill_at_record(resident, tmp_path, 6)
     before = steps_of(tmp_path)
 
-    def limit_files():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    output = resident.finish(tmp_path, status=1, preexec_fn=limit_files)
+    limit = 'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))'
+    output = resident.finish(tmp_path, status=1, before=limit)
     error = output.splitlines()[-1]
     assert error.startswith(f'error: cannot write {tmp_path}/checkpoints')
     assert 'File too large' in error and 'Make room' in error
