@@ -17,11 +17,8 @@ the same run. A small layer that stays in the cache may be below it.
 import dataclasses
 import functools
 import json
-import os
 import pathlib
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -34,10 +31,11 @@ import ml_collections
 import numpy as np
 from absl import flags
 from jax import lax
-from matplotlib.figure import Figure
 
 from experiments import cli
+from experiments.benchmark_report import DEFAULT, DIRECTIONS, FED, SLEEP_RULES, plot, ratios, table
 from experiments.configs import cifar10, digits, imagenet
+from experiments.provenance import provenance
 from lcn_jax import cost, local, parallel, sleep, state, train, wake
 from lcn_jax.data.batches import Pixels
 from lcn_jax.grid import Grid
@@ -56,24 +54,6 @@ SLEEP_BATCH_SIZE = flags.DEFINE_integer(
 )
 DTYPE = flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of the computation.')
 QUICK = flags.DEFINE_bool('quick', False, 'One layer and a tiny network, in seconds.')
-
-DEFAULT = local.IMPLEMENTATIONS[0]
-DIRECTIONS = ('forward', 'forward_backward')
-STEPS = ('conv', 'lc', 'conv_local')
-FED = ('conv', 'lc')  # also fed from a dataset
-SLEEP_RULES = ('hebbian', 'mean', 'exact')
-COLOURS = {
-    'conv': '#4c78a8', 'tiled': '#54a24b', 'lc': '#54a24b', 'lax': '#e45756',
-    'conv_local': '#e45756',
-}  # fmt: skip
-TITLES = {'forward': 'forward', 'forward_backward': 'forward + backward'}
-LABELS = {
-    'conv': 'convolution',
-    'tiled': 'conv_local, tiled',
-    'lax': 'lax.conv_general_dilated_local',
-    'lc': 'locally connected',
-    'conv_local': 'flax.linen.ConvLocal',
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -483,137 +463,7 @@ def measure_sleep(settings: Settings) -> dict[str, Any]:
     }
 
 
-# ---- What comes of it. ---------------------------------------------------------------------------
-
-
-def ratios(layers: dict[str, list[dict]], steps: dict, sleeps: dict) -> dict[str, dict]:
-    """Times over times; over layers, the geometric mean of those with 3×3 kernels."""
-    of_layers = {}
-    for network, measured in layers.items():
-        square = [record for record in measured if record['kernel_size'] == (3, 3)]
-        of_layers[network] = {
-            direction: {
-                f'{name} / {DEFAULT}': statistics.geometric_mean(
-                    record[direction]['seconds'][name] / record[direction]['seconds'][DEFAULT]
-                    for record in square
-                )
-                for name in square[0][direction]['seconds']
-                if name != DEFAULT
-            }
-            for direction in DIRECTIONS
-        }
-    step, asleep = steps['seconds'], sleeps['seconds']
-    return {
-        'layers': of_layers,
-        'steps': {
-            'lc / conv': step['lc'] / step['conv'],
-            'conv_local / lc': step['conv_local'] / step['lc'],
-        },
-        'input': {f'{name} fed / {name}': step[f'{name} fed'] / step[name] for name in FED},
-        'sleep': {f'{rule} / wake': asleep[rule] / asleep['wake'] for rule in SLEEP_RULES},
-    }
-
-
-def table(report: dict[str, Any]) -> str:
-    """Ratios, then times."""
-    compared, steps, sleeps, rates = (report[k] for k in ('ratios', 'steps', 'sleep', 'rates'))
-    lines = [f'{"ratio of times":<44} {"forward":>10} {"+ backward":>10}']
-    for network, directions in compared['layers'].items():
-        for name in directions['forward']:
-            values = ''.join(f' {directions[direction][name]:>10.2f}' for direction in DIRECTIONS)
-            lines.append(f'{f"3×3 layers of {network}: {name}":<44}{values}')
-    network, batch_size = steps['network'], steps['batch_size']
-    for title, part in (
-        (f'step of {network}, batch {batch_size}', 'steps'),
-        (f'step of {network}, batch {batch_size}', 'input'),
-        (f'sleep of {network}, wake batch {sleeps["batch_size"]}', 'sleep'),
-    ):
-        for name, ratio in compared[part].items():
-            lines.append(f'{f"{title}: {name}":<55} {ratio:>10.2f}')
-
-    for network, layers in report['layers'].items():
-        names = list(layers[0]['forward']['seconds'])
-        columns = ''.join(f' {name:>9}' for name in [*names, 'floor', '/ floor'])
-        temps = ''.join(f' {name:>7}' for name in names)
-        for direction in DIRECTIONS:
-            title = f'{network}, batch {layers[0]["batch_size"]}: {TITLES[direction]}, ms'
-            lines += ['', title, f'{"layer":<24}{columns} {"bound by":>9}   MB:{temps}']
-            for layer in layers:
-                record = layer[direction]
-                seconds, least = record['seconds'], record['floor']['seconds']
-                times = ''.join(f' {1e3 * value:>9.2f}' for value in (*seconds.values(), least))
-                temp = ''.join(f' {size / 1e6:>7.1f}' for size in record['temp_bytes'].values())
-                lines.append(
-                    f'{layer["layer"]:<24}{times} {seconds[DEFAULT] / least:>9.1f} '
-                    f'{record["floor"]["bound_by"]:>9}      {temp}'
-                )
-
-    lines += ['', f'{"training step":<24} {"ms":>9} {"temp MB":>9} {"compile s":>9}']
-    for name, seconds in steps['seconds'].items():
-        lines.append(
-            f'{name:<24} {1e3 * seconds:>9.1f} {steps["temp_bytes"][name] / 1e6:>9.1f} '
-            f'{steps["compile_seconds"][name]:>9.1f}'
-        )
-    least = steps['flops'] / rates[f'{report["settings"]["dtype"]}_flops']
-    lines.append(f'{"floor of its FLOPs":<24} {1e3 * least:>9.1f}')
-    lines += ['', f'{"sleep":<24} {"ms":>9} {"temp MB":>9}']
-    for name, seconds in sleeps['seconds'].items():
-        lines.append(f'{name:<24} {1e3 * seconds:>9.1f} {sleeps["temp_bytes"][name] / 1e6:>9.1f}')
-    lines += [
-        '',
-        f'matrix product {rates["float32_flops"] / 1e9:,.0f} GFLOP/s in float32, '
-        f'{rates["bfloat16_flops"] / 1e9:,.0f} in bfloat16; '
-        f'copy {rates["copy_bytes"] / 1e9:,.1f} GB/s, read and written',
-        f'{report["device"]}, {report["cpus"]} CPUs, JAX {report["jax"]}, {report["seconds"]} s',
-    ]
-    return '\n'.join(lines)
-
-
-def plot(report: dict[str, Any]) -> Figure:
-    """Forward + backward of each layer with its floor, and the whole steps."""
-    layers, steps = report['layers'], report['steps']
-    widths = [*(len(measured) for measured in layers.values()), 2.5]
-    figure = Figure(figsize=(2 + 1.2 * sum(widths), 4.8), layout='constrained')
-    *of_networks, of_steps = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
-    for axes, (network, measured) in zip(of_networks, layers.items()):
-        names = list(measured[0]['forward_backward']['seconds'])
-        bar = 0.8 / len(names)
-        for i, name in enumerate(names):
-            times = [1e3 * layer['forward_backward']['seconds'][name] for layer in measured]
-            left = np.arange(len(measured)) + (i - (len(names) - 1) / 2) * bar
-            axes.bar(left, times, bar, color=COLOURS.get(name), label=LABELS.get(name, name))
-        floors = [1e3 * layer['forward_backward']['floor']['seconds'] for layer in measured]
-        axes.hlines(
-            floors, np.arange(len(measured)) - 0.4, np.arange(len(measured)) + 0.4,
-            color='0.1', linestyle='--', linewidth=1.2, label='floor of the machine',
-        )  # fmt: skip
-        axes.set_xticks(
-            range(len(measured)), [layer['layer'].replace(' ', '\n', 2) for layer in measured]
-        )
-        axes.set(yscale='log', ylabel='forward + backward (ms)')
-        axes.set_title(f'Layers of {network}, batch {measured[0]["batch_size"]}')
-        axes.legend(frameon=False, fontsize='small', ncols=2, loc='upper right')
-        axes.set_ylim(0.8 * min(floors), 4 * axes.dataLim.y1)  # room for the legend
-        axes.margins(x=0.02)
-    seconds = {name: steps['seconds'][name] for name in STEPS}
-    bars = of_steps.bar(
-        [LABELS[name].replace('.', '.\n').replace(' ', '\n') for name in seconds],
-        [1e3 * value for value in seconds.values()],
-        0.6,
-        color=[COLOURS[name] for name in seconds],
-    )
-    of_steps.bar_label(bars, [f'{1e3 * value:,.0f}' for value in seconds.values()], padding=2)
-    of_steps.set(yscale='log', ylabel='training step (ms)')
-    of_steps.set_ylim(500 * min(seconds.values()), 2000 * max(seconds.values()))
-    of_steps.set_title(f'{steps["network"]}, batch {steps["batch_size"]}')
-    for axes in (*of_networks, of_steps):
-        axes.grid(axis='y', alpha=0.3)
-        axes.set_axisbelow(True)
-        axes.spines[['top', 'right']].set_visible(False)
-    figure.suptitle(
-        f'{report["device"]}, {report["settings"]["dtype"]}, JAX {report["jax"]}', fontsize='medium'
-    )
-    return figure
+# ---- All of it. ----------------------------------------------------------------------------------
 
 
 def run(settings: Settings) -> dict[str, Any]:
@@ -625,12 +475,7 @@ def run(settings: Settings) -> dict[str, Any]:
     steps, sleeps = measure_steps(settings), measure_sleep(settings)
     return {
         'settings': dataclasses.asdict(settings),
-        'commit': _commit(),
-        'device': jax.devices()[0].device_kind,
-        'devices': jax.device_count(),
-        'cpus': os.cpu_count(),
-        'jax': jax.__version__,
-        'python': platform.python_version(),
+        **provenance(),
         'seconds': round(time.perf_counter() - start),
         'ratios': ratios(layers, steps, sleeps),
         'rates': rates,
@@ -642,14 +487,6 @@ def run(settings: Settings) -> dict[str, Any]:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _commit() -> str:
-    here = pathlib.Path(__file__).parent
-    git = subprocess.run(
-        ['git', 'rev-parse', '--short', 'HEAD'], cwd=here, capture_output=True, text=True
-    )
-    return git.stdout.strip() if git.returncode == 0 else 'unknown'
 
 
 def main(argv):

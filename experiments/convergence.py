@@ -15,17 +15,18 @@ import dataclasses
 import functools
 import json
 import pathlib
-import subprocess
 import time
 
 import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from experiments import cli
+from experiments.provenance import provenance
 from lcn_jax import circuit
 from lcn_jax.snr import weight_snr
 
@@ -173,18 +174,16 @@ def run(out: pathlib.Path, settings: Settings) -> None:
     for rule in TITLES:
         for kernel in settings.kernels:
             records += curves(rule, kernel, settings)
-            logging.info('%s, k = %d: done at %.0f s', rule, kernel, time.monotonic() - start)
+            print(f'{rule}, k = {kernel}: done at {time.monotonic() - start:.0f} s')
     plot(records, settings).savefig(out / 'convergence.png', dpi=130)
     report = {
         'settings': dataclasses.asdict(settings) | {'circuit': _described(CIRCUIT)},
-        'commit': _commit(),
-        'device': jax.devices()[0].device_kind,
-        'jax': jax.__version__,
+        **provenance(),
         'seconds': round(time.monotonic() - start, 1),
         'curves': records,
     }
     (out / 'convergence.json').write_text(json.dumps(report) + '\n')
-    logging.info('wrote %s', out)
+    print(f'{out} is written')
 
 
 def _rounded(values):
@@ -196,17 +195,9 @@ def _described(parameters: circuit.Circuit) -> dict:
     return values | {'learning_rate': parameters.learning_rate.__name__}
 
 
-def _commit() -> str:
-    here = pathlib.Path(__file__).parent
-    git = subprocess.run(
-        ['git', 'rev-parse', '--short', 'HEAD'], cwd=here, capture_output=True, text=True
-    )
-    return git.stdout.strip() if git.returncode == 0 else 'unknown'
-
-
 def main(_):
     run(pathlib.Path(OUT.value), QUICK_SETTINGS if QUICK.value else Settings())
 
 
 if __name__ == '__main__':
-    app.run(main)
+    cli.run(main)

@@ -67,6 +67,7 @@ def default() -> ConfigDict:
     config.sleep.hebbian.steps = 100
     config.sleep.hebbian.patterns_per_step = 128
     config.sleep.hebbian.momentum = 0.0
+    config.sleep.hebbian.split_patterns = False  # over the devices, instead of all on each
     config.sleep.circuit = ConfigDict()
     config.sleep.circuit.gamma = 1e-3
     config.sleep.circuit.learning_rate = 2.5e-4

@@ -6,7 +6,8 @@ A convolution with its own kernel at every output position: kernels have shape
 `(Ho, Wo, kh, kw, C // groups, O)`, a Flax kernel (HWIO) with the output position in front.
 
 Shape suffixes: H, W input height and width (padded where the name says so); I, J output height and
-width; T output rows in a tile; C channels; K = kh·kw·C patch elements; O features; N examples.
+width; T, U rows and columns of a tile, P its positions; C channels; K = kh·kw·C patch elements;
+O features; N examples.
 """
 
 import functools
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from lcn_jax.grid import Grid, Padding, Pair, pair
@@ -24,7 +26,7 @@ LAYOUTS = ('NHWC', 'HWCN')
 IMPLEMENTATIONS = ('tiled', 'lax')
 
 # A tile's patches should stay in the cache while they are used (bytes, per backend).
-TILE_BYTES = {'cpu': 5 << 20}
+TILE_BYTES = {'cpu': 5 << 18}
 
 
 def conv_local(
@@ -108,10 +110,11 @@ def _lax(x_HWCN: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
     )
 
 
-# ---- The tiled form: a scan over tiles of output rows. -------------------------------------------
+# ---- The tiled form: a scan over tiles of output positions. --------------------------------------
 #
 # A tile's patches are gathered, used and forgotten, forward and backward, so the kh·kw-fold
-# activations are never stored, and what is gathered stays in the cache for its matrix products.
+# activations are never stored, and what is gathered stays in the cache for its matrix products. A
+# tile is some whole rows, or a part of one: either way its kernels lie together in memory.
 
 
 def _tiled(x_HWCN: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
@@ -122,69 +125,96 @@ def _tiled(x_HWCN: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
 
 def _edges(grid: Grid) -> tuple[Pair, Pair]:
     """Rows and columns to pad at both ends; negative where no receptive field reaches."""
-    edges = []
-    for axis in (0, 1):
-        low = grid.padding[axis][0]
-        reach = (grid.output_size[axis] - 1) * grid.stride[axis] + grid.kernel_size[axis]
-        edges.append((low, reach - low - grid.input_size[axis]))
-    return tuple(edges)
+    reach = _reach(grid.output_size, grid)
+    lows = [low for low, _ in grid.padding]
+    return tuple((low, r - low - size) for low, r, size in zip(lows, reach, grid.input_size))
 
 
-def _pad(x_HWCN: jax.Array, edges: tuple[Pair, Pair]) -> jax.Array:
-    config = [(low, high, 0) for low, high in edges]
+def _pad(x_HWCN: jax.Array, edges: tuple[Pair, Pair], between: Pair = (0, 0)) -> jax.Array:
+    config = [(low, high, inner) for (low, high), inner in zip(edges, between)]
     return lax.pad(x_HWCN, jnp.zeros((), x_HWCN.dtype), (*config, (0, 0, 0), (0, 0, 0)))
 
 
-def _tile_height(x_HWCN: jax.Array, grid: Grid) -> int:
-    """Output rows per tile: the most that divide the image and keep the patches in the cache."""
+def _tile_size(x_HWCN: jax.Array, grid: Grid) -> Pair:
+    """Output rows and columns of a tile: the most that divide the image and fit into the cache."""
     rows, columns = grid.output_size
-    row_bytes = columns * math.prod(grid.kernel_size) * math.prod(x_HWCN.shape[2:])
-    row_bytes *= x_HWCN.dtype.itemsize
-    budget = TILE_BYTES.get(jax.default_backend(), math.inf)
-    fitting = [t for t in range(1, rows + 1) if rows % t == 0 and t * row_bytes <= budget]
-    return max(fitting, default=1)
+    bytes_each = math.prod(grid.kernel_size) * math.prod(x_HWCN.shape[2:]) * x_HWCN.dtype.itemsize
+    fitting = TILE_BYTES.get(jax.default_backend(), math.inf) // bytes_each
+
+    def largest_divisor(size, limit):
+        return max(d for d in range(1, size + 1) if size % d == 0 and (d == 1 or d <= limit))
+
+    if columns > fitting:
+        return 1, largest_divisor(columns, fitting)
+    return largest_divisor(rows, fitting // columns), columns
 
 
-def _input_rows(tile: int, grid: Grid) -> int:
-    return (tile - 1) * grid.stride[0] + grid.kernel_size[0]
+def _split_tiles(array: jax.Array, tile: Pair) -> jax.Array:
+    """(I, J, ...) -> (tiles, P, ...)."""
+    return array.reshape(-1, math.prod(tile), *array.shape[2:])
 
 
-def _windows(tile: int, grid: Grid) -> list[tuple[slice, slice]]:
-    """The kh·kw shifted and strided windows of a tile's input that make up its patches."""
-    (kh, kw), (sh, sw), columns = grid.kernel_size, grid.stride, grid.output_size[1]
+def _reach(positions: Pair, grid: Grid) -> Pair:
+    """Rows and columns of the input that so many output rows and columns see."""
+    return tuple((p - 1) * s + k for p, s, k in zip(positions, grid.stride, grid.kernel_size))
+
+
+def _tile_input(padded: jax.Array, tile: Pair, number: jax.Array, grid: Grid) -> tuple:
+    """Where the input of a tile begins in the padded image, and its shape (H, W, C, N)."""
+    tiles_in_row = grid.output_size[1] // tile[1]
+    row, column = number // tiles_in_row * tile[0], number % tiles_in_row * tile[1]
+    start = row * grid.stride[0], column * grid.stride[1], 0, 0
+    return start, (*_reach(tile, grid), *padded.shape[2:])
+
+
+def _windows(tile: Pair, grid: Grid) -> list[tuple[tuple[int, int, int], ...]]:
+    """The kh·kw shifted and strided windows of a tile's input that make up its patches.
+
+    (begin, end, stride) by axis.
+    """
+    spans = [(p - 1) * s + 1 for p, s in zip(tile, grid.stride)]
     return [
-        (slice(a, a + (tile - 1) * sh + 1, sh), slice(b, b + (columns - 1) * sw + 1, sw))
-        for a in range(kh)
-        for b in range(kw)
+        tuple((b, b + span, s) for b, span, s in zip(begin, spans, grid.stride))
+        for begin in np.ndindex(*grid.kernel_size)
     ]
 
 
-def _patches(x_HWCN: jax.Array, first_row: jax.Array, tile: int, grid: Grid) -> jax.Array:
-    """(T, J, K, N) patches of the tile whose input begins at `first_row`."""
-    rows = lax.dynamic_slice_in_dim(x_HWCN, first_row, _input_rows(tile, grid), 0)
-    return jnp.concatenate([rows[window] for window in _windows(tile, grid)], axis=2)
+def _patches(tile_HWCN: jax.Array, windows: list) -> jax.Array:
+    """(P, K, N) patches of a tile's input."""
+    parts = [tile_HWCN[tuple(slice(*axis) for axis in window)] for window in windows]
+    patches_TUKN = jnp.concatenate(parts, axis=2)
+    return patches_TUKN.reshape(-1, *patches_TUKN.shape[2:])
 
 
-def _split_tiles(array: jax.Array, tile: int) -> jax.Array:
-    return array.reshape(-1, tile, *array.shape[1:])
+def _sum_of_patches(
+    patches_PKN: jax.Array, tile: Pair, windows: list, shape: Sequence[int]
+) -> jax.Array:
+    """The transpose of `_patches`: (H, W, C, N), added up where receptive fields overlap.
 
-
-def _merge_tiles(array: jax.Array) -> jax.Array:
-    return array.reshape(-1, *array.shape[2:])
+    A sum of padded arrays is one pass over memory; in-place additions would be kh·kw.
+    """
+    patches_TUKN = patches_PKN.reshape(*tile, *patches_PKN.shape[1:])
+    total = 0
+    for window, part in zip(windows, jnp.split(patches_TUKN, len(windows), axis=2)):
+        edges = [(begin, size - end) for (begin, end, _), size in zip(window, shape)]
+        total += _pad(part, edges, between=[stride - 1 for _, _, stride in window])
+    return total
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _tiled_product(x_HWCN: jax.Array, kernel_IJKO: jax.Array, grid: Grid) -> jax.Array:
     """(I, J, O, N)."""
     padded = _pad(x_HWCN, _edges(grid))
-    tile = _tile_height(padded, grid)
+    tile = _tile_size(x_HWCN, grid)
+    windows = _windows(tile, grid)
 
-    def body(first_row, kernel_TJKO):
-        patches_TJKN = _patches(padded, first_row * grid.stride[0], tile, grid)
-        y_TJON = jnp.einsum('tjkn,tjko->tjon', patches_TJKN, kernel_TJKO)
-        return first_row + tile, y_TJON
+    def body(number, kernel_PKO):
+        tile_HWCN = lax.dynamic_slice(padded, *_tile_input(padded, tile, number, grid))
+        y_PON = jnp.einsum('pkn,pko->pon', _patches(tile_HWCN, windows), kernel_PKO)
+        return number + 1, y_PON
 
-    return _merge_tiles(lax.scan(body, 0, _split_tiles(kernel_IJKO, tile))[1])
+    tiles = lax.scan(body, 0, _split_tiles(kernel_IJKO, tile))[1]
+    return tiles.reshape(*grid.output_size, *tiles.shape[2:])
 
 
 def _tiled_forward(x_HWCN, kernel_IJKO, grid):
@@ -197,31 +227,31 @@ def _tiled_backward(grid, residuals, dy_IJON):
     x_HWCN, kernel_IJKO = residuals
     edges = _edges(grid)
     padded = _pad(x_HWCN, edges)
-    tile = _tile_height(padded, grid)
+    tile = _tile_size(x_HWCN, grid)
     windows = _windows(tile, grid)
+    kernels, dy_tiles = _split_tiles(kernel_IJKO, tile), _split_tiles(dy_IJON, tile)
 
     # XLA makes one array of zeros for all layers at the start of a program and copies it for each.
     # Zeros that depend on dy are made in place when they are needed: half of the memory in a step.
     zero = 0 * dy_IJON[0, 0, 0, 0]
 
     def body(carry, tiles):
-        first_row, dpadded, dkernel_IJKO = carry
-        kernel_TJKO, dy_TJON = tiles
-        patches_TJKN = _patches(padded, first_row * grid.stride[0], tile, grid)
-        dkernel_TJKO = jnp.einsum('tjkn,tjon->tjko', patches_TJKN, dy_TJON)
-        dkernel_IJKO = lax.dynamic_update_slice_in_dim(dkernel_IJKO, dkernel_TJKO, first_row, 0)
-        dpatches_TJKN = jnp.einsum('tjko,tjon->tjkn', kernel_TJKO, dy_TJON)
-        reached = first_row * grid.stride[0], _input_rows(tile, grid)
-        rows = lax.dynamic_slice_in_dim(dpadded, *reached, 0)
-        for window, part in zip(windows, jnp.split(dpatches_TJKN, len(windows), axis=2)):
-            rows = rows.at[window].add(part)
-        dpadded = lax.dynamic_update_slice_in_dim(dpadded, rows, reached[0], 0)
-        return (first_row + tile, dpadded, dkernel_IJKO), None
+        number, dpadded, dkernels = carry
+        kernel_PKO, dy_PON = tiles
+        start, shape = _tile_input(padded, tile, number, grid)
+        patches_PKN = _patches(lax.dynamic_slice(padded, start, shape), windows)
+        dkernel_PKO = jnp.einsum('pkn,pon->pko', patches_PKN, dy_PON)
+        dkernels = lax.dynamic_update_index_in_dim(dkernels, dkernel_PKO, number, 0)
+        dpatches_PKN = jnp.einsum('pko,pon->pkn', kernel_PKO, dy_PON)
+        dtile_HWCN = _sum_of_patches(dpatches_PKN, tile, windows, shape)
+        dtile_HWCN += lax.dynamic_slice(dpadded, start, shape)
+        dpadded = lax.dynamic_update_slice(dpadded, dtile_HWCN, start)
+        return (number + 1, dpadded, dkernels), None
 
-    start = 0, jnp.broadcast_to(zero, padded.shape), jnp.broadcast_to(zero, kernel_IJKO.shape)
-    tiles = _split_tiles(kernel_IJKO, tile), _split_tiles(dy_IJON, tile)
-    (_, dpadded, dkernel_IJKO), _ = lax.scan(body, start, tiles)
-    return _pad(dpadded, [(-low, -high) for low, high in edges]), dkernel_IJKO
+    start = 0, jnp.broadcast_to(zero, padded.shape), jnp.broadcast_to(zero, kernels.shape)
+    (_, dpadded, dkernels), _ = lax.scan(body, start, (kernels, dy_tiles))
+    dx_HWCN = _pad(dpadded, [(-low, -high) for low, high in edges])
+    return dx_HWCN, dkernels.reshape(kernel_IJKO.shape)
 
 
 _tiled_product.defvjp(_tiled_forward, _tiled_backward)
@@ -233,11 +263,13 @@ _tiled_product.defvjp(_tiled_forward, _tiled_backward)
 def he_normal(key: jax.Array, shape: Sequence[int], dtype=jnp.float32) -> jax.Array:
     """Normal with std sqrt(2 / (O·kh·kw)): He's fan-out over the receptive field of one position.
 
-    `shape` is (Ho, Wo, kh, kw, C // groups, O). (Flax's own initialisers would count Ho·Wo as part
-    of the receptive field.)
+    `shape` is (kh, kw, C // groups, O), with (Ho, Wo) in front if the kernel is locally connected.
+    (Flax's own initialisers would count Ho·Wo as part of the receptive field.)
     """
-    _, _, kh, kw, _, features = shape
-    return math.sqrt(2 / (features * kh * kw)) * jax.random.normal(key, shape, dtype)
+    kh, kw, _, features = shape[-4:]
+    # The same numbers drawn in their full shape would take XLA a second more to compile, each time.
+    normal = jax.random.normal(key, (math.prod(shape[:-4]), math.prod(shape[-4:])), dtype)
+    return math.sqrt(2 / (features * kh * kw)) * normal.reshape(shape)
 
 
 def tile_kernel(kernel: jax.Array, output_size: Pair) -> jax.Array:

@@ -9,9 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lcn_jax.local import LocalConv
-
-conv_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')  # He, as for LC kernels
+from lcn_jax.local import LocalConv, he_normal
 
 
 class Conv(nn.Module):
@@ -27,7 +25,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size,) * 2 + (x.shape[self.layout.index('C')], self.features)
-        kernel = self.param('kernel', conv_init, shape)
+        kernel = self.param('kernel', he_normal, shape)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         return lax.conv_general_dilated(
             x,

@@ -37,6 +37,7 @@ from jax import lax
 from lcn_jax.circuit import Circuit, simulate
 from lcn_jax.errors import UsageError
 from lcn_jax.grid import Grid, Pools
+from lcn_jax.parallel import AXIS, shard
 from lcn_jax.state import TrainState
 
 Rule = Callable[..., jax.Array]
@@ -97,6 +98,7 @@ def hebbian(
     steps: int,
     patterns_per_step: int,
     momentum: float,
+    split_patterns: bool = False,
 ) -> jax.Array:
     """Iterates the rule over fresh Gaussian patterns.
 
@@ -107,17 +109,35 @@ def hebbian(
       learning_rate: of a step, whose update is averaged over its patterns.
       steps, patterns_per_step: how many patterns there are.
       momentum: decay of the velocity, which is 0 at the start of the sleep.
+      split_patterns: each device sees its part of the patterns, and all add up the updates. Else
+        each sees them all, which needs no communication.
+
+    Raises:
+      UsageError: the devices cannot share the patterns equally.
     """
+    keys = jax.random.split(key, patterns_per_step)
+    if split_patterns:
+        device, devices = shard()
+        if patterns_per_step % devices:
+            raise UsageError(
+                f'{patterns_per_step} patterns per step cannot be split over {devices} devices: '
+                'change sleep.hebbian.patterns_per_step or set split_patterns=False.'
+            )
+        part = patterns_per_step // devices
+        keys = lax.dynamic_slice_in_dim(keys, device * part, part)
+
     # Groups do not see each other, so all of them may be shown the same channels.
-    patterns = jax.random.normal(key, (steps, patterns_per_step, *kernel.shape[2:5]))
+    shape = kernel.shape[2:5]
+    patterns = jax.vmap(partial(jax.random.normal, shape=(steps, math.prod(shape))), out_axes=1)
     return hebbian_for(
         kernel,
         grid,
-        patterns,
+        patterns(keys).reshape(steps, -1, *shape),
         border=border,
         gamma=gamma,
         learning_rate=learning_rate,
         momentum=momentum,
+        axis_name=AXIS if split_patterns else None,
     )
 
 
@@ -130,8 +150,11 @@ def hebbian_for(
     gamma: float,
     learning_rate: float,
     momentum: float = 0.0,
+    axis_name: str | None = None,
 ) -> jax.Array:
     """`hebbian` for given patterns (S, B, kh, kw, C), or C // groups channels for all groups.
+
+    With `axis_name` they are a device's part of the patterns of all devices along that axis.
 
     The rule is linear in the deviation of a neuron from the mean of its pool and leaves that mean
     alone, and all pools of a layer see the same patterns up to a cyclic shift. So a whole sleep is
@@ -145,6 +168,8 @@ def hebbian_for(
         def step(carry, x_BK):
             deviation, velocity = carry
             hebb = x_BK.T @ (x_BK @ deviation) / len(x_BK)
+            if axis_name is not None:
+                hebb = lax.pmean(hebb, axis_name)
             gradient = hebb + gamma * (deviation - identity)
             velocity = momentum * velocity + learning_rate * gradient
             return (deviation - velocity, velocity), None

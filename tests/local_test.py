@@ -24,7 +24,7 @@ shapes = st.fixed_dictionaries(
         'padding': st.sampled_from(['SAME', 'VALID', 1, ((2, 0), (1, 3))]),
         'groups': st.sampled_from([1, 2, 3]),
         'layout': st.sampled_from(['NHWC', 'HWCN']),
-        'tile_bytes': st.sampled_from([1, 2000, 1 << 30]),
+        'tile_bytes': st.sampled_from([1, 2000, 10_000, 1 << 30]),
     }
 ).filter(
     lambda s: s['padding'] != 'VALID' or all(k <= n for k, n in zip(s['kernel_size'], s['size']))

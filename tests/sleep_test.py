@@ -172,6 +172,24 @@ def test_gaussian_patterns_shrink_deviations_to_gamma_over_one_plus_gamma():
     np.testing.assert_allclose(iterated, expected, atol=0.05)
 
 
+def test_patterns_split_over_devices_teach_what_they_teach_together():
+    kernel = random_kernel(GRIDS[0])
+
+    def asleep(split, patterns=16):
+        options = HEBBIAN | {'border': 'include', 'patterns_per_step': patterns}
+        rule = sleep.resolve('hebbian', options | {'split_patterns': split})
+        return parallel.per_device(lambda kernel: rule(kernel, GRIDS[0], KEY), [0])(
+            parallel.replicate(kernel)
+        )
+
+    together, split = asleep(False), asleep(True)
+    assert len(split) == 8 and (split == split[:1]).all()
+    np.testing.assert_allclose(split, together, atol=1e-5)
+    assert np.abs(split - kernel).max() > 0.1
+    with pytest.raises(UsageError, match='12 patterns per step cannot be split over 8 devices'):
+        asleep(True, patterns=12)
+
+
 @each_border
 def test_circuits_equalise_pools_of_unequal_size(border):
     grid = Grid.create((8, 7), 2, 1, ((1, 0), (1, 0)))  # pools of 4·4, 4·3 ... neurons

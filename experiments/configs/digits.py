@@ -15,9 +15,9 @@ def get_config(kind: str = 'lc_hebbian'):
     config.image_size = 16
     config.translations.padding = 2 if kind == 'lc_translations' else 0
     config.model.stage_sizes = (1, 1)
-    config.model.width = 16
+    config.model.width = 8
     config.batch_size = 60
-    config.epochs = 22
+    config.epochs = 24
     config.learning_rate = 5e-3
     config.log_every = 10  # at every sleep, to see it in the weight SNR
     configs.apply_kind(config, kind)
