@@ -1,0 +1,192 @@
+"""The paper's Table 1: every kind of network, every padding, several seeds, by one command.
+
+    python -m experiments.table --config=experiments/configs/cifar10.py --config.data_dir=DIR \\
+        --paddings=0,4,8 --seeds=5 --out=runs/table
+
+Trains what is missing, each run in a workdir of its own, OUT/DATASET-PADDING/ROW-SEED; whatever
+stopped it, the same command goes on, and another config adds columns. Ends with OUT/table.md,
+OUT/table.json and OUT/table.png, of all the runs that are done. Rows with n repetitions learn from
+n times more batches in an epoch; a batch that n does not divide is made smaller.
+
+With --search it looks instead for the best learning rate and weight decay of each row, on
+a tenth of the training images that is kept out, and prints them: they belong into the config.
+"""
+
+import concurrent.futures
+import itertools
+import json
+import os
+import runpy
+import threading
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from experiments import cli, table_report
+from experiments.provenance import provenance
+from lcn_jax import checkpoint, faults
+from lcn_jax.data import sources
+from lcn_jax.errors import Stopped, UsageError, writing
+from lcn_jax.progress import Progress
+from lcn_jax.train import evaluated_split, train_and_evaluate
+
+CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'File with get_config(kind); no colon.', lock_config=True
+)
+OUT = flags.DEFINE_string('out', 'runs/table', 'Folder of the runs and the table.')
+SEEDS = flags.DEFINE_integer('seeds', 5, 'Networks in each cell.', lower_bound=1)
+EPOCHS = flags.DEFINE_integer('epochs', None, 'Instead of those of the config.', lower_bound=1)
+PADDINGS = flags.DEFINE_list(
+    'paddings', None, 'Of the translations, in pixels; by default the one of lc_translations.'
+)
+ROWS = flags.DEFINE_list('rows', None, f'By default all: {", ".join(table_report.ROWS)}.')
+JOBS = flags.DEFINE_integer(
+    'jobs',
+    None,
+    'Runs at a time; by default one for each CPU core, since a locally connected step keeps little '
+    'more than one busy, and 1 where there is a GPU or TPU.',
+    lower_bound=1,
+)
+SEARCH = flags.DEFINE_bool('search', False, 'Look for learning rates and weight decays.')
+flags.mark_flag_as_required('config')
+
+# Row: kind and fields. ws(n) is a sleep after every n-th step, by averaging or the Hebbian rule.
+SETTINGS = {
+    'conv': ('conv', {}),
+    'lc': ('lc', {}),
+    **{f'lc_reps{n}': ('lc_translations', {'translations.repetitions': n}) for n in (4, 8, 16)},
+    **{f'lc_mean{n}': ('lc_mean', {'sleep.every': n}) for n in (1, 10, 100)},
+    **{f'lc_hebbian{n}': ('lc_hebbian', {'sleep.every': n}) for n in (1, 10, 100)},
+}
+# The paper's grid.
+LEARNING_RATES = {'conv': (1e-1, 5e-2, 1e-2, 5e-3), 'lc': (1e-3, 5e-4, 1e-4, 5e-5)}
+WEIGHT_DECAYS = (1e-2, 1e-4)
+
+
+def main(argv):
+    del argv
+    rows = ROWS.value or list(SETTINGS)
+    unknown = [row for row in rows if row not in SETTINGS]
+    if unknown:
+        raise UsageError(f'unknown row {unknown[0]!r}; known: {", ".join(SETTINGS)}.')
+    jax.config.update('jax_compilation_cache_dir', os.path.abspath(f'{OUT.value}/cache'))
+    (search if SEARCH.value else tabulate)(rows)
+
+
+def tabulate(rows: list[str]) -> None:
+    """Trains what is missing, and writes the table of all that is there."""
+    runs = {}
+    for padding, row, seed in itertools.product(paddings(), rows, range(SEEDS.value)):
+        if padding or 'reps' not in row:  # copies that are not moved would all be the same
+            config = config_of(row, padding, seed)
+            runs[f'{OUT.value}/{config.dataset}-{padding}/{row}-{seed}'] = config
+    train_all(runs)
+    report = table_report.aggregate(table_report.read(OUT.value))
+    text = table_report.markdown(report)
+    for name, content in (('table.md', text), ('table.json', json.dumps(report, indent=1) + '\n')):
+        path = os.path.join(OUT.value, name)
+        with writing(path), open(path, 'w') as file:
+            file.write(content)
+    table_report.plot(report).savefig(os.path.join(OUT.value, 'table.png'), dpi=150)
+    print(f'\n{text}\n{OUT.value}/table.md, table.json and table.png are written')
+
+
+def search(rows: list[str]) -> None:
+    """Prints the best point of the grid for each row, by accuracy on the validation images."""
+    for padding, row in itertools.product(paddings(), rows):
+        runs = {}
+        rates = LEARNING_RATES['conv' if row == 'conv' else 'lc']
+        for rate, decay in itertools.product(rates, WEIGHT_DECAYS):
+            config = config_of(row, padding, seed=0)
+            prepared = sources.builder(config.dataset, config.data_dir)
+            config.validation = sources.examples_in(prepared, 'train') // 10
+            config.learning_rate, config.weight_decay = rate, decay
+            runs[f'{OUT.value}/search/{config.dataset}-{padding}/{row}-{rate:g}-{decay:g}'] = config
+        results = train_all(runs)
+        best = max(results, key=lambda workdir: results[workdir]['validation_top1'])
+        print(
+            f'{row}, padding {padding}: learning_rate {runs[best].learning_rate:g}, weight_decay '
+            f'{runs[best].weight_decay:g} (validation {results[best]["validation_top1"]:.2%})'
+        )
+
+
+def paddings() -> list[int]:
+    if PADDINGS.value is None:
+        return [given('lc_translations').translations.padding]
+    if not all(padding.isdigit() for padding in PADDINGS.value):
+        raise UsageError(f'--paddings={",".join(PADDINGS.value)} must be a list of pixels.')
+    return [int(padding) for padding in PADDINGS.value]
+
+
+def given(kind: str) -> ConfigDict:
+    """The config of a kind, with what the command line says of it."""
+    flag = flags.FLAGS['config']
+    config = runpy.run_path(config_flags.get_config_filename(flag))['get_config'](kind)
+    config.update_from_flattened_dict(config_flags.get_override_values(flag))
+    return config
+
+
+def config_of(row: str, padding: int, seed: int) -> ConfigDict:
+    kind, fields = SETTINGS[row]
+    config = given(kind)
+    config.seed, config.translations.padding = seed, padding
+    if EPOCHS.value is not None:
+        config.epochs = EPOCHS.value
+    config.update_from_flattened_dict({'translations.repetitions': 1} | fields)
+    config.batch_size -= config.batch_size % config.translations.repetitions
+    return config
+
+
+def train_all(runs: dict[str, ConfigDict]) -> dict[str, dict]:
+    """Workdir -> config in, workdir -> what `train_one` returns out.
+
+    The runs share a process and its compiled programs, in as many threads as there are jobs.
+    """
+    config = next(iter(runs.values()))
+    sources.builder(config.dataset, config.data_dir)  # threads had better not all prepare digits
+    jobs = JOBS.value or (os.cpu_count() if jax.default_backend() == 'cpu' else 1)
+    show = Progress if jobs == 1 else lambda label: lambda record: None
+    done, lock = {}, threading.Lock()
+
+    def run(workdir):
+        result = train_one(runs[workdir], workdir, show(os.path.relpath(workdir, OUT.value)))
+        with lock:
+            done[workdir] = result
+            split = evaluated_split(runs[workdir])
+            print(
+                f'{len(done)}/{len(runs)}  {os.path.relpath(workdir, OUT.value)}  '
+                f'{split} {result[f"{split}_top1"]:.1%}  {result["seconds"]:.0f} s',
+                flush=True,
+            )
+
+    with faults.StopRequests(), concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(run, workdir) for workdir in runs]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return done
+
+
+def train_one(config: ConfigDict, workdir: str, show) -> dict:
+    """The last record of a run and where it was made, from WORKDIR/done.json or by training."""
+    path = os.path.join(workdir, 'done.json')
+    if os.path.exists(path):
+        checkpoint.claim(workdir, config)  # the same run, or a clear error
+        with open(path) as file:
+            return json.load(file)
+    try:
+        result = train_and_evaluate(config, workdir, show) | provenance()
+    except Stopped:
+        raise Stopped('stopped; the same command goes on from there.') from None
+    with writing(path):
+        with open(path + '.part', 'w') as file:
+            json.dump(result, file)
+        os.replace(path + '.part', path)
+    return result
+
+
+if __name__ == '__main__':
+    cli.run(main)

@@ -1,0 +1,153 @@
+"""What comes of the runs of a table: means, differences to conv with their intervals, a figure."""
+
+import json
+import math
+import pathlib
+import statistics
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+
+ROWS = {
+    'conv': 'conv',
+    'lc': 'LC',
+    **{f'lc_reps{n}': f'LC, {n} reps' for n in (4, 8, 16)},
+    **{f'lc_mean{n}': f'LC, ws({n}), mean' for n in (1, 10, 100)},
+    **{f'lc_hebbian{n}': f'LC, ws({n}), Hebbian' for n in (1, 10, 100)},
+}
+COLOURS = {
+    'conv': '#4c78a8', 'lc': '#e45756', 'lc_reps': '#f2a541', 'lc_mean': '#72b7b2',
+    'lc_hebbian': '#54a24b',
+}  # fmt: skip
+METRICS = {'top1': 'top-1', 'top5': 'top-5'}
+
+
+def read(folder: str) -> list[dict[str, Any]]:
+    """The done runs under FOLDER/COLUMN/ROW-SEED: done.json, with column, row, seed and config."""
+    runs = []
+    for path in sorted(pathlib.Path(folder).glob('*/*/done.json')):
+        row, _, seed = path.parent.name.rpartition('-')
+        if row in ROWS:
+            place = {'column': path.parent.parent.name, 'row': row, 'seed': int(seed)}
+            config = json.loads((path.parent / 'config.json').read_text())
+            runs.append(json.loads(path.read_text()) | place | {'config': config})
+    return runs
+
+
+def aggregate(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """{'cells': {column: {row: cell}}, 'columns': {column: what its runs share}}.
+
+    A cell has n, seeds, and for each metric, in percent: mean, std (of a sample; None for one seed)
+    and difference to conv; the difference has mean and half_width, the half of its 95 % interval by
+    Student's t over the seeds that both have, None for fewer than two. Also weight_snr (before the
+    last sleep, if there was one) and seconds, means over seeds.
+    """
+    columns = sorted({run['column'] for run in runs})
+    cells, shared = {}, {}
+    for column in columns:
+        of_column = [run for run in runs if run['column'] == column]
+        by_row = {
+            row: {run['seed']: run for run in of_column if run['row'] == row}
+            for row in ROWS
+            if any(run['row'] == row for run in of_column)
+        }
+        conv = by_row.get('conv', {})
+        cells[column] = {row: _cell(by_seed, conv) for row, by_seed in by_row.items()}
+        shared[column] = {
+            name: ', '.join(sorted({str(run[name]) for run in of_column}))
+            for name in ('commit', 'device', 'jax')
+        } | {
+            name: ', '.join(sorted({str(run['config'][name]) for run in of_column}))
+            for name in ('dataset', 'epochs')
+        }
+    return {'cells': cells, 'columns': shared}
+
+
+def _cell(by_seed: dict[int, dict], conv: dict[int, dict]) -> dict[str, Any]:
+    runs = list(by_seed.values())
+    snrs = [run.get('weight_snr_before_sleep', run['weight_snr']) for run in runs]
+    cell = {
+        'n': len(runs),
+        'seeds': sorted(by_seed),
+        'weight_snr': None if None in snrs else statistics.mean(snrs),
+        'seconds': statistics.mean(run['seconds'] for run in runs),
+    }
+    for metric in METRICS:
+        values = {seed: 100 * run[f'test_{metric}'] for seed, run in by_seed.items()}
+        differences = [
+            values[seed] - 100 * conv[seed][f'test_{metric}'] for seed in values if seed in conv
+        ]
+        cell[metric] = {
+            'mean': statistics.mean(values.values()),
+            'std': statistics.stdev(values.values()) if len(values) > 1 else None,
+            'difference': paired(differences) if differences else None,
+        }
+    return cell
+
+
+def paired(differences: list[float]) -> dict[str, float | None]:
+    """Mean of paired differences and the half width of its 95 % interval by Student's t."""
+    count = len(differences)
+    half_width = None
+    if count > 1:
+        error = statistics.stdev(differences) / math.sqrt(count)
+        half_width = float(stats.t.ppf(0.975, count - 1)) * error
+    return {'mean': statistics.mean(differences), 'half_width': half_width}
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """A table for each column, and what its runs share."""
+    parts = []
+    for column, rows in report['cells'].items():
+        shared = report['columns'][column]
+        dataset, _, padding = column.rpartition('-')
+        # With ten classes nearly everything is in the top five.
+        metrics = ['top1'] if dataset in ('digits', 'cifar10') else list(METRICS)
+        heads = ''.join(f' {METRICS[m]} % | − conv |' for m in metrics)
+        parts.append(f'**{dataset}, padding {padding}**\n')
+        parts.append(
+            f'| |{heads} n | weight SNR | s / run |\n|---|' + '---:|' * (heads.count('|') + 3)
+        )
+        for row, cell in rows.items():
+            values = ''
+            for metric in metrics:
+                mean, std = cell[metric]['mean'], cell[metric]['std']
+                values += f' {mean:.1f}' + ('' if std is None else f' ± {std:.1f}') + ' |'
+                values += f' {_difference(row, cell[metric]["difference"])} |'
+            snr = '' if cell['weight_snr'] is None else f'{cell["weight_snr"]:.3g}'
+            parts.append(f'| {ROWS[row]} |{values} {cell["n"]} | {snr} | {cell["seconds"]:.0f} |')
+        parts.append(
+            f'\n{shared["epochs"]} epochs; commit {shared["commit"]}; {shared["device"]}, '
+            f'JAX {shared["jax"]}. Mean ± standard deviation over n seeds; differences are paired '
+            'over seeds, with the half width of their 95 % interval. Weight SNR before the last '
+            'sleep.\n'
+        )
+    return '\n'.join(parts)
+
+
+def _difference(row: str, difference: dict | None) -> str:
+    if row == 'conv' or difference is None:
+        return ''
+    text = f'{difference["mean"]:+.1f}'.replace('-', '−')
+    return text if difference['half_width'] is None else f'{text} ± {difference["half_width"]:.1f}'
+
+
+def plot(report: dict[str, Any]) -> Figure:
+    """Top-1 accuracy of each row, a panel for each column; bars are the standard deviation."""
+    count = len(report['cells'])
+    figure = Figure(figsize=(1.5 + 3.2 * count, 4.2), layout='constrained')
+    panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
+    present = [row for row in ROWS if any(row in rows for rows in report['cells'].values())]
+    for axes, (column, rows) in zip(panels, report['cells'].items()):
+        for row, cell in rows.items():
+            axes.errorbar(
+                cell['top1']['mean'], present.index(row), xerr=cell['top1']['std'],
+                fmt='o', color=COLOURS[row.rstrip('0123456789')], capsize=3,
+            )  # fmt: skip
+        axes.set(xlabel='top-1 accuracy (%)', title=column)
+        axes.grid(axis='x', alpha=0.3)
+    panels[0].set_yticks(np.arange(len(present)), [ROWS[row] for row in present])
+    panels[0].invert_yaxis()
+    return figure

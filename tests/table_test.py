@@ -1,0 +1,149 @@
+"""The table: its statistics by hand, and the same table however often it is stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import table_report
+
+ROOT = Path(__file__).parents[1]
+CONFIG = 'tests/tiny_config.py'
+
+
+def run(row, seed, accuracy, **fields):
+    """A done run in which top-5 is half of the rest better."""
+    return {
+        'column': 'cifar100-4',
+        'row': row,
+        'seed': seed,
+        'test_top1': accuracy,
+        'test_top5': (1 + accuracy) / 2,
+        'weight_snr': None,
+        'seconds': 10.0 + seed,
+        'commit': 'abc',
+        'device': 'cpu',
+        'jax': '1',
+        'config': {'dataset': 'cifar100', 'epochs': 2},
+    } | fields
+
+
+RUNS = [
+    run('conv', 0, 0.90),
+    run('conv', 1, 0.92),
+    run('conv', 2, 0.94),
+    run('lc', 0, 0.89, weight_snr=2.0),
+    run('lc', 1, 0.90, weight_snr=4.0),
+    run('lc', 2, 0.91, weight_snr=6.0),
+    # No conv with seed 3: it counts for the mean, not for the difference.
+    run('lc_mean10', 1, 0.82, weight_snr=9.0, weight_snr_before_sleep=1.0),
+    run('lc_mean10', 3, 0.80, weight_snr=9.0, weight_snr_before_sleep=2.0),
+]
+
+
+def test_means_and_paired_intervals_are_those_computed_by_hand():
+    cells = table_report.aggregate(RUNS)['cells']['cifar100-4']
+    assert list(cells) == ['conv', 'lc', 'lc_mean10']
+    conv, lc, sleeping = cells.values()
+    assert conv['top1']['mean'] == pytest.approx(92) and conv['top1']['std'] == pytest.approx(2)
+    assert conv['weight_snr'] is None and conv['seconds'] == 11
+    # Differences -1, -2, -3: standard error 1 / sqrt(3); t = 4.3027 at two degrees of freedom.
+    assert lc['n'] == 3 and lc['weight_snr'] == 4
+    assert lc['top1']['difference']['mean'] == pytest.approx(-2)
+    assert lc['top1']['difference']['half_width'] == pytest.approx(4.3027 / 3**0.5, abs=1e-4)
+    assert lc['top5']['difference']['mean'] == pytest.approx(-1)
+    assert sleeping['n'] == 2 and sleeping['top1']['mean'] == pytest.approx(81)
+    assert sleeping['top1']['difference'] == {'mean': pytest.approx(-10), 'half_width': None}
+    assert sleeping['weight_snr'] == 1.5
+
+
+def test_markdown_says_what_was_measured_and_how():
+    text = table_report.markdown(table_report.aggregate(RUNS))
+    lines = [line for line in text.splitlines() if line.startswith('|')]
+    assert len({line.count('|') for line in lines}) == 1
+    (lc,) = [line for line in lines if line.startswith('| LC |')]
+    assert lc == '| LC | 90.0 ± 1.0 | −2.0 ± 2.5 | 95.0 ± 0.5 | −1.0 ± 1.2 | 3 | 4 | 11 |'
+    assert '2 epochs; commit abc; cpu, JAX 1' in text
+    assert len(table_report.plot(table_report.aggregate(RUNS)).axes) == 1
+
+
+def start(out, *flags):
+    return subprocess.Popen(
+        [
+            sys.executable, '-m', 'experiments.table', f'--config={CONFIG}', f'--out={out}',
+            f'--config.data_dir={out}/../data', *flags,
+        ],
+        env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+
+
+def finish(process, status=0):
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == status, output
+    return output
+
+
+def measured(out):
+    """What the table says, but for the times."""
+    report = json.loads((out / 'table.json').read_text())
+    for rows in report['cells'].values():
+        for cell in rows.values():
+            del cell['seconds']
+    return report
+
+
+@pytest.mark.slow
+def test_stopped_table_is_the_table(tmp_path):
+    what = '--rows=conv,lc,lc_reps4,lc_mean10', '--seeds=2', '--paddings=0,1'
+    whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
+    finish(start(whole, *what))
+    assert set(measured(whole)['cells']) == {'digits-0', 'digits-1'}
+    assert 'lc_reps4' not in measured(whole)['cells']['digits-0']
+    assert measured(whole)['cells']['digits-1']['lc_reps4']['n'] == 2
+
+    for number, status in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)):
+        process = start(stopped, *what)
+        before = done(stopped)
+        while done(stopped) <= before:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.05)
+        process.send_signal(number)
+        finish(process, status)
+    assert done(stopped) < done(whole)
+    finish(start(stopped, *what))
+    assert measured(stopped) == measured(whole)
+
+    written = {path: path.stat().st_mtime_ns for path in whole.glob('*/*/metrics.jsonl')}
+    finish(start(whole, *what))  # reuses every run
+    assert written == {path: path.stat().st_mtime_ns for path in whole.glob('*/*/metrics.jsonl')}
+    output = finish(start(whole, *what, '--epochs=2'), status=1)
+    assert 'error: ' in output and 'epochs is 1 there, 2 here' in output
+
+
+def done(out):
+    return len(list(out.glob('*/*/done.json')))
+
+
+@pytest.mark.slow
+def test_search_tries_the_grid_on_held_out_images(tmp_path):
+    output = finish(start(tmp_path / 'out', '--search', '--rows=conv'))
+    assert output.splitlines()[-1].startswith('conv, padding 1: learning_rate ')
+    tried = {path.parent.name for path in (tmp_path / 'out').glob('search/*/*/done.json')}
+    assert tried == {
+        f'conv-{rate}-{decay}' for rate in ('0.1', '0.05', '0.01', '0.005')
+        for decay in ('0.01', '0.0001')
+    }  # fmt: skip
+
+
+def test_unknown_row_is_one_line(tmp_path):
+    output = finish(start(tmp_path, '--rows=lc_reps5'), status=1)
+    assert "error: unknown row 'lc_reps5'; known: conv, lc, " in output.splitlines()[-1]
