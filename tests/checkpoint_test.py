@@ -124,6 +124,9 @@ def truncate(folder):
         file.truncate(largest(folder).stat().st_size // 2)
 
 
+# Orbax forgets a future when reading fails.
+orbax_forgets = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+
 DAMAGES = {
     'truncated': truncate,
     'emptied': lambda folder: largest(folder).write_bytes(b''),
@@ -134,8 +137,7 @@ DAMAGES = {
 }
 
 
-# Orbax forgets a future when reading fails.
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+@orbax_forgets
 @pytest.mark.parametrize('damage', DAMAGES)
 def test_damaged_checkpoint_falls_back_to_the_one_before(config, uninterrupted, crashed, damage):
     folder = crashed / 'checkpoints/25'
@@ -145,6 +147,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(config, uninterrupted, 
     tiny_runs.assert_same(crashed, uninterrupted)
 
 
+@orbax_forgets
 def test_if_all_are_damaged_nothing_is_deleted(config, crashed):
     for step in (20, 25):
         truncate(crashed / f'checkpoints/{step}')

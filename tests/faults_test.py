@@ -73,7 +73,7 @@ def test_killed_three_times_is_uninterrupted(kind, data_dir, cache, uninterrupte
 
 
 @pytest.mark.slow
-def test_soak_twenty_kills(resident, tmp_path, capsys):
+def test_soak_twenty_kills(resident, tmp_path, record_property):
     """At random moments; a checkpoint is written at every step, so many fall into one."""
     longer = '--config.epochs=8'
     resident.finish(tmp_path / 'uninterrupted', longer, SELDOM)
@@ -97,11 +97,11 @@ def test_soak_twenty_kills(resident, tmp_path, capsys):
     resident.finish(workdir, longer, SELDOM)
     tiny_runs.assert_same(workdir, tmp_path / 'uninterrupted')
     assert writing
-    with capsys.disabled():
-        print(
-            f'\n{kills} kills, {writing} of them while a checkpoint was being written, '
-            f'in {time.monotonic() - started:.0f} s'
-        )
+    record_property(
+        'note',
+        f'{kills} kills, {writing} of them while a checkpoint was being written, '
+        f'in {time.monotonic() - started:.0f} s',
+    )
 
 
 def steps_of(workdir):

@@ -145,7 +145,7 @@ def count_parameters(stage_sizes, width, size, colours, local):
 @pytest.mark.parametrize(
     'get_config, shape, published',
     [
-        (digits.get_config, ((1, 1), 16, 16, 1), None),
+        (digits.get_config, ((1, 1), 8, 16, 1), None),
         (cifar10.get_config, ((3, 3, 3), 16, 32, 3), {'conv': 272_474, 'lc': 40_814_762}),
     ],
 )
