@@ -15,6 +15,7 @@ from absl import flags
 
 from experiments import cli
 from experiments.configs import digits
+from experiments.provenance import provenance
 from lcn_jax.progress import Progress
 from lcn_jax.train import train_and_evaluate
 
@@ -55,10 +56,8 @@ def train(kind: str, seed: int) -> list[dict]:
         records.append(record)
         show(record)
 
-    started = time.perf_counter()
     result = train_and_evaluate(config, os.path.join(OUT.value, f'{kind}-{seed}'), report)
-    records[-1] = result | {'seconds': time.perf_counter() - started}
-    return records
+    return [*records[:-1], result]
 
 
 def summary(records_of_seeds: list[list[dict]]) -> dict:
@@ -96,7 +95,7 @@ def table(results: dict[str, dict]) -> str:
 
 def write_json(results: dict[str, dict]) -> None:
     with open(os.path.join(OUT.value, 'results.json'), 'w') as file:
-        json.dump({'seeds': SEEDS.value, 'kinds': results}, file, indent=1)
+        json.dump(provenance() | {'seeds': SEEDS.value, 'kinds': results}, file, indent=1)
         file.write('\n')
 
 
