@@ -12,12 +12,10 @@ With --search it looks instead for the best learning rate and weight decay of ea
 a tenth of the training images that is kept out, and prints them: they belong into the config.
 """
 
-import concurrent.futures
 import itertools
 import json
 import os
 import runpy
-import threading
 
 import jax
 from absl import flags
@@ -25,7 +23,7 @@ from ml_collections import ConfigDict, config_flags
 
 from experiments import cli, table_report
 from experiments.provenance import provenance
-from lcn_jax import checkpoint, faults
+from lcn_jax import checkpoint
 from lcn_jax.data import sources
 from lcn_jax.errors import Stopped, UsageError, writing
 from lcn_jax.progress import Progress
@@ -41,13 +39,6 @@ PADDINGS = flags.DEFINE_list(
     'paddings', None, 'Of the translations, in pixels; by default the one of lc_translations.'
 )
 ROWS = flags.DEFINE_list('rows', None, f'By default all: {", ".join(table_report.ROWS)}.')
-JOBS = flags.DEFINE_integer(
-    'jobs',
-    None,
-    'Runs at a time; by default one for each CPU core, since a locally connected step keeps little '
-    'more than one busy, and 1 where there is a GPU or TPU.',
-    lower_bound=1,
-)
 SEARCH = flags.DEFINE_bool('search', False, 'Look for learning rates and weight decays.')
 flags.mark_flag_as_required('config')
 
@@ -139,34 +130,16 @@ def config_of(row: str, padding: int, seed: int) -> ConfigDict:
 
 
 def train_all(runs: dict[str, ConfigDict]) -> dict[str, dict]:
-    """Workdir -> config in, workdir -> what `train_one` returns out.
-
-    The runs share a process and its compiled programs, in as many threads as there are jobs.
-    """
-    config = next(iter(runs.values()))
-    sources.builder(config.dataset, config.data_dir)  # threads had better not all prepare digits
-    jobs = JOBS.value or (os.cpu_count() if jax.default_backend() == 'cpu' else 1)
-    show = Progress if jobs == 1 else lambda label: lambda record: None
-    done, lock = {}, threading.Lock()
-
-    def run(workdir):
-        result = train_one(runs[workdir], workdir, show(os.path.relpath(workdir, OUT.value)))
-        with lock:
-            done[workdir] = result
-            split = evaluated_split(runs[workdir])
-            print(
-                f'{len(done)}/{len(runs)}  {os.path.relpath(workdir, OUT.value)}  '
-                f'{split} {result[f"{split}_top1"]:.1%}  {result["seconds"]:.0f} s',
-                flush=True,
-            )
-
-    with faults.StopRequests(), concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(run, workdir) for workdir in runs]
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    """Workdir -> config in, workdir -> what `train_one` returns out."""
+    done = {}
+    for workdir, config in runs.items():
+        name = os.path.relpath(workdir, OUT.value)
+        done[workdir] = result = train_one(config, workdir, Progress(name))
+        accuracy = result[f'{evaluated_split(config)}_top1']
+        print(
+            f'{len(done)}/{len(runs)}  {name}  accuracy {accuracy:.1%}  {result["seconds"]:.0f} s',
+            flush=True,
+        )
     return done
 
 

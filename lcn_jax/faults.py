@@ -9,26 +9,23 @@ from jax.experimental import multihost_utils
 
 STUCK_SECONDS = 1800  # without progress end a process of a run of several
 
-_asked = threading.Event()  # signals come to the process, and its threads may all be training
-
 
 class StopRequests:
     """A context in which SIGTERM and Ctrl-C do not end the program, but are heard by `heard`.
 
-    A second Ctrl-C does. Contexts in other threads hear what comes while the main thread is in one.
-    In a run of several processes a request to any of them is heard by all, at the same step, and a
-    process that hears nothing for STUCK_SECONDS, because it or another one hangs, is ended with a
-    traceback.
+    A second Ctrl-C does. In a run of several processes a request to any of them is heard by all, at
+    the same step, and a process that hears nothing for STUCK_SECONDS, because it or another
+    one hangs, is ended with a traceback.
     """
 
     def __init__(self):
         self._several = jax.process_count() > 1
+        self._asked = False
         self._calls = 0
         self._former = {}
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():  # others cannot handle signals
-            _asked.clear()
             handlers = {signal.SIGINT: self._interrupt}
             if not self._several:  # else jax.distributed handles SIGTERM
                 handlers[signal.SIGTERM] = self._ask
@@ -48,10 +45,10 @@ class StopRequests:
         self._calls += 1
         if self._several:
             return multihost_utils.reached_preemption_sync_point(self._calls)
-        return _asked.is_set()
+        return self._asked
 
     def _ask(self, number, frame):
-        _asked.set()
+        self._asked = True
 
     def _interrupt(self, number, frame):
         signal.signal(signal.SIGINT, self._former[signal.SIGINT])
