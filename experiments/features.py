@@ -1,0 +1,39 @@
+"""Writes what the layers of a trained network respond to images, for use outside of JAX.
+
+    python -m experiments.features --workdir=runs/imagenet --images=stimuli --out=stimuli.npz
+
+`lcn_jax/brain/exchange.py` says what is in the npz file; `lcn_jax/brain_score_plugin` reads it.
+"""
+
+import pathlib
+
+from absl import flags
+
+from experiments import cli
+from lcn_jax.brain import exchange, features, stimuli
+from lcn_jax.errors import UsageError
+
+WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that experiments.train wrote.')
+CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
+DATA_DIR = flags.DEFINE_string('data_dir', None, "Instead of the run's own config.data_dir.")
+IMAGES = flags.DEFINE_string('images', None, 'Folder or zip of images.')
+LAYERS = flags.DEFINE_list('layers', None, 'Names of layers; by default those of blocks and after.')
+OUT = flags.DEFINE_string('out', None, 'The npz file to write.')
+flags.mark_flags_as_required(['workdir', 'images', 'out'])
+
+
+def main(argv):
+    del argv
+    network = features.load(WORKDIR.value, CHECKPOINT.value, DATA_DIR.value)
+    layers = LAYERS.value or features.main_layers(network.model)
+    files = stimuli.read(IMAGES.value)
+    pathlib.Path(OUT.value).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        exchange.write(OUT.value, network, files, layers)
+    except ValueError as e:  # an unknown layer
+        raise UsageError(str(e)) from e
+    print(f'{OUT.value} has {len(layers)} layers of {len(files)} images')
+
+
+if __name__ == '__main__':
+    cli.run(main)

@@ -1,0 +1,133 @@
+"""Recorded responses of neurons to images, from the files they come in."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lcn_jax.errors import UsageError
+
+AXES = ('stimuli', 'neuroids', 'repetitions')
+NETCDF = {'.nc', '.nc4', '.netcdf', '.cdf'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembly:
+    """Responses to S images of N neurons, each R times.
+
+    responses: (S, N, R) float64, none missing; stimuli: (S,) the images' names, or None if they are
+    in the order of the files; groups: (S,) kinds of images, or None; regions: (N,) str.
+    """
+
+    responses: np.ndarray
+    stimuli: np.ndarray | None
+    groups: np.ndarray | None
+    regions: np.ndarray
+
+    def region(self, name: str) -> np.ndarray:
+        """The responses of the neurons in a region."""
+        return self.responses[:, self.regions == name]
+
+
+def read(path: str, axes: tuple[str, ...] = AXES, group: str | None = None) -> Assembly:
+    """Reads an npz or NetCDF file.
+
+    An npz file has `responses` with the axes in the order of `axes`, NaN where one is missing, and
+    may have `stimulus_id` (S,) and `region` (N,). A NetCDF file is one of Brain-Score: dimensions
+    `presentation` and `neuroid`, coordinates `stimulus_id` and perhaps `region`; presentations of
+    the same image are its repetitions.
+
+    Of images that were shown to some neurons more often than to others, the first repetitions are
+    kept, as many as there are of all.
+
+    Args:
+      group: name of the array (S,), or coordinate of presentations, with the kinds of images that
+        all splits are to have in equal proportion.
+
+    Raises:
+      UsageError: the file is not there or not of this form, or there are not two repetitions.
+    """
+    if not Path(path).is_file():
+        raise UsageError(f'there is no file {path}.')
+    if Path(path).suffix in NETCDF:
+        responses, of_stimuli, of_neurons = _from_netcdf(path)
+    else:
+        responses, of_stimuli, of_neurons = _from_npz(path, axes)
+    if group is not None and group not in of_stimuli:
+        raise UsageError(
+            f'{path} has no {group!r} for each image; it has {", ".join(of_stimuli) or "nothing"}.'
+        )
+    regions = of_neurons.get('region', np.full(responses.shape[1], 'all'))
+    return Assembly(
+        responses=complete(responses),
+        stimuli=of_stimuli.get('stimulus_id'),
+        groups=None if group is None else of_stimuli[group],
+        regions=regions.astype(str),
+    )
+
+
+def complete(responses: np.ndarray) -> np.ndarray:
+    """(S, N, R) with NaN where missing -> (S, N, as many first ones as there are of all)."""
+    missing = np.isnan(responses)
+    present_first = np.argsort(missing, axis=-1, kind='stable')
+    least = int((~missing).sum(-1).min())
+    if least < 2:
+        raise UsageError(
+            f'a neuron has {least} response(s) to an image; leave out neurons or images with fewer '
+            'than two.'
+        )
+    return np.take_along_axis(responses, present_first[..., :least], axis=-1)
+
+
+def _from_npz(path, axes) -> tuple[np.ndarray, Mapping, Mapping]:
+    if sorted(axes) != sorted(AXES):
+        raise UsageError(f'the axes are {", ".join(axes)}; they must be {", ".join(AXES)}.')
+    try:
+        arrays = dict(np.load(path))
+    except Exception as e:  # np.load fails in many ways
+        raise UsageError(f'{path} is no npz file ({e}).') from e
+    responses = arrays.get('responses', np.zeros(()))
+    if responses.ndim != 3:
+        raise UsageError(f'{path} must have `responses` with three axes: {", ".join(axes)}.')
+    responses = responses.transpose([axes.index(axis) for axis in AXES]).astype(np.float64)
+    images, neurons, _ = responses.shape
+    of_stimuli = {k: a for k, a in arrays.items() if a.shape == (images,) and k != 'region'}
+    of_neurons = {k: a for k, a in arrays.items() if a.shape == (neurons,) and k == 'region'}
+    return responses, of_stimuli, of_neurons
+
+
+def _from_netcdf(path) -> tuple[np.ndarray, Mapping, Mapping]:
+    try:
+        import xarray
+    except ImportError:
+        raise UsageError("NetCDF files need xarray: pip install 'lcn_jax[netcdf]'.") from None
+    try:
+        array = xarray.load_dataarray(path)
+        values = array.squeeze().transpose('presentation', 'neuroid').values
+        ids = array['stimulus_id'].values
+    except (OSError, ValueError, KeyError) as e:
+        raise UsageError(
+            f'{path} is no NetCDF file of one array with dimensions presentation and neuroid and '
+            f'the coordinate stimulus_id ({e}).'
+        ) from e
+    _, first, image = np.unique(ids, return_index=True, return_inverse=True)
+    repetition = _occurrence(image)
+    responses = np.full((len(first), values.shape[1], repetition.max() + 1), np.nan)
+    responses[image, :, repetition] = values
+
+    def coordinates(dimension):
+        return {k: c.values for k, c in array.coords.items() if c.dims == (dimension,)}
+
+    of_stimuli = {name: values[first] for name, values in coordinates('presentation').items()}
+    return responses, of_stimuli, coordinates('neuroid')
+
+
+def _occurrence(numbers: np.ndarray) -> np.ndarray:
+    """How many equal numbers come before each."""
+    order = np.argsort(numbers, kind='stable')
+    counts = np.bincount(numbers)
+    ranks = np.arange(len(numbers)) - np.repeat(np.cumsum(counts) - counts, counts)
+    occurrence = np.empty_like(ranks)
+    occurrence[order] = ranks
+    return occurrence

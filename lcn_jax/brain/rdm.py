@@ -1,0 +1,54 @@
+"""Representational dissimilarity matrices and how alike they are.
+
+Kriegeskorte et al. (2008), "Representational similarity analysis"; the noise ceiling is that of
+Nili et al. (2014), "A toolbox for representational similarity analysis". A matrix is kept as the
+vector of its P = S (S - 1) / 2 pairs of images.
+"""
+
+import numpy as np
+
+
+def rdm(features: np.ndarray) -> np.ndarray:
+    """1 - Pearson correlation over the features, for all pairs of images: (S, ...) -> (P,).
+
+    NaN for images to which all features are the same.
+    """
+    from scipy.spatial.distance import pdist
+
+    return pdist(np.asarray(features, np.float64).reshape(len(features), -1), 'correlation')
+
+
+def similarity(model: np.ndarray, measured: np.ndarray) -> float:
+    """Mean Spearman correlation of one matrix (P,) with several (M, P).
+
+    Several are those of animals, sessions or repetitions, for each of which `noise_ceiling` tells
+    what can be reached.
+    """
+    ranked, others = _standard_ranks(model[None]), _standard_ranks(measured)
+    return float((others @ ranked[0]).mean())
+
+
+def noise_ceiling(measured: np.ndarray) -> tuple[float, float]:
+    """Lower and upper bound of the `similarity` of the best model with M >= 2 matrices (M, P).
+
+    The upper bound is that of the mean of their ranks, which is the best for these very matrices;
+    the lower one is that of the mean of all but the one it is compared with.
+    """
+    if len(measured) < 2:
+        raise ValueError(f'a noise ceiling needs two matrices or more, not {len(measured)}.')
+    ranks = _standard_ranks(measured)
+    total = ranks.sum(0)
+
+    def mean_correlation(best):
+        return float((ranks * best / np.linalg.norm(best, axis=-1, keepdims=True)).sum(-1).mean())
+
+    return mean_correlation(total - ranks), mean_correlation(total[None])
+
+
+def _standard_ranks(matrices: np.ndarray) -> np.ndarray:
+    """(M, P) -> ranks with mean 0 and norm 1: products of two are Spearman correlations."""
+    from scipy import stats
+
+    ranks = stats.rankdata(matrices, axis=-1, nan_policy='propagate')
+    ranks -= ranks.mean(-1, keepdims=True)
+    return ranks / np.linalg.norm(ranks, axis=-1, keepdims=True)

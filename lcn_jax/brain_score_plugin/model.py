@@ -1,0 +1,141 @@
+"""A network behind the interface of Brain-Score, from files of features or from a run.
+
+Runs in Brain-Score's environment: with numpy below 2, and without JAX unless from a run.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from brainscore_vision.model_helpers.activations.core import ActivationsExtractorHelper
+from brainscore_vision.model_helpers.brain_transformation import ModelCommitment
+
+DEPTHS = {'V1': 0.25, 'V2': 0.5, 'V4': 0.75, 'IT': 1.0}  # parts of the way through the blocks
+BATCH_SIZE = 64
+VISUAL_DEGREES = 8
+
+
+class StoredFeatures:
+    """Features in npz files that experiments.features wrote.
+
+    layers: names; images are known by the SHA-256 of their files, whatever they are called.
+    """
+
+    def __init__(self, folder: Path, missing: Path):
+        self._missing = missing
+        self._files = [np.load(path) for path in sorted(folder.glob('*.npz'))]
+        digests = [name for file in self._files for name in file['digest'].tolist()]
+        self._rows = {name: row for row, name in enumerate(digests)}
+        self._arrays = {}
+        names = self._files[0].files if self._files else ['pooled']  # until there are some
+        self.layers = [name for name in names if name != 'digest']
+
+    def check(self, paths: Sequence[str]) -> None:
+        """Copies the images without features to where they can be computed from, and stops."""
+        missing = {name: path for path in paths if (name := digest(path)) not in self._rows}
+        if missing:
+            self._missing.mkdir(parents=True, exist_ok=True)
+            for name, path in missing.items():
+                shutil.copy(path, self._missing / (name + Path(path).suffix))
+            raise RuntimeError(
+                f'the features of {len(missing)} images are missing; the images have been copied '
+                f'to {self._missing}: run experiments.features on them.'
+            )
+
+    def preprocess(self, paths: Sequence[str]) -> Sequence[str]:
+        return paths
+
+    def activations(self, paths: Sequence[str], layers: Sequence[str]) -> OrderedDict:
+        """{layer: (N, C, H, W) or (N, C) float32} for image files."""
+        rows = [self._rows[digest(path)] for path in paths]
+        return OrderedDict((layer, self._layer(layer)[rows]) for layer in layers)
+
+    def _layer(self, name: str) -> np.ndarray:
+        if name not in self._arrays:  # reading it takes longer than a batch may
+            self._arrays[name] = np.concatenate([file[name] for file in self._files])
+        return self._arrays[name]
+
+
+class LiveNetwork:
+    """The latest checkpoint of a run."""
+
+    def __init__(self, workdir: Path):
+        from lcn_jax.brain import features, stimuli
+
+        self._features, self._stimuli = features, stimuli
+        self._network = features.load(str(workdir))
+        self.layers = list(features.main_layers(self._network.model))
+
+    def check(self, paths: Sequence[str]) -> None:
+        """There is nothing that could be missing."""
+
+    def preprocess(self, paths: Sequence[str]) -> np.ndarray:
+        """Image files -> (N, H, W, C) uint8."""
+        images = [self._stimuli.decode(Path(path).read_bytes(), path) for path in paths]
+        return self._features.resized(images, self._network.image_shape)
+
+    def activations(self, images: np.ndarray, layers: Sequence[str]) -> OrderedDict:
+        """{layer: (N, C, H, W) or (N, C) float32}."""
+        return OrderedDict(self._features.extract(self._network, images, layers, BATCH_SIZE))
+
+
+class ActivationsModel:
+    """What Brain-Score calls with images and names of layers."""
+
+    def __init__(self, identifier: str, network: StoredFeatures | LiveNetwork):
+        self._network = network
+        self._extractor = ActivationsExtractorHelper(
+            get_activations=network.activations,
+            preprocessing=network.preprocess,
+            identifier=identifier,
+            batch_size=BATCH_SIZE,
+        )
+        self._extractor.insert_attrs(self)
+
+    @property
+    def identifier(self) -> str:
+        return self._extractor.identifier
+
+    def __call__(self, stimuli, layers, **kwargs):
+        """stimuli: a StimulusSet or paths of image files."""
+        self._network.check(paths_of(stimuli))
+        return self._extractor(stimuli, layers=layers, **kwargs)
+
+
+def commitment(identifier: str) -> ModelCommitment:
+    """The model in LCN_BRAIN_SCORE_DIR/identifier: a run, or a folder of feature files."""
+    root = Path(os.environ['LCN_BRAIN_SCORE_DIR'])
+    folder = root / identifier
+    if (folder / 'config.json').exists():
+        network = LiveNetwork(folder)
+    else:
+        network = StoredFeatures(folder, root / 'missing_images')
+    return ModelCommitment(
+        identifier=identifier,
+        activations_model=ActivationsModel(identifier, network),
+        layers=network.layers,
+        behavioral_readout_layer='pooled',
+        region_layer_map=region_layer_map(network.layers),
+        visual_degrees=VISUAL_DEGREES,
+    )
+
+
+def region_layer_map(layers: Sequence[str]) -> dict[str, str]:
+    """A block for each region, by depth; the first layer if there are no blocks yet."""
+    blocks = [layer for layer in layers if re.fullmatch(r'stage\d+_block\d+', layer)] or layers[:1]
+    return {region: blocks[round(depth * (len(blocks) - 1))] for region, depth in DEPTHS.items()}
+
+
+def paths_of(stimuli) -> list[str]:
+    if hasattr(stimuli, 'get_stimulus'):
+        return [str(stimuli.get_stimulus(name)) for name in stimuli['stimulus_id']]
+    return [str(path) for path in stimuli]
+
+
+def digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

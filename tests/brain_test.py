@@ -1,0 +1,722 @@
+"""Features, predictivity, ceilings, behaviour and dissimilarities, against theory and by hand.
+
+LCN_NEURAL_DIR names a folder with v4_210325.npz and v4_210325_images.zip, a session of macaque V4
+(Cowley, Stan, Pillow and Smith, 2023), for which numbers are known that Brain-Score's code gave.
+"""
+
+import hashlib
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import types
+import zipfile
+
+import jax
+import numpy as np
+import pytest
+import tiny_runs
+from PIL import Image
+from scipy import stats
+
+from experiments import brain_report
+from lcn_jax import checkpoint, local, state, train, wake
+from lcn_jax import config as configs
+from lcn_jax.brain import assembly, behaviour, features, predictivity, rdm, stimuli
+from lcn_jax.errors import UsageError
+
+NEURAL_DIR = os.environ.get('LCN_NEURAL_DIR')
+rng = np.random.default_rng
+
+
+def make_config(kind):
+    config = configs.default()
+    config.dataset, config.image_size = 'cifar10', 8
+    config.mean, config.std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    config.model.stage_sizes, config.model.width = (1, 1), 4
+    config.batch_size = 8
+    return configs.apply_kind(config, kind)
+
+
+def make_state(config, seed):
+    """Random numbers that let the activity through, which take less time than an initialisation."""
+    optimizer = wake.optimizer(config, total_steps=1)
+    model, shape = train.make_model(config), train.image_shape(config)
+    shapes = jax.eval_shape(
+        lambda key: state.create(key, model, optimizer, shape), jax.random.key(0)
+    )
+    random = rng(seed)
+
+    def values(path, leaf):
+        if path[-1].key == 'kernel':
+            spread = np.sqrt(2 / np.prod(leaf.shape[-4:-1]))
+            return random.normal(0, spread, leaf.shape).astype(leaf.dtype)
+        return random.uniform(0.5, 1, leaf.shape).astype(leaf.dtype)
+
+    return shapes.replace(
+        step=np.int32(3),
+        params=jax.tree_util.tree_map_with_path(values, shapes.params),
+        batch_stats=jax.tree_util.tree_map_with_path(values, shapes.batch_stats),
+        opt_state=jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes.opt_state),
+    )
+
+
+def make_run(workdir, kind, seed=0):
+    """A workdir with a checkpoint of step 3, as if trained."""
+    config = make_config(kind)
+    snapshot = checkpoint.Snapshot.start(make_state(config, seed))
+    checkpoint.claim(str(workdir), config)
+    with checkpoint.Checkpoints(str(workdir)) as checkpoints:
+        checkpoints.save(3, snapshot, checkpoint.NOT_EVALUATED)
+    return workdir
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    """The workdirs of a convolutional and a locally connected network."""
+    folder = tmp_path_factory.mktemp('runs')
+    kinds = {'conv': 0, 'lc': 1}
+    for kind, seed in kinds.items():
+        (folder / kind).mkdir()
+        make_run(folder / kind, kind, seed)
+    return {kind: folder / kind for kind in kinds}
+
+
+@pytest.fixture(scope='module')
+def networks(runs):
+    return {kind: features.load(str(workdir)) for kind, workdir in runs.items()}
+
+
+@pytest.fixture(scope='module')
+def images():
+    return list(rng(0).integers(0, 256, (7, 8, 8, 3), np.uint8))
+
+
+LAYERS = ('stem', 'stage1_block1', 'stage2_block1', 'pooled', 'logits')
+SHORTCUT = 'stage2_block1_shortcut'
+
+
+@pytest.fixture(scope='module')
+def found(networks, images):
+    """The layers of each network."""
+    return {
+        kind: features.extract(network, images, (*LAYERS, SHORTCUT))
+        for kind, network in networks.items()
+    }
+
+
+class TestFeatures:
+    @pytest.mark.parametrize('kind', ['conv', 'lc'])
+    def test_blocks_are_what_the_network_computes(self, networks, found, images, kind):
+        """From each block, what comes after it follows."""
+        network, found = networks[kind], found[kind]
+        assert features.blocks(network.model) == LAYERS[1:3]
+        assert [x.shape[1:] for x in found.values()] == [
+            *((4, 8, 8), (4, 8, 8), (8, 4, 4)), (8,), (10,), (8, 4, 4),
+        ]  # fmt: skip
+        params = network.variables['params']
+        kernel = params[SHORTCUT]['kernel']
+        if kind == 'conv':
+            kernel = local.tile_kernel(kernel, (4, 4))
+        shortcut = local.conv_local(
+            found['stage1_block1'].transpose(0, 2, 3, 1), kernel, stride=2, padding=0
+        ).transpose(0, 3, 1, 2)
+        pooled = found['stage2_block1'].mean((2, 3))
+        logits = found['pooled'] @ params['logits']['kernel'] + params['logits']['bias']
+        expected = {SHORTCUT: shortcut, 'pooled': pooled, 'logits': logits}
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+        whole = jax.jit(lambda x: network.model.apply(network.variables, x, train=False))
+        plain = whole((np.array(images) / 255 - network.mean) / network.std)
+        np.testing.assert_allclose(found['logits'], plain, rtol=1e-5, atol=1e-5)
+
+    def test_every_image_is_there_once_whatever_the_batch(self, networks, found, images):
+        for name, values in features.extract(networks['conv'], images, LAYERS, 3).items():
+            np.testing.assert_allclose(values, found['conv'][name], rtol=1e-5, atol=1e-6)
+
+    def test_images_are_resized_whole(self):
+        wide = np.zeros((30, 50, 3), np.uint8)
+        wide[:, 25:] = 200, 100, 0
+        (small,) = features.resized([wide], (4, 4, 3))
+        np.testing.assert_array_equal(small[:, 0], np.zeros((4, 3)))
+        np.testing.assert_array_equal(small[:, 3], np.tile([200, 100, 0], (4, 1)))
+
+    def test_fine_stripes_become_grey(self):
+        """As without aliasing; a few grey levels are left of 255 at the border."""
+        stripes = np.zeros((64, 64), np.uint8)
+        stripes[:, ::2] = 255
+        (small,) = features.resized([stripes], (8, 8, 3))
+        assert np.abs(small.astype(float) - 127.5).max() < 12
+
+    def test_grey_and_colour(self):
+        grey = rng(0).integers(0, 256, (9, 9), np.uint8)
+        colour = np.repeat(grey[..., None], 3, -1)
+        for channels in (1, 3):
+            of_all = features.resized([grey, grey[..., None], colour], (9, 9, channels))
+            expected = np.repeat(grey[..., None], channels, -1)
+            for image in of_all:
+                np.testing.assert_array_equal(image, expected)
+
+    @pytest.mark.parametrize('image', [np.zeros((8, 8, 3)), np.zeros((8, 8, 4), np.uint8)])
+    def test_what_is_no_image_is_refused(self, image):
+        with pytest.raises(ValueError, match=r'must be uint8 of shape \(H, W\)'):
+            features.resized([image], (8, 8, 3))
+
+    def test_unknown_layers_are_refused_with_those_there_are(self, networks, images):
+        with pytest.raises(
+            ValueError, match=r"'block7'; known: stem_conv, .*stage2_block1, pooled"
+        ):
+            features.extract(networks['conv'], images, ['block7'])
+
+    def test_a_run_that_is_not_there(self, tmp_path):
+        with pytest.raises(UsageError, match='holds no run'):
+            features.load(str(tmp_path))
+
+
+def pls_by_the_book(x, y, groups):
+    """Brain-Score's metric with all features, as its documentation has it."""
+    from sklearn.cross_decomposition import PLSRegression
+    from sklearn.model_selection import StratifiedShuffleSplit
+
+    medians = []
+    split = StratifiedShuffleSplit(10, train_size=0.9, random_state=1)
+    for fit, test in split.split(x, groups):
+        predicted = PLSRegression(25, scale=False).fit(x[fit], y[fit]).predict(x[test])
+        rs = [stats.pearsonr(predicted[:, i], y[test, i])[0] for i in range(y.shape[1])]
+        medians.append(np.median(rs))
+    return np.mean(medians)
+
+
+def noisy(signal, reliability, repetitions, seed):
+    """(S, N) -> (S, N, R): the means over repetitions have the reliability."""
+    noise = np.sqrt(repetitions * signal.var(0) * (1 / reliability - 1))[:, None]
+    return signal[..., None] + noise * rng(seed).normal(size=(*signal.shape, repetitions))
+
+
+class TestPredictivity:
+    def test_fewer_coordinates_change_nothing(self):
+        """Power iterations stop at 1e-6, but both stop at the same."""
+        x = rng(0).normal(size=(100, 400)) * np.geomspace(10, 0.1, 400) + 5
+        y = x[:, :60] @ rng(1).normal(size=(60, 5)) + rng(2).normal(size=(100, 5))
+        groups = np.arange(100) % 4
+        found = predictivity.prediction_correlations(x.reshape(100, 4, 10, 10), y, groups)
+        assert predictivity.aggregate(found) == pytest.approx(
+            pls_by_the_book(x, y, groups), abs=1e-9
+        )
+        kept = predictivity.coordinates(x)
+        assert kept.shape == (100, 100)
+        np.testing.assert_allclose(
+            np.linalg.norm(kept[:50] - kept[50:], axis=1), np.linalg.norm(x[:50] - x[50:], axis=1)
+        )
+
+    def test_a_linear_readout_reaches_the_ceiling(self):
+        """A neuron with reliability c correlates with its own signal as sqrt(c), so r² / c is 1.
+
+        25 of 540 degrees of freedom are fitted to noise of variance (1 - c) / c: 1.5 % of r² are
+        lost. The median over 40 neurons of correlations over 60 images is known to 0.02.
+        """
+        x = rng(0).normal(size=(600, 25))
+        responses = noisy(x @ rng(1).normal(size=(25, 40)), 0.75, repetitions=8, seed=2)
+        correlations = predictivity.prediction_correlations(x, responses.mean(-1))
+        ceiling = predictivity.aggregate(predictivity.split_half_reliabilities(responses))
+        score = predictivity.aggregate(correlations)
+        assert predictivity.ceiled_since_2026(score, ceiling) == pytest.approx(1, abs=0.05)
+        low, high = brain_report.interval(correlations)
+        assert low < score < high and high - low < 0.05
+
+    def test_without_noise_the_readout_is_found(self):
+        x = rng(0).normal(size=(200, 25))
+        correlations = predictivity.prediction_correlations(x, x @ rng(1).normal(size=(25, 6)))
+        np.testing.assert_allclose(correlations, 1, atol=1e-9)
+
+    def test_noise_scores_nothing(self):
+        """A neuron's mean of 10 correlations over 30 images is known to 1 / sqrt(300) = 0.06.
+
+        The median of 50 neurons is known to 0.01, so the interval is 0.04 wide, and its estimate
+        not twice as much.
+        """
+        x, y = rng(0).normal(size=(300, 80)), rng(1).normal(size=(300, 50))
+        correlations = predictivity.prediction_correlations(x, y)
+        low, high = brain_report.interval(correlations)
+        assert low < 0 < high
+        assert high - low < 0.08
+
+    @pytest.mark.parametrize('reliability', [0.2, 0.5, 0.9])
+    @pytest.mark.parametrize('repetitions', [2, 6])
+    def test_ceiling_is_the_reliability(self, reliability, repetitions):
+        """A correlation over 800 images is known to 0.035, the median of 60 to 0.006.
+
+        The correction to all repetitions makes that 0.01 at most.
+        """
+        signal = rng(3).normal(size=(800, 60))
+        responses = noisy(signal, reliability, repetitions, seed=4)
+        ceiling = predictivity.aggregate(predictivity.split_half_reliabilities(responses))
+        assert ceiling == pytest.approx(reliability, abs=0.02)
+
+    def test_median_over_neurons_then_mean_over_splits(self):
+        values = np.array([[0.0, 1.0, 8.0], [3.0, np.nan, 4.0]])
+        assert predictivity.aggregate(values) == pytest.approx((1 + 3.5) / 2)
+
+    def test_the_two_formulas(self):
+        score, ceiling = 0.2077666997998, 0.7288358490634754
+        assert predictivity.ceiled_since_2026(score, ceiling) == pytest.approx(0.0592273, abs=1e-7)
+        assert predictivity.ceiled_until_2026(score, ceiling) == pytest.approx(0.0812629, abs=1e-7)
+
+    def test_interval_has_the_width_of_theory(self):
+        """A median of n normal values has the standard error sqrt(pi / 2 n).
+
+        It hangs on the density at the median, which 400 values tell to a few tenths at worst.
+        """
+        values = rng(0).normal(size=(1, 400))
+        low, high = brain_report.interval(values)
+        assert high - low == pytest.approx(2 * 1.96 * np.sqrt(np.pi / 800), rel=0.3)
+
+    def test_differences_are_over_the_same_neurons(self):
+        """They are exact where every neuron differs by the same, however different neurons are."""
+        values = rng(0).normal(size=(10, 30))
+        found = brain_report.difference(values, values + 0.25)
+        assert found['difference'] == pytest.approx(0.25)
+        assert found['difference_interval'] == pytest.approx((0.25, 0.25))
+
+    def test_halves_have_each_kind_in_proportion(self):
+        groups = np.repeat([0, 1, 2], [60, 30, 10])
+        for half in predictivity.halves(100, groups):
+            assert np.bincount(groups[half]).tolist() == [30, 15, 5]
+        assert np.array_equal(
+            np.sort(np.concatenate(predictivity.halves(100, groups))), np.arange(100)
+        )
+
+    def test_too_few_features_are_refused(self):
+        x = np.repeat(rng(0).normal(size=(60, 20)), 2, axis=1)
+        with pytest.raises(ValueError, match=r'25 components .* there are 20'):
+            predictivity.prediction_correlations(x, np.zeros((60, 2)))
+
+
+@pytest.mark.skipif(NEURAL_DIR is None, reason='LCN_NEURAL_DIR is not set')
+def test_golden_numbers():
+    """Six digits of what Brain-Score's code gave for pixels and the session of V4."""
+    folder = pathlib.Path(NEURAL_DIR)
+    neurons = assembly.read(
+        str(folder / 'v4_210325.npz'), axes=('neuroids', 'stimuli', 'repetitions')
+    )
+    responses = neurons.responses[..., :6]
+    files = stimuli.read(str(folder / 'v4_210325_images.zip'))
+    # Theirs is resized by Pillow's default, which is not what networks see here.
+    pixels = np.stack([
+        np.asarray(Image.fromarray(stimuli.decode(file, name)).resize((32, 32))) / 255
+        for name, file in files.items()
+    ])  # fmt: skip
+    ceiling = predictivity.aggregate(predictivity.split_half_reliabilities(responses))
+    assert ceiling == pytest.approx(0.7288358490634754, abs=1e-6)
+    score = predictivity.aggregate(
+        predictivity.prediction_correlations(pixels, responses.mean(-1), np.arange(640) % 8)
+    )
+    assert score == pytest.approx(0.2077666997998, abs=1e-6)
+    assert predictivity.ceiled_since_2026(score, ceiling) == pytest.approx(0.0592273, abs=1e-6)
+    assert predictivity.ceiled_until_2026(score, ceiling) == pytest.approx(0.0812629, abs=1e-6)
+
+
+def simulate_trials(rates, objects, per_task, seed):
+    """(T, 3): subjects who confuse objects at the rates (S, K)."""
+    image, other = np.nonzero(~np.isnan(rates))
+    image, other = np.repeat(image, per_task), np.repeat(other, per_task)
+    errs = rng(seed).uniform(size=len(image)) < rates[image, other]
+    return np.stack([image, other, np.where(errs, other, objects[image])], axis=1)
+
+
+class TestBehaviour:
+    objects = np.repeat(np.arange(4), 15)
+
+    def probabilities(self, seed):
+        """Some images are hard, each for its own objects."""
+        raw = rng(seed).uniform(0.2, 1, (60, 4))
+        raw[np.arange(60), self.objects] += 1
+        return raw / raw.sum(1, keepdims=True)
+
+    def test_dprime_by_hand(self):
+        """Three images, two objects: d' = Z(hits) - Z(false alarms), less the mean of its kind."""
+        objects = np.array([0, 0, 1])
+        rates = behaviour.confusions(np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]), objects)
+        np.testing.assert_allclose(rates, [[np.nan, 0.1], [np.nan, 0.4], [0.2, np.nan]])
+        z = stats.norm.ppf
+        first, second = z(0.9) - z(0.2), z(0.6) - z(0.2)
+        mean = (first + second) / 2
+        np.testing.assert_allclose(
+            behaviour.dprimes(rates, objects),
+            [[np.nan, first - mean], [np.nan, second - mean], [0, np.nan]],
+        )
+
+    def test_dprime_is_limited(self):
+        objects = np.array([0, 0, 1])
+        rates = np.array([[np.nan, 0.0], [np.nan, 0.5], [0.5, np.nan]])
+        np.testing.assert_allclose(behaviour.dprimes(rates, objects)[:2, 1], [2.5, -2.5])
+
+    def test_observed_confusions_are_of_the_times_offered(self):
+        trials = np.array([[0, 1, 1], [0, 1, 0], [0, 1, 0], [0, 1, 0], [1, 2, 2]])
+        found = behaviour.observed_confusions(trials, images=2, objects=3)
+        np.testing.assert_array_equal(found, [[np.nan, 0.25, np.nan], [np.nan, np.nan, 1]])
+
+    def test_the_subjects_own_model_reaches_the_ceiling_and_another_none(self):
+        """180 values of d' are compared: a correlation is known to 0.075."""
+        own = self.probabilities(seed=0)
+        trials = simulate_trials(behaviour.confusions(own, self.objects), self.objects, 400, seed=1)
+        scores, ceilings = behaviour.i2n(own, self.objects, trials)
+        assert scores.shape == ceilings.shape == (2,)
+        assert behaviour.ceiled(scores, ceilings) == pytest.approx(1, abs=0.05)
+        assert np.all(ceilings < 0.99)
+        other, _ = behaviour.i2n(self.probabilities(seed=2), self.objects, trials)
+        assert np.abs(other).max() < 3 * 0.075
+
+    def test_readout(self):
+        """Objects that lie apart are told apart; features on other scales change nothing."""
+        centres = rng(0).normal(size=(4, 30)) * 3
+        seen, new = (centres[self.objects] + rng(s).normal(size=(60, 30)) for s in (1, 2))
+        probabilities = behaviour.readout(seen, self.objects, new)
+        np.testing.assert_allclose(probabilities.sum(1), 1)
+        assert np.array_equal(probabilities.argmax(1), self.objects)
+        scales = np.geomspace(1e-3, 1e3, 30)
+        scaled = behaviour.readout(seen * scales, self.objects, (new * scales).reshape(60, 3, 10))
+        np.testing.assert_allclose(scaled, probabilities, atol=1e-4)  # the solver's tolerance
+
+    def test_bad_input_is_refused(self):
+        with pytest.raises(ValueError, match='each at least once'):
+            behaviour.readout(np.ones((2, 3)), np.array([0, 2]), np.ones((1, 3)))
+        with pytest.raises(ValueError, match=r'trials \(5, 2\)'):
+            behaviour.i2n(np.ones((3, 2)), np.zeros(3, int), np.zeros((5, 2), int))
+
+
+class TestRdm:
+    def test_is_one_less_the_correlation(self):
+        x = rng(0).normal(size=(4, 2, 3))
+        full = 1 - np.corrcoef(x.reshape(4, 6))
+        np.testing.assert_allclose(rdm.rdm(x), full[np.triu_indices(4, 1)])
+
+    def test_similarity_is_spearmans(self):
+        model, measured = rng(0).integers(0, 9, 50), rng(1).integers(0, 9, (3, 50))  # with ties
+        expected = np.mean([stats.spearmanr(model, one).statistic for one in measured])
+        assert rdm.similarity(model, measured) == pytest.approx(expected)
+        assert rdm.similarity(model, np.exp(model)[None]) == pytest.approx(1)
+
+    def test_noise_ceiling(self):
+        """The true model is between the bounds, and nothing above the upper one."""
+        truth = rng(0).normal(size=2000)
+        measured = truth + rng(1).normal(size=(5, 2000))
+        low, high = rdm.noise_ceiling(measured)
+        assert low < rdm.similarity(truth, measured) < high
+        assert rdm.similarity(measured.mean(0), measured) <= high + 1e-3
+        assert rdm.noise_ceiling(np.stack([truth, truth])) == pytest.approx((1, 1))
+        with pytest.raises(ValueError, match='two matrices or more'):
+            rdm.noise_ceiling(truth[None])
+
+
+class TestAssembly:
+    def save(self, tmp_path, **arrays):
+        np.savez(tmp_path / 'a.npz', **arrays)
+        return str(tmp_path / 'a.npz')
+
+    def test_axes_and_missing_repetitions(self, tmp_path):
+        """The first two of each are kept, where one neuron has no more of one image."""
+        responses = rng(0).normal(size=(3, 4, 5))  # neurons, images, repetitions
+        responses[1, 2, [0, 2, 4]] = np.nan
+        responses[0, 0, 1] = np.nan
+        path = self.save(tmp_path, responses=responses, kind=np.arange(4), region=list('aab'))
+        found = assembly.read(path, ('neuroids', 'stimuli', 'repetitions'), group='kind')
+        assert found.responses.shape == (4, 3, 2)
+        np.testing.assert_array_equal(found.responses[2, 1], responses[1, 2, [1, 3]])
+        np.testing.assert_array_equal(found.responses[0, 0], responses[0, 0, [0, 2]])
+        np.testing.assert_array_equal(found.responses[3, 2], responses[2, 3, :2])
+        np.testing.assert_array_equal(found.region('b'), found.responses[:, 2:])
+        assert found.groups.tolist() == [0, 1, 2, 3] and found.stimuli is None
+
+    @pytest.mark.parametrize(
+        'change, message',
+        [
+            (dict(responses=np.zeros((4, 3))), 'three axes'),
+            (dict(group='kind'), "no 'kind' for each image; it has name"),
+            (dict(axes=('stimuli', 'time', 'repetitions')), 'they must be stimuli, neuroids'),
+            (dict(responses=np.full((4, 3, 2), np.nan)), 'fewer than two'),
+        ],
+    )
+    def test_what_cannot_be_used_is_refused(self, tmp_path, change, message):
+        arrays = {'responses': change.pop('responses', np.zeros((4, 3, 2)))}
+        path = self.save(tmp_path, **arrays, name=list('wxyz'))
+        with pytest.raises(UsageError, match=message):
+            assembly.read(path, **change)
+
+    def test_files_that_are_not_there_or_no_npz(self, tmp_path):
+        with pytest.raises(UsageError, match='there is no file'):
+            assembly.read(str(tmp_path / 'a.npz'))
+        (tmp_path / 'b.npz').write_text('hello')
+        with pytest.raises(UsageError, match='is no npz file'):
+            assembly.read(str(tmp_path / 'b.npz'))
+
+    def test_netcdf(self, tmp_path):
+        """Presentations in any order, one missing, as Brain-Score's files have them."""
+        xarray = pytest.importorskip('xarray')
+        responses = rng(0).normal(size=(3, 2, 2))  # images, neurons, repetitions
+        order = [(2, 0), (0, 0), (1, 0), (0, 1), (2, 1), (1, 1), (0, 0)]
+        array = xarray.DataArray(
+            np.array([responses[image, :, repetition] for image, repetition in order]).T[..., None],
+            dims=('neuroid', 'presentation', 'time_bin'),
+            coords={
+                'stimulus_id': ('presentation', [f'im{image}' for image, _ in order]),
+                'object_name': ('presentation', [f'object{image % 2}' for image, _ in order]),
+                'region': ('neuroid', ['V4', 'IT']),
+            },
+        )
+        array.to_netcdf(tmp_path / 'a.nc')
+        found = assembly.read(str(tmp_path / 'a.nc'), group='object_name')
+        np.testing.assert_array_equal(found.responses, responses)
+        assert found.stimuli.tolist() == ['im0', 'im1', 'im2']
+        assert found.groups.tolist() == ['object0', 'object1', 'object0']
+        assert found.regions.tolist() == ['V4', 'IT']
+
+    def test_netcdf_without_xarray(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, 'xarray', None)
+        (tmp_path / 'a.nc').touch()
+        with pytest.raises(UsageError, match=r"pip install 'lcn_jax\[netcdf\]'"):
+            assembly.read(str(tmp_path / 'a.nc'))
+
+
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, 'PNG')
+    return file.getvalue()
+
+
+class TestStimuli:
+    def test_order_of_numbers_and_choice_by_name(self, tmp_path):
+        with zipfile.ZipFile(tmp_path / 'a.zip', 'w') as archive:
+            for name in ('a/im10.png', 'a/im2.png', 'b/im1.JPG', 'readme.txt', 'b/im2.png'):
+                archive.writestr(name, name)
+        files = stimuli.read(str(tmp_path / 'a.zip'))
+        assert list(files) == ['a/im2.png', 'a/im10.png', 'b/im1.JPG', 'b/im2.png']
+        assert list(stimuli.choose(files, ['im1', 'im10.png', 'b/im2.png'])) == [
+            'b/im1.JPG', 'a/im10.png', 'b/im2.png',
+        ]  # fmt: skip
+        for name, count in (('im2', 2), ('im3', 0)):
+            with pytest.raises(UsageError, match=f'there are {count} images called {name}'):
+                stimuli.choose(files, [name])
+
+    def test_what_is_no_image_is_named(self, images):
+        np.testing.assert_array_equal(stimuli.decode(png(images[0]), 'x.png'), images[0])
+        with pytest.raises(UsageError, match=r'x\.png is not a whole image'):
+            stimuli.decode(png(images[0])[:-30], 'x.png')
+
+
+def call(module, *flags):
+    """What a binary prints."""
+    return subprocess.run(
+        [sys.executable, '-m', f'experiments.{module}', *flags],
+        cwd=tiny_runs.ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def session(networks, tmp_path_factory):
+    """A folder with images.zip and neurons.npz: neurons that read a block of the first network."""
+    folder = tmp_path_factory.mktemp('session')
+    shown = rng(5).integers(0, 256, (160, 8, 8, 3), np.uint8)
+    with zipfile.ZipFile(folder / 'images.zip', 'w') as archive:
+        for number, image in enumerate(shown):
+            archive.writestr(f'{number}.png', png(image))
+    read = features.extract(networks['conv'], list(shown), ['stage2_block1'])['stage2_block1']
+    signal = read.reshape(160, -1) @ rng(6).normal(size=(128, 12))
+    responses = noisy(signal, 0.9, repetitions=4, seed=7)
+    order = rng(8).permutation(160)
+    np.savez(
+        folder / 'neurons.npz',
+        responses=responses[order],
+        stimulus_id=order.astype(str),
+        kind=order % 4,
+        region=['V4'] * 8 + ['IT'] * 4,
+    )
+    return folder
+
+
+class TestExperiment:
+    def test_finds_the_block(self, runs, session, tmp_path):
+        workdirs = list(map(str, runs.values()))
+        printed = call(
+            'brain_score',
+            '--workdir=' + ','.join(workdirs),
+            f'--assembly={session}/neurons.npz',
+            f'--images={session}/images.zip',
+            '--group=kind',
+            f'--out={tmp_path}',
+        )
+        report = json.loads((tmp_path / 'brain_score.json').read_text())
+        assert report['workdirs'] == dict(zip(('conv', 'lc'), workdirs))
+        assert list(report['regions']) == ['IT', 'V4']
+        for name, neurons in (('V4', 8), ('IT', 4)):
+            region = report['regions'][name]
+            assert (region['neurons'], region['images'], region['repetitions']) == (neurons, 160, 4)
+            assert 0.8 < region['ceiling_interval'][0] < region['ceiling_interval'][1] < 1
+            conv, other = region['runs'].values()
+            assert conv['best']['layer'] == 'stage2_block1' and conv['step'] == 3
+            assert 'difference' not in conv['best']
+            difference = conv['best']['score'] - other['best']['score']
+            assert other['best']['difference'] == pytest.approx(-difference)
+            scores = {layer: record['score'] for layer, record in conv['layers'].items()}
+            assert max(scores, key=scores.get) == 'stage2_block1'
+            assert f'{scores["stage2_block1"]:.3f}' in printed
+        low, high = report['regions']['V4']['runs']['lc']['best']['difference_interval']
+        assert low < high < 0
+        assert (tmp_path / 'brain_score.png').read_bytes().startswith(b'\x89PNG')
+
+    def test_other_images_than_responses_are_refused(self, session):
+        neurons = assembly.Assembly(np.zeros((5, 2, 3)), None, None, np.array(['a', 'a']))
+        with pytest.raises(UsageError, match=r'there are 160 images .* responses to 5; --axes'):
+            stimuli.shown(str(session / 'images.zip'), neurons)
+
+
+class StandIn:
+    """What Brain-Score does with a model, in short, for its packages cannot live beside ours."""
+
+    class Extractor:
+        def __init__(self, get_activations, preprocessing, identifier, batch_size):
+            self.get_activations, self.preprocess = get_activations, preprocessing
+            self.identifier, self.batch_size = identifier, batch_size
+
+        def insert_attrs(self, wrapper):
+            wrapper.from_paths = self.from_paths
+
+        def set_visual_degrees(self, degrees):
+            self.degrees = degrees
+
+        def __call__(self, given, layers, number_of_trials=1, require_variance=False):
+            return self.from_paths(
+                [str(given.get_stimulus(s)) for s in given['stimulus_id']], layers
+            )
+
+        def from_paths(self, paths, layers):
+            """In batches that are filled up, as Brain-Score makes them."""
+            parts = []
+            for start in range(0, len(paths), self.batch_size):
+                batch = paths[start : start + self.batch_size]
+                filled = np.array(batch + [batch[-1]] * (self.batch_size - len(batch)))
+                prepared = self.preprocess(filled)
+                found = self.get_activations([prepared[i] for i in range(len(filled))], layers)
+                assert type(found).__name__ == 'OrderedDict' and list(found) == layers
+                parts.append({name: value[: len(batch)] for name, value in found.items()})
+            return {name: np.concatenate([part[name] for part in parts]) for name in layers}
+
+    class Commitment:
+        def __init__(self, identifier, activations_model, layers, **kwargs):
+            self.identifier, self.activations_model, self.layers = (
+                identifier,
+                activations_model,
+                layers,
+            )
+            self.kwargs = kwargs
+            activations_model._extractor.set_visual_degrees(kwargs['visual_degrees'])
+
+        def look_at(self, given, region):
+            layer = self.kwargs['region_layer_map'][region]
+            return self.activations_model(
+                given, layers=[layer], number_of_trials=1, require_variance=False
+            )[layer]
+
+    class Stimuli(dict):
+        def get_stimulus(self, name):
+            return self['paths'][name]
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """model_registry with the plugin in it."""
+    names = ['', '.model_helpers', '.model_helpers.activations', '.model_helpers.activations.core']
+    names.append('.model_helpers.brain_transformation')
+    modules = {f'brainscore_vision{name}': types.ModuleType(name) for name in names}
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    registry = modules['brainscore_vision'].model_registry = {}
+    modules[f'brainscore_vision{names[3]}'].ActivationsExtractorHelper = StandIn.Extractor
+    modules[f'brainscore_vision{names[4]}'].ModelCommitment = StandIn.Commitment
+    for name in ('lcn_jax.brain_score_plugin', 'lcn_jax.brain_score_plugin.model'):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import lcn_jax.brain_score_plugin  # noqa: F401
+
+    return registry
+
+
+class TestPlugin:
+    @pytest.fixture
+    def folder(self, tmp_path, monkeypatch):
+        monkeypatch.setenv('LCN_BRAIN_SCORE_DIR', str(tmp_path / 'models'))
+        (tmp_path / 'models/lcn_jax_lc').mkdir(parents=True)
+        return tmp_path / 'models'
+
+    @pytest.fixture
+    def shown(self, images, tmp_path):
+        """All but the last of the images, shown twice the first."""
+        paths = {}
+        for number, image in enumerate(images):
+            paths[f'id{number}'] = tmp_path / f'shown{number}.png'
+            paths[f'id{number}'].write_bytes(png(image))
+        return StandIn.Stimuli(stimulus_id=[*list(paths)[:-1], 'id0'], paths=paths)
+
+    def expected(self, found, layer):
+        return found['lc'][layer][[0, 1, 2, 3, 4, 5, 0]]
+
+    def test_features_are_exchanged_as_files(self, registry, found, runs, folder, shown):
+        with pytest.raises(RuntimeError, match='features of 6 images are missing') as stopped:
+            registry['lcn_jax_lc']().look_at(shown, 'V4')
+        missing = folder / 'missing_images'
+        assert str(missing) in str(stopped.value) and len(list(missing.iterdir())) == 6
+        path = folder / 'lcn_jax_lc/first.npz'
+        printed = call(
+            'features', '--workdir=' + str(runs['lc']), f'--images={missing}', f'--out={path}'
+        )
+        assert '4 layers of 6 images' in printed
+        model = registry['lcn_jax_lc']()
+        assert model.identifier == model.activations_model.identifier == 'lcn_jax_lc'
+        assert model.layers == [*LAYERS[1:]]
+        assert model.kwargs['behavioral_readout_layer'] == 'pooled'
+        assert model.kwargs['region_layer_map'] == {
+            'V1': 'stage1_block1',
+            'V2': 'stage1_block1',
+            'V4': 'stage2_block1',
+            'IT': 'stage2_block1',
+        }
+        assert model.activations_model._extractor.degrees == 8
+        for region, layer in (('V1', 'stage1_block1'), ('IT', 'stage2_block1')):
+            np.testing.assert_allclose(
+                model.look_at(shown, region),
+                self.expected(found, layer),
+                rtol=1e-5, atol=1e-6,  # other batches
+            )  # fmt: skip
+
+    def test_another_file_adds_images(self, registry, found, folder, shown):
+        for part in (slice(0, 3), slice(3, 6)):
+            files = [shown['paths'][name].read_bytes() for name in list(shown['paths'])[part]]
+            np.savez(
+                folder / f'lcn_jax_lc/{part.start}.npz',
+                digest=[hashlib.sha256(file).hexdigest() for file in files],
+                stage1_block1=found['lc']['stage1_block1'][part],
+            )
+        np.testing.assert_array_equal(
+            registry['lcn_jax_lc']().look_at(shown, 'IT'), self.expected(found, 'stage1_block1')
+        )
+
+    def test_a_run_needs_no_files(self, registry, found, runs, folder, shown):
+        (folder / 'lcn_jax_lc').rmdir()
+        (folder / 'lcn_jax_lc').symlink_to(runs['lc'])
+        model = registry['lcn_jax_lc']()
+        assert model.layers == [*LAYERS[1:]]
+        np.testing.assert_allclose(
+            model.look_at(shown, 'IT'),
+            self.expected(found, 'stage2_block1'),
+            rtol=1e-5, atol=1e-6,  # other batches
+        )  # fmt: skip
+
+
+def test_the_core_needs_no_scikit_learn():
+    code = 'import lcn_jax.brain.features, lcn_jax.brain.predictivity, lcn_jax.brain.behaviour, sys'
+    subprocess.run(
+        [sys.executable, '-c', f'{code}; sys.exit("sklearn" in sys.modules)'],
+        check=True,
+        cwd=tiny_runs.ROOT,
+    )
