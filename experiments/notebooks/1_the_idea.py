@@ -1,0 +1,162 @@
+# ---
+# jupytext:
+#   formats: ipynb,py:percent
+# kernelspec:
+#   display_name: Python 3
+#   name: python3
+# ---
+
+# %% [markdown]
+# # The idea in pictures
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/lcn-jax/lcn_jax/blob/main/experiments/notebooks/1_the_idea.ipynb)
+#
+# A convolutional network uses one set of weights at every position of the image. Neurons cannot do
+# that: each has synapses of its own. A *locally connected* (LC) network has the receptive fields of
+# a convolutional one, and weights of its own at every position. It is plausible, has many more
+# parameters, and learns much less from the same images.
+#
+# Pogodin, Mehta, Lillicrap and Latham ([NeurIPS 2021](https://arxiv.org/abs/2106.13031)) let such a
+# network sleep now and then. During sleep, lateral connections make many neurons see the same
+# input, and Hebbian plasticity makes their weights alike. Here is that, on handwritten digits.
+
+# %%
+import sys
+
+if 'google.colab' in sys.modules:  # elsewhere lcn_jax is there already
+    import subprocess
+
+    source = 'git+https://github.com/lcn-jax/lcn_jax@v0.1.0'
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', source], check=True)
+
+# %%
+import importlib.metadata
+import tempfile
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from experiments import show_kernels
+from experiments.configs import digits
+from experiments.provenance import provenance
+from lcn_jax import checkpoint, convert, metrics, sleep, state, train
+from lcn_jax.data import sources
+
+print('lcn_jax', importlib.metadata.version('lcn_jax'), provenance())
+print(jax.devices())
+folder = tempfile.mkdtemp()
+jax.config.update('jax_compilation_cache_dir', f'{folder}/cache')  # for what the runs share
+
+# %% [markdown]
+# ## The task
+#
+# Real digits, each at some position of an empty canvas. A convolutional network that knows an edge
+# at one position knows it everywhere; a locally connected one has to learn it at each of them.
+
+# %%
+images = sources.load('digits', f'{folder}/data')['train'].images
+figure, axes = plt.subplots(2, 8, figsize=(8, 2.2), layout='constrained')
+for ax, image in zip(axes.flat, images):
+    ax.imshow(image[..., 0], cmap='gray_r')
+    ax.set(xticks=[], yticks=[])
+plt.show()
+
+# %% [markdown]
+# ## Three networks
+#
+# The same small ResNet three times: convolutional, locally connected, and locally connected with a
+# sleep every 5 batches. They are smaller than those of `make demo`, and each is trained only once.
+
+# %%
+records = {}
+for kind in ('conv', 'lc', 'lc_hebbian'):
+    config = digits.get_config(kind)
+    config.data_dir = f'{folder}/data'
+    config.model.width = 4
+    config.batch_size = 48  # for 1, 2, 4 or 8 devices
+    config.epochs = 24
+    config.learning_rate = 1e-2
+    config.sleep.every = config.log_every = 5
+    config.checkpoint_every = 0
+    records[kind] = []
+    result = train.train_and_evaluate(config, f'{folder}/{kind}', records[kind].append)
+    accuracy = f'{result["test_top1"]:.1%}'
+    print(f'{kind:<11} {result["parameters"]:>8,} parameters, test accuracy {accuracy}')
+
+# %% [markdown]
+# Left: accuracy on digits that the networks have not seen. Right: how alike the weights of neurons
+# are that share in a sleep (the paper's weight signal-to-noise ratio; a convolution's is infinite).
+# Every sleep lifts it by orders of magnitude, and learning wears it off again.
+
+# %%
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout='constrained')
+for (kind, of_kind), colour in zip(records.items(), ('tab:blue', 'tab:red', 'tab:green')):
+    tested = [(r['epoch'], 100 * r['test_top1']) for r in of_kind if 'test_top1' in r]
+    left.plot(*zip(*tested), color=colour, label=kind)
+    snrs = [
+        (r['epoch'], r[name])
+        for r in of_kind
+        for name in ('weight_snr_before_sleep', 'weight_snr')
+        if r.get(name) is not None
+    ]
+    if snrs:
+        right.plot(*zip(*snrs), color=colour, label=kind)
+left.set(xlabel='epoch', ylabel='test accuracy (%)', ylim=(0, 100))
+right.set(xlabel='epoch', ylabel='weight SNR', yscale='log')
+left.legend()
+right.legend()
+plt.show()
+
+# %% [markdown]
+# ## One sleep
+#
+# We take the LC network that never slept, and put it to sleep by the Hebbian rule. Which kernels
+# are locally connected, and over which positions, the model itself says: `state.grids`.
+
+
+# %%
+def weights_of(kind):
+    """The config of a run, and the variables of its network when training ended."""
+    config = checkpoint.read_config(f'{folder}/{kind}')
+    shapes = train.programs(FrozenConfigDict(config), examples=config.batch_size).shapes
+    with checkpoint.Checkpoints(f'{folder}/{kind}', read_only=True) as checkpoints:
+        trained = checkpoints.restore(checkpoints.find('latest'), shapes).state
+    return config, {'params': trained.params, 'batch_stats': trained.batch_stats}
+
+
+# %%
+config, lc = weights_of('lc')
+lc_model, image_shape = train.make_model(config), train.image_shape(config)
+grids = state.grids(lc_model, image_shape)
+rule = sleep.resolve('hebbian', {'border': 'include', **config.sleep.hebbian})
+awake = lc['params']
+slept = jax.jit(sleep.share, static_argnums=2)(awake, grids, rule, jax.random.key(0))
+snrs = [metrics.layer_snrs(params, grids, 'include') for params in (awake, slept)]
+for name, before in snrs[0].items():
+    print(f'{name:<22} weight SNR {before:6.3f} awake, {snrs[1][name]:10.3g} after the sleep')
+
+# %% [markdown]
+# The kernels of the first layer at eight positions of one pool (neurons that see the same input
+# during a sleep, marked in the maps), and the distance of every position's weights from the mean of
+# its pool.
+
+# %%
+before, after = (params['stem_conv']['kernel'] for params in (awake, slept))
+show_kernels.draw(before, after, grids['stem_conv']['kernel'], border='include', title='stem_conv')
+
+# %% [markdown]
+# ## A convolution is an LC network whose positions agree
+#
+# The convolutional network's kernels, put at every position, make a locally connected network that
+# computes the same. `convert.to_shared` is the way back: the mean over positions.
+
+# %%
+config, conv = weights_of('conv')
+conv_model = train.make_model(config)
+tiled = conv | {'params': convert.to_local(conv['params'], grids)}
+x = np.random.RandomState(0).randn(8, *image_shape).astype(np.float32)
+expected = conv_model.apply(conv, x, train=False)
+difference = np.abs(lc_model.apply(tiled, x, train=False) - expected).max()
+print(f'logits up to {np.abs(expected).max():.2f}; the largest difference is {difference:.1e}')

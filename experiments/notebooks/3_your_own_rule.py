@@ -1,0 +1,135 @@
+# ---
+# jupytext:
+#   formats: ipynb,py:percent
+# kernelspec:
+#   display_name: Python 3
+#   name: python3
+# ---
+
+# %% [markdown]
+# # A sleep rule of your own
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/lcn-jax/lcn_jax/blob/main/experiments/notebooks/3_your_own_rule.ipynb)
+#
+# A sleep rule is one function of a kernel. This notebook writes one, looks at what it does to a
+# layer, and trains with it.
+
+# %%
+import sys
+
+if 'google.colab' in sys.modules:  # elsewhere lcn_jax is there already
+    import subprocess
+
+    source = 'git+https://github.com/lcn-jax/lcn_jax@v0.1.0'
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', source], check=True)
+
+# %%
+import importlib.metadata
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments.configs import digits
+from experiments.provenance import provenance
+from lcn_jax import maps, sleep
+from lcn_jax.grid import Grid
+from lcn_jax.local import he_normal
+from lcn_jax.train import train_and_evaluate
+
+print('lcn_jax', importlib.metadata.version('lcn_jax'), provenance())
+print(jax.devices())
+folder = tempfile.mkdtemp()
+jax.config.update('jax_compilation_cache_dir', f'{folder}/cache')  # for what the runs share
+
+# %% [markdown]
+# ## The rule
+#
+# It gets
+#
+# - `kernel`, the weights `(Ho, Wo, kh, kw, C // groups, O)`: a convolution kernel for each output
+#   position;
+# - `grid`, the geometry: which positions make a pool, that is, see the same input during sleep;
+# - `key`, for random numbers: another one for every layer and every sleep, the same on all devices;
+# - `border`, whether neurons that see the zero padding take part;
+# - and options of its own, by name.
+#
+# It returns the new kernel. The rules of `lcn_jax.sleep` are the parts to build from: `mean` gives
+# every neuron the mean weights of its pool, `exact` and `hebbian` are the paper's plasticity.
+#
+# Ours asks: must all neurons sleep at once? It lets a random part of the positions take over the
+# mean weights of their pool, while the others stay as they are.
+
+
+# %%
+def some_sleep(kernel, grid, key, *, border, fraction):
+    """Each position takes the mean weights of its pool with probability `fraction`."""
+    asleep = jax.random.bernoulli(key, fraction, grid.output_size)
+    shared = sleep.mean(kernel, grid, key, border=border)
+    return jnp.where(asleep[:, :, None, None, None, None], shared, kernel)
+
+
+# %% [markdown]
+# ## What it does to a layer
+#
+# A layer of 3×3 kernels on a 16×16 image, with random weights, one and three sleeps later: the
+# distance of every position's weights from the mean of its pool.
+
+# %%
+grid = Grid.create(input_size=16, kernel_size=3)
+kernel = he_normal(jax.random.key(0), (*grid.output_size, 3, 3, 8, 8))
+after = [kernel]
+for number in range(3):
+    key = jax.random.key(number)
+    after.append(some_sleep(after[-1], grid, key, border='include', fraction=0.5))
+
+figure, axes = plt.subplots(1, 3, figsize=(9, 3), layout='constrained')
+for ax, sleeps in zip(axes, (0, 1, 3)):
+    deviation = maps.deviation(after[sleeps], grid, border='include').mean(-1)
+    image = ax.imshow(np.asarray(deviation), vmin=0, vmax=kernel.std())
+    ax.set_title(f'after {sleeps} sleeps')
+figure.colorbar(image, ax=axes, label='deviation')
+plt.show()
+
+# %% [markdown]
+# ## Training with it
+#
+# A config names a rule as `module:function`, with its options under that name. A function in a
+# notebook is in `__main__`; in a project, put it into a file of your own.
+#
+# After a change of the rule restart the notebook, which has compiled the old one, and train in
+# another folder: one that holds a finished run is not trained again.
+
+# %%
+records = {}
+for fraction in (0.0, 0.25, 1.0):
+    config = digits.get_config('lc')
+    config.sleep.rule = '__main__:some_sleep'
+    config.sleep['__main__:some_sleep'] = {'fraction': fraction}
+    config.data_dir = f'{folder}/data'
+    config.model.width = 4
+    config.batch_size = 48
+    config.epochs = 20
+    config.learning_rate = 1e-2
+    config.checkpoint_every = 0
+    records[fraction] = []
+    result = train_and_evaluate(config, f'{folder}/{fraction}', records[fraction].append)
+    accuracy = f'{result["test_top1"]:.1%}'
+    print(f'{fraction:4.0%} of the positions sleep: test accuracy {accuracy}')
+
+# %% [markdown]
+# Where all weights of a pool are equal the weight SNR is infinite, and a line ends.
+
+# %%
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout='constrained')
+for fraction, of_fraction in records.items():
+    tested = [(r['epoch'], 100 * r['test_top1']) for r in of_fraction if 'test_top1' in r]
+    left.plot(*zip(*tested), label=f'{fraction:.0%} asleep')
+    snrs = [(r['epoch'], r['weight_snr_before_sleep']) for r in of_fraction if r['step'] % 10 == 0]
+    right.plot(*zip(*snrs), label=f'{fraction:.0%} asleep')
+left.set(xlabel='epoch', ylabel='test accuracy (%)', ylim=(0, 100))
+right.set(xlabel='epoch', ylabel='weight SNR before each sleep', yscale='log')
+left.legend()
+plt.show()

@@ -1,0 +1,109 @@
+# ---
+# jupytext:
+#   formats: ipynb,py:percent
+# kernelspec:
+#   display_name: Python 3
+#   name: python3
+# ---
+
+# %% [markdown]
+# # The convergence figure, and the circuit
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/lcn-jax/lcn_jax/blob/main/experiments/notebooks/4_convergence_and_circuit.ipynb)
+#
+# How do neurons come to have the same weights? The plain rule needs every neuron to know the mean
+# activity of its pool. The paper's circuit has a single inhibitory neuron compute it. This notebook
+# shows the circuit at work, and how fast both make the weights alike.
+
+# %%
+import sys
+
+if 'google.colab' in sys.modules:  # elsewhere lcn_jax is there already
+    import subprocess
+
+    source = 'git+https://github.com/lcn-jax/lcn_jax@v0.1.0'
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', source], check=True)
+
+# %%
+import importlib.metadata
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+
+from experiments import convergence
+from experiments.provenance import provenance
+from lcn_jax import circuit
+from lcn_jax.snr import weight_snr
+
+print('lcn_jax', importlib.metadata.version('lcn_jax'), provenance())
+print(jax.devices())
+
+# %% [markdown]
+# ## The circuit
+#
+# The rates $r_i$ of the neurons of a pool, and that of one inhibitory neuron, $r_{inh}$, follow
+#
+# $$\tau \dot r_i = -r_i + w_i \cdot x - \alpha r_{inh} + b, \qquad
+# \tau \dot r_{inh} = -r_{inh} + \frac{1}{N} \sum_j r_j - b$$
+#
+# Where they come to rest, $r_i - b = z_i - \bar z + \bar z / (1 + \alpha)$, with
+# $z_i = w_i \cdot x$ and $\bar z$ their mean: a neuron's own activity tells by how much it differs
+# from its pool. Eight neurons with random weights are shown a pattern, without plasticity; dotted
+# is where they come to rest.
+
+# %%
+weights_key, pattern_key = jax.random.split(jax.random.key(1))
+weights = 1 + jax.random.normal(weights_key, (8, 9))
+pattern = jax.random.normal(pattern_key, (1, 9)) / 3
+still = circuit.Circuit(learning_rate=jnp.zeros_like)
+_, rates = circuit.simulate_stepwise(weights, pattern, 0.0, still, observe=lambda w, r: r)
+
+plt.figure(figsize=(7, 3.6), layout='constrained')
+plt.plot(rates[:, :-1], color='tab:blue', alpha=0.7)
+plt.plot(rates[:, -1], color='tab:red', label='inhibitory neuron')
+for rest in circuit.steady_rates(weights, pattern[0], still):
+    plt.axhline(rest, color='0.4', ls=':', lw=1)
+plt.xlabel('time step')
+plt.ylabel('rate')
+plt.legend()
+plt.show()
+
+# %% [markdown]
+# ## Plasticity
+#
+# Weights change against this activity, and are held by an anchor of strength $\gamma$:
+# $\Delta w_i \propto -(r_i - b)\, x - \gamma\, (w_i - w_i^{init})$. Each curve below is a weight of
+# one of 20 neurons; each colour is one of three inputs. They come together, pattern by pattern.
+
+# %%
+weights = 1 + jax.random.normal(weights_key, (20, 9))
+patterns = jax.random.normal(pattern_key, (1000, 9))
+_, (traces, snrs) = circuit.simulate(
+    weights, patterns, 1e-3, circuit.Circuit(), observe=lambda w, r: (w[:, :3], weight_snr(w))
+)
+
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout='constrained')
+for number, colour in enumerate(('tab:blue', 'tab:orange', 'tab:green')):
+    left.plot(traces[:, :, number], color=colour, lw=0.8, alpha=0.7)
+left.set(xlabel='patterns shown', ylabel='weight')
+right.plot(snrs)
+right.set(xlabel='patterns shown', ylabel='weight SNR', xscale='log', yscale='log')
+plt.show()
+
+# %% [markdown]
+# ## The convergence figure
+#
+# The paper's figure, with fewer trials and patterns: the weight SNR against the number of patterns.
+# The plain rule climbs to its fixed point (dashed). The circuit has a lower one (dotted), for its
+# finite inhibition lets the mean weight decay, too, slowly. `make convergence` draws it all.
+
+# %%
+settings = convergence.Settings(trials=2, hebbian_patterns=1000, circuit_patterns=1500)
+curves = [
+    curve
+    for rule in ('hebbian', 'circuit')
+    for kernel in settings.kernels
+    for curve in convergence.curves(rule, kernel, settings)
+]
+convergence.plot(curves, settings)

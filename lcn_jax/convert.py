@@ -1,0 +1,119 @@
+"""Convolutional weights -> locally connected ones, and back.
+
+The two networks of one config have the same parameters under the same names, but for the kernels
+that are locally connected: `grids` (`state.grids` of the locally connected model) says which these
+are, so both directions need it. All else, biases and BatchNorm included, is returned as it is, and
+the collection 'batch_stats' fits both networks:
+
+    model = ResNet(..., local=True)
+    grids = state.grids(model, image_shape)
+    local = {**variables, 'params': convert.to_local(variables['params'], grids)}
+
+A pool (`grid.py`) is the positions equal modulo the period, and a sleep makes the members of a pool
+alike, not the pools: a layer of 3×3 kernels is left with nine kernels. A convolution has one. It
+gets the mean over all positions, which is the mean of the pools' means, each counted as often as
+the pool has members, so no rule that keeps these means changes it. Of all convolutions this one has
+the nearest weights, in the sense of least squares. It computes the same as the layer only where all
+positions have one kernel already; else it is a network to evaluate, or to train further.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.traverse_util
+import jax
+
+from lcn_jax.grid import Grid
+from lcn_jax.local import tile_kernel
+
+
+def to_local(
+    params: Any, grids: Mapping, noise: float = 0.0, key: jax.Array | None = None
+) -> dict[str, Any]:
+    """Parameters of a convolutional network -> those of the locally connected network of `grids`.
+
+    Args:
+      params: a tree with a kernel (kh, kw, C // groups, O) at every path of `grids`.
+      grids: the `Grid` of every locally connected kernel, at its path.
+      noise: as in `kernel_to_local`; each kernel gets noise of its own.
+      key: for the noise.
+
+    Raises:
+      ValueError: the trees do not fit together, or there is noise but no key.
+    """
+
+    def convert(number, kernel, grid):
+        own_key = None if key is None else jax.random.fold_in(key, number)
+        return kernel_to_local(kernel, grid, noise, own_key)
+
+    return _convert(convert, params, grids)
+
+
+def to_shared(params: Any, grids: Mapping) -> dict[str, Any]:
+    """Parameters of the locally connected network of `grids` -> those of a convolutional network.
+
+    Every locally connected kernel becomes its mean over all positions: see the top of this file.
+
+    Raises:
+      ValueError: the trees do not fit together.
+    """
+    return _convert(lambda _, kernel, grid: kernel_to_shared(kernel, grid), params, grids)
+
+
+def kernel_to_local(
+    kernel: jax.Array, grid: Grid, noise: float = 0.0, key: jax.Array | None = None
+) -> jax.Array:
+    """(kh, kw, C // groups, O) at every position of `grid`: (Ho, Wo, kh, kw, C // groups, O).
+
+    `noise` is the std of Gaussian noise, drawn with `key` for each position, relative to the std of
+    the kernel's values.
+
+    Raises:
+      ValueError: the kernel does not fit the grid, or there is noise but no key.
+    """
+    if kernel.ndim != 4 or kernel.shape[:2] != grid.kernel_size:
+        raise ValueError(
+            f'expected a shared kernel {(*grid.kernel_size, "C // groups", "O")}, got shape '
+            f'{kernel.shape}.'
+        )
+    tiled = tile_kernel(kernel, grid.output_size)
+    if noise == 0:
+        return tiled
+    if key is None:
+        raise ValueError('noise needs a key.')
+    return tiled + noise * kernel.std() * jax.random.normal(key, tiled.shape, tiled.dtype)
+
+
+def kernel_to_shared(kernel: jax.Array, grid: Grid) -> jax.Array:
+    """The mean of (Ho, Wo, kh, kw, C // groups, O) over positions: (kh, kw, C // groups, O).
+
+    Positions with one and the same kernel give exactly that kernel.
+
+    Raises:
+      ValueError: the kernel does not fit the grid.
+    """
+    leading = (*grid.output_size, *grid.kernel_size)
+    if kernel.ndim != 6 or kernel.shape[:4] != leading:
+        raise ValueError(
+            f'expected a locally connected kernel {(*leading, "C // groups", "O")}, got shape '
+            f'{kernel.shape}.'
+        )
+    # Relative to one position, so that equal kernels do not suffer from rounding.
+    return kernel[0, 0] + (kernel - kernel[0, 0]).mean((0, 1))
+
+
+def _convert(convert: Callable, params: Any, grids: Mapping) -> dict[str, Any]:
+    """`convert(number, kernel, grid)` for every kernel of `grids`; errors say which one."""
+    flat = flax.traverse_util.flatten_dict(params)
+    flat_grids = sorted(flax.traverse_util.flatten_dict(grids).items())
+    if not flat_grids:
+        raise ValueError('grids is empty; it must be of a network with locally connected layers.')
+    for number, (path, grid) in enumerate(flat_grids):
+        name = '/'.join(path)
+        if path not in flat:
+            raise ValueError(f'params have no {name}: they are not of the network of grids.')
+        try:
+            flat[path] = convert(number, flat[path], grid)
+        except ValueError as e:
+            raise ValueError(f'{name}: {e}') from None
+    return flax.traverse_util.unflatten_dict(flat)

@@ -1,0 +1,152 @@
+"""Conversion between shared and local weights: what a network computes, and what is refused."""
+
+import math
+from functools import partial
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lcn_jax import convert, sleep
+from lcn_jax.grid import Grid
+from lcn_jax.local import LocalConv
+from lcn_jax.resnet import ResNet
+from lcn_jax.state import grids
+
+KEY = jax.random.key(0)
+NETWORKS = {
+    'cifar': dict(stage_sizes=(1, 1), width=4, stem='cifar', num_classes=5),
+    'imagenet': dict(stage_sizes=(1, 1), width=4, stem='imagenet', num_classes=5),
+    'first two shared': dict(
+        stage_sizes=(1, 1), width=4, stem='cifar', num_classes=5, n_first_conv=2
+    ),
+}
+SHAPE = (16, 12, 3)
+each_network = pytest.mark.parametrize('options', NETWORKS.values(), ids=NETWORKS)
+
+
+def shapes(model):
+    variables = jax.eval_shape(partial(model.init, train=False), KEY, jnp.zeros((1, *SHAPE)))
+    return {name: variables[name] for name in ('params', 'batch_stats')}
+
+
+def as_if_trained(model):
+    """Random variables; a locally connected kernel is the same at every position."""
+    rng = np.random.RandomState(0)
+
+    def fill(path, leaf):
+        if path[-1].key != 'kernel':
+            return 0.5 + rng.rand(*leaf.shape).astype(np.float32)
+        shared = rng.randn(*leaf.shape[-4:]).astype(np.float32)
+        return np.broadcast_to(shared / math.sqrt(math.prod(shared.shape[:-1])), leaf.shape)
+
+    return jax.tree.map_with_path(fill, shapes(model))
+
+
+def logits(model, variables):
+    images = np.random.RandomState(1).randn(4, *SHAPE) * np.arange(1, 5)[:, None, None, None]
+    return jax.jit(partial(model.apply, train=False))(variables, images.astype(np.float32))
+
+
+def assert_same_function(model, variables, other, converted):
+    expected = logits(model, variables)
+    assert expected.std(0).min() > 1e-2  # the images are told apart
+    np.testing.assert_allclose(logits(other, converted), expected, atol=1e-5)
+
+
+@each_network
+def test_a_convolutional_network_computes_the_same_when_locally_connected(options):
+    shared, local = ResNet(**options, local=False), ResNet(**options, local=True)
+    variables = as_if_trained(shared)
+    params = convert.to_local(variables['params'], grids(local, SHAPE))
+    chex.assert_trees_all_equal_shapes(params, shapes(local)['params'])
+    assert_same_function(shared, variables, local, variables | {'params': params})
+
+
+@each_network
+def test_a_fully_shared_network_computes_the_same_when_convolutional(options):
+    local = ResNet(**options, local=True)
+    shared = ResNet(**options, local=False)
+    variables = as_if_trained(local)
+    params = convert.to_shared(variables['params'], grids(local, SHAPE))
+    chex.assert_trees_all_equal_shapes(params, shapes(shared)['params'])
+    assert_same_function(local, variables, shared, variables | {'params': params})
+
+
+def test_there_and_back_gives_the_same_bits():
+    local = ResNet(**NETWORKS['first two shared'], local=True)
+    params = as_if_trained(ResNet(**NETWORKS['first two shared'], local=False))['params']
+    back = convert.to_shared(convert.to_local(params, grids(local, SHAPE)), grids(local, SHAPE))
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+
+
+def test_the_convolution_is_the_mean_over_positions_before_and_after_a_sleep():
+    grid = Grid.create((8, 7), 3)  # pools of 9, 6 and 4 positions
+    kernel = np.random.RandomState(0).randn(8, 7, 3, 3, 2, 4).astype(np.float32)
+    shared = convert.kernel_to_shared(kernel, grid)
+    np.testing.assert_allclose(shared, kernel.mean((0, 1)), atol=1e-6)
+    slept = sleep.mean(kernel, grid, KEY, border='include')
+    assert np.abs(slept - shared).max() > 0.1  # the pools still differ
+    np.testing.assert_allclose(convert.kernel_to_shared(slept, grid), shared, atol=1e-6)
+
+
+def test_layers_of_other_models_convert_too():
+    """nn.Conv with bias, stride and groups."""
+    x = np.random.RandomState(0).randn(2, 9, 8, 4).astype(np.float32)
+    options = dict(features=6, strides=2, padding=1, feature_group_count=2)
+    shared, local = nn.Conv(kernel_size=(3, 3), **options), LocalConv(kernel_size=3, **options)
+    params = shared.init(KEY, x)['params'] | {'bias': jnp.arange(6.0)}
+    found = jax.eval_shape(local.init, KEY, x)['grids']
+    converted = convert.to_local(params, found)
+    y = local.apply({'params': converted}, x)
+    np.testing.assert_allclose(y, shared.apply({'params': params}, x), atol=1e-5)
+    assert converted['bias'] is params['bias']
+
+
+def test_noise_is_relative_to_each_kernel_and_its_own_at_every_position():
+    rng = np.random.RandomState(0)
+    params = {name: {'kernel': 3 * rng.randn(3, 3, 4, 8).astype(np.float32)} for name in 'ab'}
+    grids = {name: {'kernel': Grid.create(10, 3)} for name in 'ab'}
+    plain = convert.to_local(params, grids)
+    noisy = convert.to_local(params, grids, 0.1, KEY)
+    added = [noisy[name]['kernel'] - plain[name]['kernel'] for name in 'ab']
+    for name, noise in zip('ab', added):
+        np.testing.assert_allclose(noise.std(), 0.1 * params[name]['kernel'].std(), rtol=0.02)
+        assert abs(np.corrcoef(noise[0, 0].ravel(), noise[0, 1].ravel())[0, 1]) < 0.3
+    assert abs(np.corrcoef(added[0].ravel(), added[1].ravel())[0, 1]) < 0.02
+    again = convert.to_local(params, grids, 0.1, KEY)
+    jax.tree.map(np.testing.assert_array_equal, again, noisy)
+
+
+GRIDS = {'conv': {'kernel': Grid.create(6, 3)}}
+SHARED = {'conv': {'kernel': np.zeros((3, 3, 2, 4), np.float32)}}
+LOCAL = {'conv': {'kernel': np.zeros((6, 6, 3, 3, 2, 4), np.float32)}}
+
+
+@pytest.mark.parametrize(
+    'function, arguments, message',
+    [
+        (convert.to_local, (LOCAL, GRIDS), r"conv/kernel: expected a shared kernel \(3, 3, 'C"),
+        (convert.to_shared, (SHARED, GRIDS), r'conv/kernel: expected a loc.* \(6, 6, 3, 3, '),
+        (
+            convert.to_shared,
+            (LOCAL, {'conv': {'kernel': Grid.create(8, 3)}}),
+            r'expected .* \(8, 8, 3, 3, .* got shape \(6, 6',
+        ),
+        (
+            convert.to_local,
+            (SHARED, {'conv': {'kernel': Grid.create(6, 5)}}),
+            r'expected .* \(5, 5, .* got shape \(3, 3',
+        ),
+        (convert.to_local, ({'other': {}}, GRIDS), 'params have no conv/kernel'),
+        (convert.to_local, (SHARED, {}), 'grids is empty'),
+        (convert.to_local, (SHARED, GRIDS, 0.1), 'conv/kernel: noise needs a key'),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(function, arguments, message):
+    with pytest.raises(ValueError, match=message) as error:
+        function(*arguments)
+    assert '\n' not in str(error.value)

@@ -1,0 +1,113 @@
+"""What is drawn of the kernels: the arrays by brute force, and the binary as its users meet it."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import tiny_runs
+from ml_collections import FrozenConfigDict
+
+from lcn_jax import checkpoint, maps, sleep, train
+from lcn_jax.grid import Grid
+
+GRID = Grid.create((8, 7), 3)
+
+
+@pytest.mark.parametrize('border', ['include', 'exclude'])
+def test_positions_are_of_one_largest_pool_and_spread_over_it(border):
+    pools = GRID.pools(border)
+    sizes = np.bincount(pools[pools >= 0])
+    positions = maps.positions_of_a_pool(GRID, 4, border=border)
+    assert len(set(map(tuple, positions))) == len(positions) == 4
+    (pool,) = set(pools[tuple(positions.T)])
+    assert sizes[pool] == sizes.max()
+    members = np.argwhere(pools == pool)
+    np.testing.assert_array_equal(positions[[0, -1]], members[[0, -1]])
+    every = maps.positions_of_a_pool(GRID, 100, border=border)
+    np.testing.assert_array_equal(every, members)
+
+
+def test_positions_need_a_pool():
+    with pytest.raises(ValueError, match='none is in a pool'):
+        maps.positions_of_a_pool(Grid.create(2, 3), 4, border='exclude')
+
+
+@pytest.mark.parametrize('border', ['include', 'exclude'])
+def test_deviation_is_the_distance_from_the_mean_of_the_pool(border):
+    kernel = np.random.RandomState(0).randn(8, 7, 3, 3, 2, 4).astype(np.float32)
+    pools = GRID.pools(border)
+    expected = np.full((8, 7, 4), np.nan)
+    for i, j in np.ndindex(8, 7):
+        if pools[i, j] >= 0:
+            off = kernel[i, j] - kernel[pools == pools[i, j]].mean(0)
+            expected[i, j] = np.sqrt((off**2).mean((0, 1, 2)))
+    np.testing.assert_allclose(maps.deviation(kernel, GRID, border=border), expected, atol=1e-6)
+    slept = sleep.mean(kernel, GRID, jax.random.key(0), border=border)
+    left = maps.deviation(slept, GRID, border=border)
+    np.testing.assert_allclose(left, np.where(np.isnan(expected), np.nan, 0), atol=1e-6)
+
+
+@pytest.fixture(scope='module')
+def workdirs(tmp_path_factory):
+    """With checkpoints of runs with and without a sleep rule, and of a convolutional one."""
+    folder = tmp_path_factory.mktemp('runs')
+    rng = np.random.RandomState(0)
+    for name, changes in {
+        'hebbian': {},
+        'awake': {'sleep.rule': 'none'},
+        'conv': {'sleep.rule': 'none', 'connectivity': 'conv'},
+    }.items():
+        config = tiny_runs.get_config('resident')
+        config.update_from_flattened_dict(changes)
+        shapes = train.programs(FrozenConfigDict(config), config.batch_size).shapes
+        state = jax.tree.map(lambda s: np.asarray(rng.randn(*s.shape), s.dtype), shapes)
+        workdir = str(folder / name)
+        with checkpoint.Checkpoints(workdir) as checkpoints:
+            checkpoint.claim(workdir, config)
+            checkpoints.save(5, checkpoint.Snapshot.start(state), 0.5)
+    return folder
+
+
+def show(workdir, layer, out, *more):
+    return subprocess.run(
+        [
+            sys.executable, '-m', 'experiments.show_kernels',
+            f'--workdir={workdir}', f'--layer={layer}', f'--out={out}', *more,
+        ],
+        cwd=tiny_runs.ROOT,
+        env=tiny_runs.environment(1, workdir.parent / 'cache'),
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    'name, layer', [('hebbian', 'stem_conv'), ('awake', 'stage1_block1_conv2')]
+)
+def test_a_picture_of_a_layer_is_written(workdirs, name, layer, tmp_path):
+    out = tmp_path / 'made' / 'kernels.png'
+    done = show(workdirs / name, layer, out)
+    assert done.returncode == 0, done.stderr
+    assert str(out) in done.stdout
+    assert out.read_bytes().startswith(b'\x89PNG')
+
+
+@pytest.mark.parametrize(
+    'name, layer, more, message',
+    [
+        ('hebbian', 'stem', [], "called 'stem'; known: "),
+        ('hebbian', 'stem_conv', ['--channel=1'], 'no channel 1 of feature 0'),
+        ('hebbian', 'stem_conv', ['--checkpoint=3'], "no checkpoint '3'"),
+        ('conv', 'stem_conv', [], 'holds a convolutional network'),
+        ('nothing', 'stem_conv', [], 'holds no run'),
+    ],
+)
+def test_a_mistake_is_one_line(workdirs, name, layer, more, message, tmp_path):
+    done = show(workdirs / name, layer, tmp_path / 'kernels.png', *more)
+    assert done.returncode == 1
+    assert 'Traceback' not in done.stderr
+    assert message in done.stderr.strip().splitlines()[-1]
+    assert not (tmp_path / 'kernels.png').exists()

@@ -1,0 +1,113 @@
+"""What README.md and CONTRIBUTING.md tell people to run, import and open is there."""
+
+import ast
+import importlib.util
+import re
+
+import pytest
+from tiny_runs import ROOT
+
+from lcn_jax import config as configs
+
+TEXTS = {name: (ROOT / name).read_text() for name in ('README.md', 'CONTRIBUTING.md')}
+ALL = '\n'.join(TEXTS.values())
+FENCED = re.compile(r'^```(\w*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+CONFIGS = {path.stem for path in (ROOT / 'experiments/configs').glob('[a-z]*.py')}
+
+
+def blocks(language: str) -> list[str]:
+    return [text for found, text in FENCED.findall(ALL) if found == language]
+
+
+def inline() -> list[str]:
+    return re.findall(r'`([^`\n]+)`', FENCED.sub('', ALL))
+
+
+def commands() -> list[str]:
+    """Lines to type into a shell, with continued lines joined and comments dropped."""
+    lines = '\n'.join(blocks('') + inline()).replace('\\\n', ' ').splitlines()
+    return [line.partition(' #')[0].strip() for line in lines]
+
+
+PYTHON_COMMANDS = [line for line in commands() if line.startswith('python -m ')]
+FIELDS = set(configs.default().to_dict())
+
+
+def known_field(path: str) -> bool:
+    """'sleep.every' -> whether a config has it; under a rule of one's own anything goes."""
+    value = configs.default()
+    for name in path.split('.'):
+        if not hasattr(value, 'keys') or name not in value:
+            return False
+        value = value[name]
+    return True
+
+
+def test_the_parsers_find_something():
+    assert len(PYTHON_COMMANDS) >= 2 and len(blocks('python')) >= 3 and len(CONFIGS) >= 5
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / 'Makefile').read_text()
+    named = {line.split()[1] for line in commands() if re.match(r'make [a-z]', line)}
+    assert {'demo', 'test'} <= named
+    for target in named:
+        assert re.search(rf'^{target}:', makefile, re.MULTILINE), f'no make target {target}'
+
+
+@pytest.mark.parametrize('command', PYTHON_COMMANDS)
+def test_modules_flags_configs_and_fields_exist(command):
+    module, *flags = command.split()[2:]
+    spec = importlib.util.find_spec(module)
+    assert spec is not None, f'no module {module}'
+    if not module.startswith('experiments.'):
+        return
+    source = (ROOT / f'{module.replace(".", "/")}.py').read_text()
+    for flag in flags:
+        name, _, value = flag.removeprefix('--').partition('=')
+        if name.startswith('config.'):
+            assert known_field(name.removeprefix('config.')), f'no field {name}'
+        elif name != 'help':
+            assert re.search(rf"DEFINE_\w+\(\s*'{name}'", source), f'{module} has no flag --{name}'
+        if name == 'config':
+            path, _, kind = value.partition(':')
+            assert (ROOT / path).exists(), f'no config file {path}'
+            assert kind in ('', *configs.KINDS), f'no kind {kind}'
+
+
+def test_config_fields_named_in_the_text_exist():
+    named = set(re.findall(r'^(?:--)?config\.([\w.]+)', '\n'.join(inline()), re.MULTILINE))
+    assert {'sleep.border'} <= named
+    assert not [field for field in named if not known_field(field)]
+
+
+def test_the_table_of_kinds_is_complete():
+    _, _, table = TEXTS['README.md'].partition('| kind | connectivity |')
+    rows = re.findall(r'^\| `(\w+)`', table.partition('\n\n')[0], re.MULTILINE)
+    assert sorted(rows) == sorted(configs.KINDS)
+
+
+def test_the_list_of_configs_is_complete():
+    (sentence,) = re.findall(r'There are configs for ([^.]*)\.', TEXTS['README.md'])
+    assert set(re.findall(r'`(\w+)`', sentence)) == CONFIGS
+
+
+@pytest.mark.parametrize('name', TEXTS)
+def test_links_and_files_exist(name):
+    linked = re.findall(r'\]\((?!https?:|#)([^)#]+)[^)]*\)', TEXTS[name])
+    text = re.sub(r'https?://\S+', '', FENCED.sub('', TEXTS[name]))
+    named = re.findall(r'\b(?:lcn_jax|experiments|tests)/[\w./-]*\w/?', text)
+    assert named
+    missing = [path for path in {*linked, *named} if not (ROOT / path).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize('block', blocks('python'))
+def test_python_compiles_imports_and_sets_fields_that_exist(block):
+    tree = ast.parse(block)
+    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    exec(compile(ast.Module(imports, []), 'README.md', 'exec'), {})
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node).startswith('config.'):
+            field = ast.unparse(node).removeprefix('config.')
+            assert known_field(field), f'no field config.{field}'
