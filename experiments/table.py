@@ -23,7 +23,7 @@ from ml_collections import ConfigDict, config_flags
 
 from experiments import cli, table_report
 from experiments.provenance import provenance
-from lcn_jax import checkpoint
+from lcn_jax import checkpoint, faults
 from lcn_jax.data import sources
 from lcn_jax.errors import Stopped, UsageError, writing
 from lcn_jax.progress import Progress
@@ -53,6 +53,8 @@ SETTINGS = {
 # The paper's grid.
 LEARNING_RATES = {'conv': (1e-1, 5e-2, 1e-2, 5e-3), 'lc': (1e-3, 5e-4, 1e-4, 5e-5)}
 WEIGHT_DECAYS = (1e-2, 1e-4)
+
+STOPPED = 'stopped; the same command goes on from there.'
 
 
 def main(argv):
@@ -132,14 +134,18 @@ def config_of(row: str, padding: int, seed: int) -> ConfigDict:
 def train_all(runs: dict[str, ConfigDict]) -> dict[str, dict]:
     """Workdir -> config in, workdir -> what `train_one` returns out."""
     done = {}
-    for workdir, config in runs.items():
-        name = os.path.relpath(workdir, OUT.value)
-        done[workdir] = result = train_one(config, workdir, Progress(name))
-        accuracy = result[f'{evaluated_split(config)}_top1']
-        print(
-            f'{len(done)}/{len(runs)}  {name}  accuracy {accuracy:.1%}  {result["seconds"]:.0f} s',
-            flush=True,
-        )
+    with faults.StopRequests() as requests:  # that come between runs
+        for workdir, config in runs.items():
+            if requests.heard():
+                raise Stopped(STOPPED)
+            name = os.path.relpath(workdir, OUT.value)
+            done[workdir] = result = train_one(config, workdir, Progress(name))
+            accuracy = result[f'{evaluated_split(config)}_top1']
+            print(
+                f'{len(done)}/{len(runs)}  {name}  accuracy {accuracy:.1%}  '
+                f'{result["seconds"]:.0f} s',
+                flush=True,
+            )
     return done
 
 
@@ -153,7 +159,7 @@ def train_one(config: ConfigDict, workdir: str, show) -> dict:
     try:
         result = train_and_evaluate(config, workdir, show) | provenance()
     except Stopped:
-        raise Stopped('stopped; the same command goes on from there.') from None
+        raise Stopped(STOPPED) from None
     with writing(path):
         with open(path + '.part', 'w') as file:
             json.dump(result, file)
