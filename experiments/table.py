@@ -87,13 +87,15 @@ def tabulate(rows: list[str]) -> None:
 
 def search(rows: list[str]) -> None:
     """Prints the best point of the grid for each row, by accuracy on the validation images."""
+    config = given('conv')
+    prepared = sources.builder(config.dataset, config.data_dir)
+    held_out = sources.examples_in(prepared, 'train') // 10
     for padding, row in itertools.product(paddings(), rows):
         runs = {}
         rates = LEARNING_RATES['conv' if row == 'conv' else 'lc']
         for rate, decay in itertools.product(rates, WEIGHT_DECAYS):
             config = config_of(row, padding, seed=0)
-            prepared = sources.builder(config.dataset, config.data_dir)
-            config.validation = sources.examples_in(prepared, 'train') // 10
+            config.validation = held_out
             config.learning_rate, config.weight_decay = rate, decay
             runs[f'{OUT.value}/search/{config.dataset}-{padding}/{row}-{rate:g}-{decay:g}'] = config
         results = train_all(runs)

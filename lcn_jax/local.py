@@ -139,14 +139,14 @@ def _tile_size(x_HWCN: jax.Array, grid: Grid) -> Pair:
     """Output rows and columns of a tile: the most that divide the image and fit into the cache."""
     rows, columns = grid.output_size
     bytes_each = math.prod(grid.kernel_size) * math.prod(x_HWCN.shape[2:]) * x_HWCN.dtype.itemsize
-    fitting = TILE_BYTES.get(jax.default_backend(), math.inf) // bytes_each
+    fitting = TILE_BYTES.get(jax.default_backend(), math.inf) / bytes_each
 
     def largest_divisor(size, limit):
         return max(d for d in range(1, size + 1) if size % d == 0 and (d == 1 or d <= limit))
 
     if columns > fitting:
         return 1, largest_divisor(columns, fitting)
-    return largest_divisor(rows, fitting // columns), columns
+    return largest_divisor(rows, fitting / columns), columns
 
 
 def _split_tiles(array: jax.Array, tile: Pair) -> jax.Array:
