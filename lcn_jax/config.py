@@ -28,6 +28,7 @@ def default() -> ConfigDict:
     config.dataset = 'digits'
     config.data_dir = '~/tensorflow_datasets'
     config.validation = 0  # training images held out, to evaluate on instead of the test images
+    config.train_images = 0  # random ones to train on; 0: all
     config.image_size = 16  # pixels; images are cropped to this
     config.flip = False  # mirror training images half of the time
     config.mean = ()  # of each channel's training pixels in [0, 1]; () computes it
@@ -78,7 +79,8 @@ def default() -> ConfigDict:
     config.sleep.circuit.tau = 30.0
     config.sleep.circuit.b = 1.0
 
-    config.log_every = 100  # steps; evaluation is at the end of every epoch
+    config.log_every = 100  # steps
+    config.evaluate_every = 1  # epochs; also at the end
     config.checkpoint_every = 1000  # steps; also the best, and at the end; 0: only at the end
     config.tensorboard = False  # write the records for TensorBoard, too
     return config
@@ -108,6 +110,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         ('batch_size', config.batch_size),
         ('epochs', config.epochs),
         ('log_every', config.log_every),
+        ('evaluate_every', config.evaluate_every),
         ('image_size', config.image_size),
         ('sleep.every', config.sleep.every),
     ):

@@ -202,6 +202,7 @@ def train_and_evaluate(
     init_key, data_key, sleep_key = keys(config)
     split = evaluated_split(config)
     every = config.checkpoint_every or run.total_steps
+    evaluate_every = run.steps_per_epoch * config.evaluate_every
     with checkpoint.Checkpoints(workdir) as checkpoints, faults.StopRequests() as requests:
         checkpoint.claim(workdir, config)
         now = checkpoints.latest(run.shapes) or checkpoint.Snapshot.start(
@@ -229,6 +230,7 @@ def train_and_evaluate(
 
             stopping = requests.heard()
             epoch_ends = step % run.steps_per_epoch == 0
+            evaluates = step % evaluate_every == 0 or step == run.total_steps
             logs = step % config.log_every == 0 or epoch_ends
             saves = stopping or step % every == 0 or step == run.total_steps
             record = {'step': step, 'epoch': step / run.steps_per_epoch}
@@ -245,7 +247,7 @@ def train_and_evaluate(
             if logs:
                 record['weight_snr'] = _mean_snr(run, train_state)
                 sums = parallel.replicate(metrics.Sums.zero())
-                if epoch_ends:
+                if evaluates:
                     record |= evaluate(run, train_state, images, split)
                     accuracy = record[f'{split}_top1']
                     saves |= config.checkpoint_every > 0 and accuracy > best

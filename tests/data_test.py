@@ -192,32 +192,39 @@ def test_evaluation_counts_every_example_once(examples, processes, devices, batc
     assert parts[0] % local == 0
 
 
-def test_hold_out_is_disjoint_complete_and_random():
-    train, validation = sources.hold_out(1000, 100)
+def test_division_is_disjoint_complete_and_random():
+    train, validation = sources.divide(1000, 100, 0)
     assert len(validation) == 100
     np.testing.assert_array_equal(np.sort(np.concatenate([train, validation])), np.arange(1000))
     assert (np.diff(validation) > 0).all()
     assert 30 < np.sum(validation < 500) < 70
-    np.testing.assert_array_equal(validation, sources.hold_out(1000, 100)[1])
-    assert len(sources.hold_out(1000, 0)[1]) == 0
+    np.testing.assert_array_equal(validation, sources.divide(1000, 100, 0)[1])
+    assert len(sources.divide(1000, 0, 0)[1]) == 0
+    few = sources.divide(1000, 100, 50)[0]
+    assert len(few) == 50
+    assert set(few) <= set(train)
+    assert 10 < np.sum(few < 500) < 40
     for wrong in (1000, -1):
         with pytest.raises(UsageError, match=f'config.validation is {wrong}'):
-            sources.hold_out(1000, wrong)
+            sources.divide(1000, wrong, 0)
+    for wrong in (901, -1):
+        with pytest.raises(UsageError, match=f'train_images is {wrong}; there are 900'):
+            sources.divide(1000, 100, wrong)
 
 
-@pytest.mark.parametrize('validation', [0, 5])
-def test_resident_input_trains_on_the_rest(data_dir, validation):
+@pytest.mark.parametrize(('validation', 'train_images'), [(0, 0), (5, 0), (0, 7), (5, 7)])
+def test_resident_input_trains_on_the_rest(data_dir, validation, train_images):
     config = small_config('cifar10', data_dir)
-    config.validation = validation
+    config.validation, config.train_images = validation, train_images
     made = inputs.make(config, KEY)
     splits = sources.load('cifar10', data_dir)
-    kept, held_out = sources.hold_out(20, validation)
+    kept, held_out = sources.divide(20, validation, train_images)
     expected = splits['train'].take(held_out) if validation else splits['test']
     ((pixels, order, steps),) = made.train(0, 2)
-    assert made.examples == 20 - validation
+    assert made.examples == (train_images or 20 - validation)
     assert steps == 2
     np.testing.assert_array_equal(pixels.images[0], splits['train'].images[kept])
-    np.testing.assert_array_equal(np.sort(order[0]), np.arange(20 - validation))
+    np.testing.assert_array_equal(np.sort(order[0]), np.arange(made.examples))
     (pixels,) = made.evaluate()
     labels = np.asarray(pixels.labels).ravel()
     np.testing.assert_array_equal(labels[labels != MISSING], expected.labels)

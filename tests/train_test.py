@@ -98,6 +98,13 @@ def test_convolution_has_no_snr_and_records_epochs(tiny, tmp_path):
     assert result['parameters'] == 4 * 9 + 2 * 4 + 2 * (4 * 4 * 9 + 2 * 4) + 4 * 10 + 10
 
 
+def test_evaluates_after_so_many_epochs_and_at_the_end(tiny, tmp_path):
+    records, result = run(tiny('conv', epochs=3, evaluate_every=2, log_every=1000), tmp_path)
+    assert [record['epoch'] for record in records] == [1, 2, 3]
+    assert ['test_top1' in record for record in records] == [False, True, True]
+    assert result['test_top1'] == records[-1]['test_top1']
+
+
 def test_evaluation_counts_every_example_once(tiny):
     """597 test images on 8 devices in batches of 48, against all of them at once."""
     config = tiny('lc')

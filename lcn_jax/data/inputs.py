@@ -36,7 +36,8 @@ class Input(Protocol):
 def make(config: ml_collections.ConfigDict, key: jax.Array) -> Input:
     """The images `config` asks for, in random order from `key`.
 
-    If `config.validation` is not 0, so many training images are held out and evaluated on.
+    If `config.validation` is not 0, so many training images are held out and evaluated on; if
+    `config.train_images` is not 0, only so many of the rest are trained on.
 
     Raises:
       UsageError: the data is not there, or the config asks too much of it.
@@ -54,9 +55,7 @@ class Resident:
         mean, std = config.mean, config.std
         if not mean:
             mean, std = sources.pixel_statistics(config.dataset, config.data_dir, train)
-        if config.validation:
-            kept, held_out = sources.hold_out(len(train), config.validation)
-            train, evaluated = train.take(kept), train.take(held_out)
+        train, evaluated = _divide(config, train, evaluated)
         self.examples = len(train)
         self._key = key
         self._steps_per_epoch = _steps_per_epoch(config, self.examples)
@@ -94,9 +93,7 @@ class Streamed:
             streaming.Files.of(config.dataset, config.data_dir, split)
             for split in ('train', dataset.evaluation)
         )
-        if config.validation:
-            kept, held_out = sources.hold_out(len(train), config.validation)
-            train, evaluated = train.take(kept), train.take(held_out)
+        train, evaluated = _divide(config, train, evaluated)
         self.examples = len(train)
         self._workers = config.workers
         self._statistics = parallel.replicate(
@@ -130,6 +127,14 @@ class Streamed:
     def _on_devices(self, made, first) -> Iterator[Pixels]:
         for images, labels in parallel.prefetch(streaming.stream(made, first, self._workers)):
             yield Pixels(images, labels, *self._statistics)
+
+
+def _divide(config: ml_collections.ConfigDict, train, evaluated):
+    """The images to train on and to evaluate on, of a split or its files."""
+    if not (config.validation or config.train_images):
+        return train, evaluated
+    kept, held_out = sources.divide(len(train), config.validation, config.train_images)
+    return train.take(kept), train.take(held_out) if config.validation else evaluated
 
 
 def _steps_per_epoch(config: ml_collections.ConfigDict, examples: int) -> int:

@@ -144,22 +144,28 @@ def examples_in(prepared, split: str) -> int:
     return splits[split].num_examples
 
 
-def hold_out(examples: int, validation: int) -> tuple[np.ndarray, np.ndarray]:
+def divide(examples: int, validation: int, train_images: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the examples to train on, and of `validation` random ones to evaluate on.
 
-    Both in the order of the files. The split is the same in all runs, so that their results can be
-    compared.
+    If `train_images` is not 0, only so many random ones are trained on. Both in the order of the
+    files. The choice is the same in all runs, so that their results can be compared.
 
     Raises:
-      UsageError: nothing would be left to train on.
+      UsageError: there are not so many.
     """
     if not 0 <= validation < examples:
         raise UsageError(
             f'config.validation is {validation}; it must be less than the {examples} training '
             'images it is taken from.'
         )
+    rest = examples - validation
+    if not 0 <= train_images <= rest:
+        raise UsageError(
+            f'config.train_images is {train_images}; there are {rest} training images. 0 is all.'
+        )
     order = np.random.default_rng(0).permutation(examples)
-    return np.sort(order[validation:]), np.sort(order[:validation])
+    held_out, kept = order[:validation], order[validation:][: train_images or rest]
+    return np.sort(kept), np.sort(held_out)
 
 
 def pixel_statistics(name: str, data_dir: str, train: Split) -> tuple[np.ndarray, np.ndarray]:
