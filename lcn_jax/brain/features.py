@@ -154,11 +154,11 @@ def extract(
 
 @functools.partial(jax.jit, static_argnames=('model', 'layers'))
 def _responses(variables, pixels, *, model, layers):
-    outputs = _outputs(model, variables, normalise(pixels.images, pixels))
+    outputs, layout = _outputs(model, variables, normalise(pixels.images, pixels))
     unknown = [name for name in layers if name not in outputs]
     if unknown:
         raise ValueError(f'unknown layer {unknown[0]!r}; known: {", ".join(outputs)}.')
-    order = (3, 2, 0, 1) if model.local else (0, 3, 1, 2)
+    order = [layout.index(axis) for axis in 'NCHW']
 
     def channels_first(x):
         return (x.transpose(order) if x.ndim == 4 else x).astype(np.float32)
@@ -166,15 +166,17 @@ def _responses(variables, pixels, *, model, layers):
     return {name: channels_first(outputs[name]) for name in layers}
 
 
-def _outputs(model: ResNet, variables, images: jax.Array) -> dict[str, jax.Array]:
-    """The outputs of all layers, in the model's own layout and precision."""
-    inputs, outputs = {}, {}
+def _outputs(model: ResNet, variables, images: jax.Array) -> tuple[dict[str, jax.Array], str]:
+    """The outputs of all layers, in the model's own layout and precision, and that layout."""
+    inputs, outputs, layouts = {}, {}, set()
 
     def keep(call, args, kwargs, context):
         output = call(*args, **kwargs)
         if context.method_name == '__call__' and context.module.path:
             name = '/'.join(context.module.path)
             inputs[name], outputs[name] = args[0], output
+            if hasattr(context.module, 'layout'):  # convolutions, all in one
+                layouts.add(context.module.layout)
         return output
 
     with nn.intercept_methods(keep):
@@ -185,4 +187,5 @@ def _outputs(model: ResNet, variables, images: jax.Array) -> dict[str, jax.Array
         shortcut = outputs.get(f'{block}_shortcut_norm', inputs[f'{block}_conv1'])
         outputs[block] = nn.relu(shortcut + outputs[f'{block}_norm2'])
     outputs['pooled'] = inputs['logits']
-    return outputs
+    (layout,) = layouts
+    return outputs, layout

@@ -1,12 +1,17 @@
 """A network behind the interface of Brain-Score, from files of features or from a run.
 
 Runs in Brain-Score's environment: with numpy below 2, and without JAX unless from a run.
+
+A network tells in `version`, a few digits, which weights its activations are of: Brain-Score keeps
+activations on disk under the name of the model, and would go on with those of the weights before.
 """
 
 import hashlib
 import os
 import re
 import shutil
+import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,16 +33,25 @@ class StoredFeatures:
 
     def __init__(self, folder: Path, missing: Path):
         self._missing = missing
-        self._files = [np.load(path) for path in sorted(folder.glob('*.npz'))]
+        paths = sorted(folder.glob('*.npz'))
+        arrays = [array for path in paths for array in zipfile.ZipFile(path).infolist()]
+        self.version = short([array.CRC for array in arrays])
+        self._files = [np.load(path) for path in paths]
         digests = [name for file in self._files for name in file['digest'].tolist()]
         self._rows = {name: row for row, name in enumerate(digests)}
         self._arrays = {}
         names = self._files[0].files if self._files else ['pooled']  # until there are some
         self.layers = [name for name in names if name != 'digest']
 
-    def check(self, paths: Sequence[str]) -> None:
-        """Copies the images without features to where they can be computed from, and stops."""
-        missing = {name: path for path in paths if (name := digest(path)) not in self._rows}
+    def check(self, paths: Sequence[str], require_variance: bool = False) -> list[int]:
+        """Rows of images; stops if some have none, and copies those to where they can be made."""
+        if require_variance:
+            raise RuntimeError(
+                'the features in files are of images that do not move; this benchmark shifts them '
+                'from trial to trial, and needs a run where JAX can be imported.'
+            )
+        digests = [digest(path) for path in paths]
+        missing = {name: path for name, path in zip(digests, paths) if name not in self._rows}
         if missing:
             self._missing.mkdir(parents=True, exist_ok=True)
             for name, path in missing.items():
@@ -46,16 +60,22 @@ class StoredFeatures:
                 f'the features of {len(missing)} images are missing; the images have been copied '
                 f'to {self._missing}: run experiments.features on them.'
             )
+        return [self._rows[name] for name in digests]
 
     def preprocess(self, paths: Sequence[str]) -> Sequence[str]:
         return paths
 
     def activations(self, paths: Sequence[str], layers: Sequence[str]) -> OrderedDict:
         """{layer: (N, C, H, W) or (N, C) float32} for image files."""
-        rows = [self._rows[digest(path)] for path in paths]
+        rows = self.check(paths)
         return OrderedDict((layer, self._layer(layer)[rows]) for layer in layers)
 
     def _layer(self, name: str) -> np.ndarray:
+        if name not in self.layers:
+            raise RuntimeError(
+                f'the files of features have {", ".join(self.layers)} but no {name}: run '
+                'experiments.features with it among --layers.'
+            )
         if name not in self._arrays:  # reading it takes longer than a batch may
             self._arrays[name] = np.concatenate([file[name] for file in self._files])
         return self._arrays[name]
@@ -65,22 +85,27 @@ class LiveNetwork:
     """The latest checkpoint of a run."""
 
     def __init__(self, workdir: Path):
+        import jax
+
         from lcn_jax.brain import features, stimuli
 
         self._features, self._stimuli = features, stimuli
-        self._network = features.load(str(workdir))
-        self.layers = list(features.main_layers(self._network.model))
+        self._network = network = features.load(str(workdir))
+        self.layers = list(features.main_layers(network.model))
+        weights = jax.tree.leaves((network.variables, network.mean, network.std))
+        self.version = short([zlib.crc32(np.asarray(leaf).tobytes()) for leaf in weights])
 
-    def check(self, paths: Sequence[str]) -> None:
+    def check(self, paths: Sequence[str], require_variance: bool = False) -> None:
         """There is nothing that could be missing."""
 
     def preprocess(self, paths: Sequence[str]) -> np.ndarray:
-        """Image files -> (N, H, W, C) uint8."""
+        """Image files -> (N, C, H, W) uint8, as Brain-Score shifts them where trials differ."""
         images = [self._stimuli.decode(Path(path).read_bytes(), path) for path in paths]
-        return self._features.resized(images, self._network.image_shape)
+        return self._features.resized(images, self._network.image_shape).transpose(0, 3, 1, 2)
 
     def activations(self, images: np.ndarray, layers: Sequence[str]) -> OrderedDict:
         """{layer: (N, C, H, W) or (N, C) float32}."""
+        images = images.transpose(0, 2, 3, 1)
         return OrderedDict(self._features.extract(self._network, images, layers, BATCH_SIZE))
 
 
@@ -92,7 +117,7 @@ class ActivationsModel:
         self._extractor = ActivationsExtractorHelper(
             get_activations=network.activations,
             preprocessing=network.preprocess,
-            identifier=identifier,
+            identifier=f'{identifier}-{network.version}',
             batch_size=BATCH_SIZE,
         )
         self._extractor.insert_attrs(self)
@@ -101,14 +126,20 @@ class ActivationsModel:
     def identifier(self) -> str:
         return self._extractor.identifier
 
-    def __call__(self, stimuli, layers, **kwargs):
-        """stimuli: a StimulusSet or paths of image files."""
-        self._network.check(paths_of(stimuli))
-        return self._extractor(stimuli, layers=layers, **kwargs)
+    @identifier.setter
+    def identifier(self, name: str) -> None:  # where Brain-Score chooses the layers
+        self._extractor.identifier = name
+
+    def __call__(self, stimuli, layers, require_variance=False, **kwargs):
+        """stimuli: a StimulusSet or paths of image files; of all that are missing it tells here."""
+        self._network.check(paths_of(stimuli), require_variance)
+        return self._extractor(stimuli, layers=layers, require_variance=require_variance, **kwargs)
 
 
 def commitment(identifier: str) -> ModelCommitment:
     """The model in LCN_BRAIN_SCORE_DIR/identifier: a run, or a folder of feature files."""
+    if 'LCN_BRAIN_SCORE_DIR' not in os.environ:
+        raise RuntimeError('LCN_BRAIN_SCORE_DIR must name the folder with the networks to score.')
     root = Path(os.environ['LCN_BRAIN_SCORE_DIR'])
     folder = root / identifier
     if (folder / 'config.json').exists():
@@ -135,6 +166,11 @@ def paths_of(stimuli) -> list[str]:
     if hasattr(stimuli, 'get_stimulus'):
         return [str(stimuli.get_stimulus(name)) for name in stimuli['stimulus_id']]
     return [str(path) for path in stimuli]
+
+
+def short(numbers: Sequence[int]) -> str:
+    """A few digits for all the numbers."""
+    return f'{zlib.crc32(repr(numbers).encode()):08x}'
 
 
 def digest(path: str) -> str:
