@@ -102,7 +102,7 @@ KNOWN_NETWORKS = {
 
 
 class ConvLocal(nn.Module):
-    """`flax.linen.ConvLocal` with the fields that `ResNet` sets, in the layout HWCN."""
+    """`flax.linen.ConvLocal` with the fields that `ResNet` sets, in the layout HWNC."""
 
     features: int
     kernel_size: int
@@ -114,8 +114,8 @@ class ConvLocal(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        if self.layout != 'HWCN':
-            raise ValueError(f'ConvLocal is made for layout HWCN, got {self.layout!r}.')
+        if self.layout != 'HWNC':
+            raise ValueError(f'ConvLocal is made for layout HWNC, got {self.layout!r}.')
         y = nn.ConvLocal(
             self.features,
             kernel_size=(self.kernel_size,) * 2,
@@ -125,8 +125,8 @@ class ConvLocal(nn.Module):
             dtype=self.dtype,
             # Positions are no part of the receptive field.
             kernel_init=nn.initializers.variance_scaling(2, 'fan_in', 'normal', batch_axis=(0, 1)),
-        )(x.transpose(3, 0, 1, 2))
-        return y.transpose(1, 2, 3, 0)
+        )(x.transpose(2, 0, 1, 3))
+        return y.transpose(1, 2, 0, 3)
 
 
 # ---- Timing. -------------------------------------------------------------------------------------
@@ -255,19 +255,19 @@ def layer_candidates(
     def random(seed, *shape):
         return jax.random.normal(jax.random.key(seed), shape, dtype)
 
-    x_HWCN = random(0, *grid.input_size, shape.channels, batch_size)
-    dy_HWCN = random(1, *grid.output_size, shape.features, batch_size)
+    x_HWNC = random(0, *grid.input_size, batch_size, shape.channels)
+    dy_HWNC = random(1, *grid.output_size, batch_size, shape.features)
     kernels = random(2, *grid.output_size, *kernel_shape)
-    options = dict(stride=grid.stride, padding=grid.padding, layout='HWCN')
+    options = dict(stride=grid.stride, padding=grid.padding, layout='HWNC')
     return {
         'conv': (
             functools.partial(convolution, grid=grid),
-            (x_HWCN.transpose(3, 0, 1, 2), random(3, *kernel_shape), dy_HWCN.transpose(3, 0, 1, 2)),
+            (x_HWNC.transpose(2, 0, 1, 3), random(3, *kernel_shape), dy_HWNC.transpose(2, 0, 1, 3)),
         )
     } | {
         name: (
             functools.partial(local.conv_local, implementation=name, **options),
-            (x_HWCN, kernels, dy_HWCN),
+            (x_HWNC, kernels, dy_HWNC),
         )
         for name in local.IMPLEMENTATIONS
     }

@@ -6,27 +6,30 @@ A convolution with its own kernel at every output position: kernels have shape
 `(Ho, Wo, kh, kw, C // groups, O)`, a Flax kernel (HWIO) with the output position in front.
 
 Shape suffixes: H, W input height and width (padded where the name says so); I, J output height and
-width; T, U rows and columns of a tile, P its positions; C channels; K = kh·kw·C patch elements;
-O features; N examples.
+width; T taps, the kh·kw places of a receptive field; C channels; O features; N examples.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from lcn_jax.grid import Grid, Padding, Pair, pair
 
-LAYOUTS = ('NHWC', 'HWCN')
-IMPLEMENTATIONS = ('tiled', 'lax')
+LAYOUTS = ('NHWC', 'HWNC')
+IMPLEMENTATIONS = ('direct', 'patches', 'lax')
 
-# A tile's patches should stay in the cache while they are used (bytes, per backend).
-TILE_BYTES = {'cpu': 5 << 18}
+# Products that 'direct' adds up at a time. XLA copies an operand's slice into the loop that
+# multiplies it unless it is used more than 15 times there, and the loop is then five times slower;
+# many more than 16 do not fit into the registers.
+FEWEST_TERMS = 16
+
+Slices = tuple[slice, slice]
 
 
 def conv_local(
@@ -42,18 +45,19 @@ def conv_local(
     """Locally connected layer without bias.
 
     Args:
-      x: (N, H, W, C), or (H, W, C, N) with `layout='HWCN'`, which is faster: every position is one
-        matrix product with the examples contiguous, and nothing is transposed.
+      x: (N, H, W, C), or (H, W, N, C) with `layout='HWNC'`, which is faster: the examples lie
+        together at every position, as they do in its matrix product, and nothing is transposed.
       kernel: (Ho, Wo, kh, kw, C // groups, O), same dtype as x.
       stride: pixels between receptive fields, one number or (height, width).
       padding: 'SAME' or 'VALID' as in XLA, a number, or a number or (low, high) per axis.
       groups: channels and features fall into this many groups that do not see each other.
-      implementation: 'tiled' (the default), or 'lax', the slow reference
-        `jax.lax.conv_general_dilated_local`. The tiled form has its own reverse-mode derivative;
-        for forward mode take 'lax'.
+      implementation: 'direct' (the default on CPU) adds up shifted products; 'patches' (the
+        default elsewhere) is one batched matrix product; 'lax' is the slow reference,
+        `jax.lax.conv_general_dilated_local`. 'direct' has its own reverse-mode derivative; for
+        forward mode take one of the others.
 
     Returns:
-      (N, Ho, Wo, O), or (Ho, Wo, O, N), in the dtype of x.
+      (N, Ho, Wo, O), or (Ho, Wo, N, O), in the dtype of x.
 
     Raises:
       ValueError: one line, if shapes, dtypes or options do not fit together.
@@ -67,9 +71,9 @@ def conv_local(
         )
     if x.dtype != kernel.dtype:
         raise ValueError(f'x and kernel must have one dtype, got {x.dtype} and {kernel.dtype}.')
-    x_HWCN = x if layout == 'HWCN' else x.transpose(1, 2, 3, 0)
-    grid = Grid.create(x_HWCN.shape[:2], kernel.shape[2:4], stride, padding)
-    channels, features = x_HWCN.shape[2], kernel.shape[-1]
+    x_HWNC = x if layout == 'HWNC' else x.transpose(1, 2, 0, 3)
+    grid = Grid.create(x_HWNC.shape[:2], kernel.shape[2:4], stride, padding)
+    channels, features = x_HWNC.shape[3], kernel.shape[-1]
     if groups < 1 or channels % groups or features % groups:
         raise ValueError(
             f'groups must divide channels and features: {groups} groups, {channels} channels, '
@@ -84,177 +88,219 @@ def conv_local(
     if implementation not in (None, *IMPLEMENTATIONS):
         raise ValueError(f'implementation must be None or in {IMPLEMENTATIONS}.')
 
-    one_group = _lax if implementation == 'lax' else _tiled
+    if implementation is None:
+        implementation = 'direct' if jax.default_backend() == 'cpu' else 'patches'
+    one_group = {'direct': _direct, 'patches': _patches, 'lax': _lax}[implementation]
     if groups == 1:
-        y_IJON = one_group(x_HWCN, kernel, grid)
+        y_IJNO = one_group(x_HWNC, kernel, grid)
     else:
-        x_groups = x_HWCN.reshape(*x_HWCN.shape[:2], groups, channels // groups, -1)
+        x_groups = x_HWNC.reshape(*x_HWNC.shape[:3], groups, channels // groups)
         kernel_groups = kernel.reshape(*kernel.shape[:-1], groups, features // groups)
-        y_groups = jax.vmap(one_group, in_axes=(2, 5, None), out_axes=2)(
+        y_groups = jax.vmap(one_group, in_axes=(3, 5, None), out_axes=3)(
             x_groups, kernel_groups, grid
         )
-        y_IJON = y_groups.reshape(*y_groups.shape[:2], features, -1)
-    return y_IJON if layout == 'HWCN' else y_IJON.transpose(3, 0, 1, 2)
+        y_IJNO = y_groups.reshape(*y_groups.shape[:3], features)
+    return y_IJNO if layout == 'HWNC' else y_IJNO.transpose(2, 0, 1, 3)
 
 
-def _lax(x_HWCN: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
+def _lax(x_HWNC: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
     """The reference; it wants patch elements channel-major."""
     rows, columns, kh, kw, channels, features = kernel.shape
     return lax.conv_general_dilated_local(
-        x_HWCN,
+        x_HWNC,
         kernel.transpose(0, 1, 4, 2, 3, 5).reshape(rows, columns, channels * kh * kw, features),
         window_strides=grid.stride,
         padding=grid.padding,
         filter_shape=grid.kernel_size,
-        dimension_numbers=('HWCN', 'HWIO', 'HWCN'),
+        dimension_numbers=('HWNC', 'HWIO', 'HWNC'),
     )
 
 
-# ---- The tiled form: a scan over tiles of output positions. --------------------------------------
-#
-# A tile's patches are gathered, used and forgotten, forward and backward, so the kh·kw-fold
-# activations are never stored, and what is gathered stays in the cache for its matrix products. A
-# tile is some whole rows, or a part of one: either way its kernels lie together in memory.
-
-
-def _tiled(x_HWCN: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
-    rows, columns, kh, kw, channels, features = kernel.shape
-    kernel_IJKO = kernel.reshape(rows, columns, kh * kw * channels, features)
-    return _tiled_product(x_HWCN, kernel_IJKO, grid)
-
-
-def _edges(grid: Grid) -> tuple[Pair, Pair]:
-    """Rows and columns to pad at both ends; negative where no receptive field reaches."""
-    reach = _reach(grid.output_size, grid)
-    lows = [low for low, _ in grid.padding]
-    return tuple((low, r - low - size) for low, r, size in zip(lows, reach, grid.input_size))
-
-
-def _pad(x_HWCN: jax.Array, edges: tuple[Pair, Pair], between: Pair = (0, 0)) -> jax.Array:
+def _pad(array: jax.Array, edges: Sequence[Pair], between: Pair = (0, 0)) -> jax.Array:
+    """Zeros around the first two axes, and `between` their elements; negative edges cut off."""
     config = [(low, high, inner) for (low, high), inner in zip(edges, between)]
-    return lax.pad(x_HWCN, jnp.zeros((), x_HWCN.dtype), (*config, (0, 0, 0), (0, 0, 0)))
+    rest = [(0, 0, 0)] * (array.ndim - 2)
+    return lax.pad(array, jnp.zeros((), array.dtype), config + rest)
 
 
-def _tile_size(x_HWCN: jax.Array, grid: Grid) -> Pair:
-    """Output rows and columns of a tile: the most that divide the image and fit into the cache."""
-    rows, columns = grid.output_size
-    bytes_each = math.prod(grid.kernel_size) * math.prod(x_HWCN.shape[2:]) * x_HWCN.dtype.itemsize
-    fitting = TILE_BYTES.get(jax.default_backend(), math.inf) / bytes_each
-
-    def largest_divisor(size, limit):
-        return max(d for d in range(1, size + 1) if size % d == 0 and (d == 1 or d <= limit))
-
-    if columns > fitting:
-        return 1, largest_divisor(columns, fitting)
-    return largest_divisor(rows, fitting / columns), columns
+def _padded(x_HWNC: jax.Array, grid: Grid) -> jax.Array:
+    """The input with its padding, cut off where no receptive field reaches."""
+    reach = [(p - 1) * s + k for p, s, k in zip(grid.output_size, grid.stride, grid.kernel_size)]
+    lows = [low for low, _ in grid.padding]
+    return _pad(x_HWNC, [(low, r - low - n) for low, r, n in zip(lows, reach, grid.input_size)])
 
 
-def _split_tiles(array: jax.Array, tile: Pair) -> jax.Array:
-    """(I, J, ...) -> (tiles, P, ...)."""
-    return array.reshape(-1, math.prod(tile), *array.shape[2:])
-
-
-def _reach(positions: Pair, grid: Grid) -> Pair:
-    """Rows and columns of the input that so many output rows and columns see."""
-    return tuple((p - 1) * s + k for p, s, k in zip(positions, grid.stride, grid.kernel_size))
-
-
-def _tile_input(padded: jax.Array, tile: Pair, number: jax.Array, grid: Grid) -> tuple:
-    """Where the input of a tile begins in the padded image, and its shape (H, W, C, N)."""
-    tiles_in_row = grid.output_size[1] // tile[1]
-    row, column = number // tiles_in_row * tile[0], number % tiles_in_row * tile[1]
-    start = row * grid.stride[0], column * grid.stride[1], 0, 0
-    return start, (*_reach(tile, grid), *padded.shape[2:])
-
-
-def _windows(tile: Pair, grid: Grid) -> list[tuple[tuple[int, int, int], ...]]:
-    """The kh·kw shifted and strided windows of a tile's input that make up its patches.
-
-    (begin, end, stride) by axis.
-    """
-    spans = [(p - 1) * s + 1 for p, s in zip(tile, grid.stride)]
+def _windows(grid: Grid) -> list[Slices]:
+    """For each tap, the pixels of the padded input that the positions see there."""
+    spans = [(p - 1) * s + 1 for p, s in zip(grid.output_size, grid.stride)]
     return [
-        tuple((b, b + span, s) for b, span, s in zip(begin, spans, grid.stride))
-        for begin in np.ndindex(*grid.kernel_size)
+        tuple(slice(b, b + span, s) for b, span, s in zip(begin, spans, grid.stride))
+        for begin in itertools.product(*map(range, grid.kernel_size))
     ]
 
 
-def _patches(tile_HWCN: jax.Array, windows: list) -> jax.Array:
-    """(P, K, N) patches of a tile's input."""
-    parts = [tile_HWCN[tuple(slice(*axis) for axis in window)] for window in windows]
-    patches_TUKN = jnp.concatenate(parts, axis=2)
-    return patches_TUKN.reshape(-1, *patches_TUKN.shape[2:])
+def _by_tap(kernel: jax.Array) -> jax.Array:
+    """(I, J, kh, kw, C, O) -> (I, J, T, C, O)."""
+    return kernel.reshape(*kernel.shape[:2], -1, *kernel.shape[4:])
 
 
-def _sum_of_patches(
-    patches_PKN: jax.Array, tile: Pair, windows: list, shape: Sequence[int]
-) -> jax.Array:
-    """The transpose of `_patches`: (H, W, C, N), added up where receptive fields overlap.
+# ---- 'patches': one matrix product at each position. ---------------------------------------------
 
-    A sum of padded arrays is one pass over memory; in-place additions would be kh·kw.
-    """
-    patches_TUKN = patches_PKN.reshape(*tile, *patches_PKN.shape[1:])
-    total = 0
-    for window, part in zip(windows, jnp.split(patches_TUKN, len(windows), axis=2)):
-        edges = [(begin, size - end) for (begin, end, _), size in zip(window, shape)]
-        total += _pad(part, edges, between=[stride - 1 for _, _, stride in window])
-    return total
+
+@functools.partial(jax.checkpoint, static_argnums=2)  # the kh·kw-fold patches are not kept
+def _patches(x_HWNC: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
+    padded = _padded(x_HWNC, grid)
+    patches_IJNK = jnp.concatenate([padded[window] for window in _windows(grid)], axis=3)
+    kernel_IJKO = kernel.reshape(*kernel.shape[:2], -1, kernel.shape[-1])
+    return jnp.einsum('ijnk,ijko->ijno', patches_IJNK, kernel_IJKO)
+
+
+# ---- 'direct': sums of shifted elementwise products. ---------------------------------------------
+#
+# On CPU, XLA runs a batched matrix product on one core, and every patch would be written and read
+# again. Elementwise loops run on all cores, read shifted pixels where they are, and the compiler
+# makes vectors of features of them. The three sums of a layer (y, dx, dkernel) are alike.
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _tiled_product(x_HWCN: jax.Array, kernel_IJKO: jax.Array, grid: Grid) -> jax.Array:
-    """(I, J, O, N)."""
-    padded = _pad(x_HWCN, _edges(grid))
-    tile = _tile_size(x_HWCN, grid)
-    windows = _windows(tile, grid)
-
-    def body(number, kernel_PKO):
-        tile_HWCN = lax.dynamic_slice(padded, *_tile_input(padded, tile, number, grid))
-        y_PON = jnp.einsum('pkn,pko->pon', _patches(tile_HWCN, windows), kernel_PKO)
-        return number + 1, y_PON
-
-    tiles = lax.scan(body, 0, _split_tiles(kernel_IJKO, tile))[1]
-    return tiles.reshape(*grid.output_size, *tiles.shape[2:])
+def _direct(x_HWNC: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
+    everywhere = slice(None), slice(None)
+    taps = [(window, everywhere) for window in _windows(grid)]
+    y = _sum_over_channels(_padded(x_HWNC, grid), _by_tap(kernel), taps, grid.output_size)
+    return y.astype(x_HWNC.dtype)
 
 
-def _tiled_forward(x_HWCN, kernel_IJKO, grid):
-    # x is kept, and padded again later: somebody else keeps it anyway, but not its padded copy.
-    return _tiled_product(x_HWCN, kernel_IJKO, grid), (x_HWCN, kernel_IJKO)
+def _direct_forward(x_HWNC, kernel, grid):
+    return _direct(x_HWNC, kernel, grid), (x_HWNC, kernel)
 
 
-def _tiled_backward(grid, residuals, dy_IJON):
-    """Both gradients in one pass over the tiles; dx adds up where receptive fields overlap."""
-    x_HWCN, kernel_IJKO = residuals
-    edges = _edges(grid)
-    padded = _pad(x_HWCN, edges)
-    tile = _tile_size(x_HWCN, grid)
-    windows = _windows(tile, grid)
-    kernels, dy_tiles = _split_tiles(kernel_IJKO, tile), _split_tiles(dy_IJON, tile)
-
-    # XLA makes one array of zeros for all layers at the start of a program and copies it for each.
-    # Zeros that depend on dy are made in place when they are needed: half of the memory in a step.
-    zero = 0 * dy_IJON[0, 0, 0, 0]
-
-    def body(carry, tiles):
-        number, dpadded, dkernels = carry
-        kernel_PKO, dy_PON = tiles
-        start, shape = _tile_input(padded, tile, number, grid)
-        patches_PKN = _patches(lax.dynamic_slice(padded, start, shape), windows)
-        dkernel_PKO = jnp.einsum('pkn,pon->pko', patches_PKN, dy_PON)
-        dkernels = lax.dynamic_update_index_in_dim(dkernels, dkernel_PKO, number, 0)
-        dpatches_PKN = jnp.einsum('pko,pon->pkn', kernel_PKO, dy_PON)
-        dtile_HWCN = _sum_of_patches(dpatches_PKN, tile, windows, shape)
-        dtile_HWCN += lax.dynamic_slice(dpadded, start, shape)
-        dpadded = lax.dynamic_update_slice(dpadded, dtile_HWCN, start)
-        return (number + 1, dpadded, dkernels), None
-
-    start = 0, jnp.broadcast_to(zero, padded.shape), jnp.broadcast_to(zero, kernels.shape)
-    (_, dpadded, dkernels), _ = lax.scan(body, start, (kernels, dy_tiles))
-    dx_HWCN = _pad(dpadded, [(-low, -high) for low, high in edges])
-    return dx_HWCN, dkernels.reshape(kernel_IJKO.shape)
+def _direct_backward(grid, residuals, dy_IJNO):
+    x_HWNC, kernel = residuals
+    dx_HWNC = _input_gradient(dy_IJNO, kernel, grid)
+    dkernel_IJTCO = _sum_over_examples(
+        _padded(_not_before(dy_IJNO, x_HWNC), grid), dy_IJNO, _windows(grid)
+    )
+    return (
+        dx_HWNC.astype(x_HWNC.dtype),
+        dkernel_IJTCO.reshape(kernel.shape).astype(kernel.dtype),
+    )
 
 
-_tiled_product.defvjp(_tiled_forward, _tiled_backward)
+_direct.defvjp(_direct_forward, _direct_backward)
+
+
+def _sum_over_channels(
+    x_HWNC: jax.Array, kernel_IJTCO: jax.Array, taps: list[tuple[Slices, Slices]], size: Pair
+) -> jax.Array:
+    """sum_{t, c} kernel[positions_t][:, :, t, c, None, :] · x[pixels_t][:, :, :, c, None].
+
+    taps: (pixels, positions) of each, slices that have `size`. Returns (*size, N, O), at least
+    float32.
+    """
+    channels, features = kernel_IJTCO.shape[3:]
+    at_once = _terms_at_once(len(taps), channels)
+    x_HWNC = _fill(x_HWNC, 3, at_once)
+    kernel_IJTCO = _fill(kernel_IJTCO, 3, at_once)
+
+    def add(number, y):
+        x = _part(x_HWNC, 3, number, at_once, y.dtype)
+        kernel = _part(kernel_IJTCO, 3, number, at_once, y.dtype)
+        for t, (pixels, positions) in enumerate(taps):
+            for c in range(at_once):
+                y += kernel[positions][:, :, t, c, None, :] * x[pixels][:, :, :, c, None]
+        return y
+
+    zeros = _zeros((*size, x_HWNC.shape[2], features), x_HWNC)
+    return lax.fori_loop(0, x_HWNC.shape[3] // at_once, add, zeros)
+
+
+def _sum_over_examples(x_HWNC: jax.Array, dy_IJNO: jax.Array, windows: list[Slices]) -> jax.Array:
+    """(I, J, T, C, O): sum_n x[windows_t][:, :, n, :, None] · dy[:, :, n, None, :]."""
+    *size, examples, features = dy_IJNO.shape
+    at_once = _terms_at_once(1, examples)
+    x_HWNC, dy_IJNO = _fill(x_HWNC, 2, at_once), _fill(dy_IJNO, 2, at_once)
+
+    def add(number, dkernels):
+        x = _part(x_HWNC, 2, number, at_once, dkernels[0].dtype)
+        dy = _part(dy_IJNO, 2, number, at_once, dkernels[0].dtype)
+        sums = []
+        for dkernel, window in zip(dkernels, windows):
+            for n in range(at_once):
+                dkernel += x[window][:, :, n, :, None] * dy[:, :, n, None, :]
+            sums.append(dkernel)
+        return sums
+
+    zeros = [_zeros((*size, x_HWNC.shape[3], features), dy_IJNO) for _ in windows]
+    dkernels = lax.fori_loop(0, dy_IJNO.shape[2] // at_once, add, zeros)
+    return jnp.stack(dkernels, axis=2)
+
+
+def _input_gradient(dy_IJNO: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
+    """(H, W, N, C): the products of every neuron that sees a pixel, by the pixel's phase.
+
+    The pixels u·s + r of phase r, counted with the padding, are seen through the taps m·s + r, by
+    the positions u - m.
+    """
+    parts = []
+    for phases in itertools.product(*map(range, grid.stride)):
+        steps = [len(range(r, k, s)) for r, k, s in zip(phases, grid.kernel_size, grid.stride)]
+        lows = [low for low, _ in grid.padding]
+        first = [-((r - low) // s) for r, low, s in zip(phases, lows, grid.stride)]
+        last = [
+            -((r - low - n) // s)
+            for r, low, n, s in zip(phases, lows, grid.input_size, grid.stride)
+        ]
+        size = [b - a for a, b in zip(first, last)]
+        if min(steps) == 0 or min(size) < 1:
+            continue
+        edges = [(m - 1 - a, b - p) for m, a, b, p in zip(steps, first, last, grid.output_size)]
+        taps = [
+            (tuple(slice(m - 1 - i, m - 1 - i + n) for m, i, n in zip(steps, step, size)),) * 2
+            for step in itertools.product(*map(range, steps))
+        ]
+        own = kernel[:, :, phases[0] :: grid.stride[0], phases[1] :: grid.stride[1]]
+        kernel_IJTOC = _by_tap(_not_before(dy_IJNO, own)).swapaxes(3, 4)
+        part = _sum_over_channels(_pad(dy_IJNO, edges), _pad(kernel_IJTOC, edges), taps, size)
+        starts = [a * s + r - low for a, s, r, low in zip(first, grid.stride, phases, lows)]
+        ends = [a + (n - 1) * s + 1 for a, n, s in zip(starts, size, grid.stride)]
+        around = [(a, n - b) for a, b, n in zip(starts, ends, grid.input_size)]
+        parts.append(_pad(part, around, between=[s - 1 for s in grid.stride]))
+    return sum(parts) if parts else jnp.zeros((*grid.input_size, *dy_IJNO.shape[2:]))
+
+
+def _terms_at_once(taps: int, count: int) -> int:
+    """How many of `count` channels or examples to add up at a time; it need not divide them."""
+    wanted = -(-FEWEST_TERMS // taps)
+    if count <= wanted:
+        return count
+    fitting = (n for n in range(wanted, 2 * wanted + 1) if count % n == 0)
+    return next(fitting, wanted)
+
+
+def _fill(array: jax.Array, axis: int, multiple: int) -> jax.Array:
+    """Zeros at the end of the axis, up to a multiple."""
+    edges = [(0, 0, 0)] * array.ndim
+    edges[axis] = (0, -array.shape[axis] % multiple, 0)
+    return lax.pad(array, jnp.zeros((), array.dtype), edges)
+
+
+def _part(array: jax.Array, axis: int, number: jax.Array, size: int, dtype) -> jax.Array:
+    return lax.dynamic_slice_in_dim(array, number * size, size, axis).astype(dtype)
+
+
+def _zeros(shape: Sequence[int], like: jax.Array) -> jax.Array:
+    """In float32, or what `like` has if it is more."""
+    return _not_before(like, jnp.zeros(shape, jnp.promote_types(like.dtype, jnp.float32)))
+
+
+def _not_before(value: jax.Array, array: jax.Array) -> jax.Array:
+    """`array`, to be computed when `value` is there.
+
+    What does not depend on it XLA computes at the start of a program, for all layers, and keeps:
+    zeros, padded images, transposed kernels. Made when they are needed, they take a place that
+    other layers had: that saves half of the memory of a step.
+    """
+    return array + 0 * value.ravel()[0].astype(array.dtype)
 
 
 # ---- Initialisers and the Flax module. -----------------------------------------------------------
@@ -314,13 +360,13 @@ class LocalConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        size, channel_axis = ((1, 2), 3) if self.layout == 'NHWC' else ((0, 1), 2)
+        size = (1, 2) if self.layout == 'NHWC' else (0, 1)
         grid = Grid.create(
             [x.shape[a] for a in size], pair(self.kernel_size, 'kernel_size'), self.strides,
             self.padding,
         )  # fmt: skip
         self.sow('grids', 'kernel', grid, reduce_fn=lambda _, new: new, init_fn=lambda: None)
-        channels = x.shape[channel_axis] // self.feature_group_count
+        channels = x.shape[-1] // self.feature_group_count
         shape = (*grid.output_size, *grid.kernel_size, channels, self.features)
         kernel = self.param('kernel', self.kernel_init, shape, self.param_dtype)
         bias = None
@@ -336,6 +382,4 @@ class LocalConv(nn.Module):
             layout=self.layout,
             implementation=self.implementation,
         )
-        if bias is None:
-            return y
-        return y + (bias if self.layout == 'NHWC' else bias[:, None])
+        return y if bias is None else y + bias

@@ -57,6 +57,11 @@ def shard() -> tuple[jax.Array, int]:
     return lax.axis_index(AXIS), lax.axis_size(AXIS)
 
 
+def mean(tree: Any) -> Any:
+    """Inside a per-device program: the mean over devices. One device keeps what it has."""
+    return lax.pmean(tree, AXIS) if lax.axis_size(AXIS) > 1 else tree
+
+
 def replicate(tree: Any) -> Any:
     """Puts a copy on every local device, with a leading axis of devices."""
     return flax.jax_utils.replicate(tree)

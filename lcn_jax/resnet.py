@@ -24,7 +24,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.kernel_size,) * 2 + (x.shape[self.layout.index('C')], self.features)
+        shape = (self.kernel_size,) * 2 + (x.shape[-1], self.features)
         kernel = self.param('kernel', he_normal, shape)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         return lax.conv_general_dilated(
@@ -46,7 +46,7 @@ class ResNet(nn.Module):
 
     The first `n_first_conv` convolutions in the order of computation (shortcuts not counted: they
     follow the first convolution of their block) are shared; the others are locally connected if
-    `local`. Networks with locally connected layers compute in the layout HWCN.
+    `local`. Networks with locally connected layers compute in the layout HWNC.
     """
 
     stage_sizes: tuple[int, ...]
@@ -61,15 +61,13 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        layout = 'HWCN' if self.local else 'NHWC'
-        channel_axis = layout.index('C') - 4
+        layout = 'HWNC' if self.local else 'NHWC'
         pixel_axes = (layout.index('H'), layout.index('W'))
         norm = partial(
             nn.BatchNorm,
             use_running_average=not train,
             momentum=0.9,
             epsilon=1e-5,
-            axis=channel_axis,
             axis_name=self.batch_axis if train else None,
             dtype=self.dtype,
         )
@@ -93,7 +91,7 @@ class ResNet(nn.Module):
 
         x = images.astype(self.dtype)
         if self.local:
-            x = x.transpose(1, 2, 3, 0)
+            x = x.transpose(1, 2, 0, 3)
         kernel_size, strides = {'cifar': (3, 1), 'imagenet': (7, 2)}[self.stem]
         x = conv(self.width, kernel_size, strides, 'stem_conv')(x)
         x = nn.relu(norm(name='stem_norm')(x))
@@ -109,7 +107,7 @@ class ResNet(nn.Module):
                 strides = 2 if stage > 1 and block == 1 else 1
                 name = f'stage{stage}_block{block}'
                 y = conv(features, 3, strides, f'{name}_conv1')(x)
-                if strides > 1 or x.shape[channel_axis] != features:
+                if strides > 1 or x.shape[-1] != features:
                     x = conv(features, 1, strides, f'{name}_shortcut', count=False)(x)
                     x = norm(name=f'{name}_shortcut_norm')(x)
                 y = nn.relu(norm(name=f'{name}_norm1')(y))
@@ -117,4 +115,4 @@ class ResNet(nn.Module):
                 x = nn.relu(x + y)
 
         x = x.mean(pixel_axes, dtype=jnp.float32)
-        return nn.Dense(self.num_classes, name='logits')(x.T if self.local else x)
+        return nn.Dense(self.num_classes, name='logits')(x)

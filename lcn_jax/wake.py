@@ -1,6 +1,6 @@
 """Learning awake: the backprop step and the evaluation, as one device sees them.
 
-Wrapped by `parallel.per_device`; `AXIS` runs over the devices.
+Wrapped by `parallel.per_device`; `parallel.AXIS` runs over the devices.
 """
 
 from collections.abc import Callable
@@ -12,9 +12,9 @@ import ml_collections
 import optax
 from jax import lax
 
+from lcn_jax import parallel
 from lcn_jax.data.batches import Pixels, eval_batch, train_batch
 from lcn_jax.metrics import Sums
-from lcn_jax.parallel import AXIS, shard
 from lcn_jax.state import TrainState
 
 
@@ -50,7 +50,7 @@ def update(
         return losses.mean(), (logits, updated['batch_stats'])
 
     grads, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-    grads, batch_stats = lax.pmean((grads, batch_stats), AXIS)
+    grads, batch_stats = parallel.mean((grads, batch_stats))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     state = TrainState(
         step=state.step + 1,
@@ -76,11 +76,11 @@ def step(
 
     `batch` holds the options of `train_batch`.
     """
-    images, labels = train_batch(pixels, order, key, state.step, shard=shard(), **batch)
+    images, labels = train_batch(pixels, order, key, state.step, shard=parallel.shard(), **batch)
     state, new = update(state, images, labels, model=model, optimizer=optimizer)
     # A loss that is not finite is the last to be counted, so that the count tells its step.
     goes_on = jnp.isfinite(sums.loss)
-    new = jax.tree.map(lambda value: jnp.where(goes_on, value, 0), lax.psum(new, AXIS))
+    new = jax.tree.map(lambda value: jnp.where(goes_on, value, 0), lax.psum(new, parallel.AXIS))
     return state, sums + new
 
 
@@ -123,4 +123,4 @@ def evaluate(
         return sums + Sums.of(model.apply(variables, images, train=False), labels, exists)
 
     rounds = -(-len(pixels.labels) // batch_size)
-    return lax.psum(lax.fori_loop(0, rounds, body, Sums.zero()), AXIS)
+    return lax.psum(lax.fori_loop(0, rounds, body, Sums.zero()), parallel.AXIS)

@@ -32,7 +32,7 @@ def benchmark():
 def test_conv_local_of_flax_computes_the_same(benchmark, kernel_size, strides, padding):
     fields = dict(
         features=5, kernel_size=kernel_size, strides=strides, padding=padding, use_bias=False,
-        layout='HWCN', dtype=jnp.float32,
+        layout='HWNC', dtype=jnp.float32,
     )  # fmt: skip
     x = jax.random.normal(jax.random.key(0), (6, 6, 4, 3))
     ours, theirs = LocalConv(**fields), benchmark.ConvLocal(**fields)

@@ -23,8 +23,7 @@ shapes = st.fixed_dictionaries(
         'stride': st.tuples(st.integers(1, 3), st.integers(1, 3)),
         'padding': st.sampled_from(['SAME', 'VALID', 1, ((2, 0), (1, 3))]),
         'groups': st.sampled_from([1, 2, 3]),
-        'layout': st.sampled_from(['NHWC', 'HWCN']),
-        'tile_bytes': st.sampled_from([1, 2000, 10_000, 1 << 30]),
+        'layout': st.sampled_from(['NHWC', 'HWNC']),
     }
 ).filter(
     lambda s: s['padding'] != 'VALID' or all(k <= n for k, n in zip(s['kernel_size'], s['size']))
@@ -46,7 +45,7 @@ def layer(shape, implementation=None):
     """(x NHWC, kernel) -> y NHWC, whatever the layout inside."""
 
     def apply(x, kernel):
-        x = x if shape['layout'] == 'NHWC' else jnp.transpose(x, (1, 2, 3, 0))
+        x = x if shape['layout'] == 'NHWC' else jnp.transpose(x, (1, 2, 0, 3))
         y = conv_local(
             x,
             kernel,
@@ -56,7 +55,7 @@ def layer(shape, implementation=None):
             layout=shape['layout'],
             implementation=implementation,
         )
-        return y if shape['layout'] == 'NHWC' else jnp.transpose(y, (3, 0, 1, 2))
+        return y if shape['layout'] == 'NHWC' else jnp.transpose(y, (2, 0, 1, 3))
 
     return apply
 
@@ -79,13 +78,12 @@ def value_and_gradients(apply):
 
 @given(shape=shapes)
 @settings(max_examples=25, deadline=None, derandomize=True)
-def test_tiled_form_agrees_with_lax_in_value_and_gradients(shape):
+def test_all_implementations_agree_with_lax_in_value_and_gradients(shape):
     x, kernel, _ = operands(shape)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(local.TILE_BYTES, 'cpu', shape['tile_bytes'])
-        tiled = value_and_gradients(layer(shape))(x, kernel)
-    reference = value_and_gradients(layer(shape, 'lax'))(x, kernel)
-    for got, want in zip(tiled, reference):
+    direct, patches, reference = (
+        value_and_gradients(layer(shape, name))(x, kernel) for name in local.IMPLEMENTATIONS
+    )
+    for got, want in zip(direct + patches, reference * 2):
         assert_same(got, want)
 
 
@@ -97,11 +95,12 @@ def test_a_tiled_kernel_makes_a_convolution(shape):
     kernel = kernel.astype(np.float32)
 
     def convolution(x, kernel):
+        # XLA's gradient is wrong on some CPUs (JAX 0.10.2) if it is to pad by more than a kernel.
         return lax.conv_general_dilated(
-            x,
+            jnp.pad(x, ((0, 0), *grid.padding, (0, 0))),
             kernel,
             grid.stride,
-            grid.padding,
+            'VALID',
             dimension_numbers=DIMENSIONS,
             feature_group_count=shape['groups'],
         )
@@ -205,14 +204,14 @@ def test_shared_initialisation_differs_between_positions_by_its_noise():
     np.testing.assert_allclose((noisy - common).std(), 0.1 * np.sqrt(2 / (32 * 9)), rtol=0.02)
 
 
-@pytest.mark.parametrize('layout', ['NHWC', 'HWCN'])
+@pytest.mark.parametrize('layout', ['NHWC', 'HWNC'])
 def test_module_is_a_drop_in_for_conv(layout):
     arguments = {'features': 8, 'kernel_size': 3, 'strides': 2, 'feature_group_count': 2}
     x = np.random.RandomState(0).randn(3, 8, 8, 4).astype(np.float32)
     shared = nn.Conv(**arguments | {'kernel_size': (3, 3)}, padding=1)
     params = shared.init(jax.random.key(0), x)['params'] | {'bias': jnp.arange(8.0)}
     expected = shared.apply({'params': params}, x)
-    x = x if layout == 'NHWC' else x.transpose(1, 2, 3, 0)
+    x = x if layout == 'NHWC' else x.transpose(1, 2, 0, 3)
     module = LocalConv(**arguments, padding=1, layout=layout)
     variables = module.init(jax.random.key(0), x)
     assert variables['grids'] == {'kernel': Grid.create(8, 3, 2, 1)}
@@ -220,7 +219,7 @@ def test_module_is_a_drop_in_for_conv(layout):
     tiled = params | {'kernel': tile_kernel(params['kernel'], (4, 4))}
     chex.assert_trees_all_equal_shapes(variables['params'], tiled)
     y = module.apply({'params': tiled}, x)
-    assert_same(y if layout == 'NHWC' else y.transpose(3, 0, 1, 2), expected)
+    assert_same(y if layout == 'NHWC' else y.transpose(2, 0, 1, 3), expected)
 
 
 def test_module_computes_in_its_dtype_and_keeps_float32_parameters():
