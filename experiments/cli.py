@@ -12,7 +12,8 @@ from lcn_jax.errors import Stopped, UsageError
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """`absl.app.run`, but a UsageError, or anything wrong with the flags, is printed as one line.
 
-    The exit status is then 1. A run that was asked to stop says so, and the status is 0.
+    The exit status is then 1. A run that was asked to stop says so, and the status is 0; Ctrl-C
+    where there is nothing to save ends with 130, as in a shell.
     """
 
     def parse(argv):
@@ -45,6 +46,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             _fail(e)
         except Stopped as e:
             print(e)
+        except KeyboardInterrupt:
+            sys.exit(130)
 
     app.run(guarded, flags_parser=parse)
 

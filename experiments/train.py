@@ -4,20 +4,23 @@
         --config.data_dir=DIR --workdir=runs/cifar10
 
 The part after the colon is the kind of network. Every value of the config can be set on the command
-line, as `--config.data_dir` is here. Writes WORKDIR/config.json, WORKDIR/metrics.jsonl and
-WORKDIR/checkpoints. The same command goes on from the latest checkpoint; Ctrl-C and SIGTERM save
-one.
+line, as `--config.data_dir` is here. Says what will run, shows progress, and writes
+WORKDIR/config.json, WORKDIR/metrics.jsonl and WORKDIR/checkpoints. The same command goes on from
+the latest checkpoint; Ctrl-C and SIGTERM save one.
 
 On several hosts that share WORKDIR run the same command on each, with `--multi_process` on a TPU
 pod or under SLURM, else with `--coordinator_address=HOST:PORT --num_processes=N --process_id=I`.
 """
 
+import os
+
+import jax
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import cli
+from experiments import cli, overview
 from lcn_jax import parallel
-from lcn_jax.progress import Progress
+from lcn_jax.progress import Progress, duration
 from lcn_jax.train import evaluated_split, train_and_evaluate
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -40,13 +43,17 @@ def main(argv):
     place = COORDINATOR_ADDRESS.value, NUM_PROCESSES.value, PROCESS_ID.value
     if MULTI_PROCESS.value or place != (None, None, None):
         parallel.join_processes(*place)
-    config = CONFIG.value
+    config, workdir = CONFIG.value, WORKDIR.value
+    if jax.process_index() == 0:
+        print(overview.of_run(config, workdir), flush=True)
     label = f'{config.dataset} {config.connectivity}'
-    result = train_and_evaluate(config, WORKDIR.value, Progress(label))
+    result = train_and_evaluate(config, workdir, Progress(label))
     split = evaluated_split(config)
     print(
-        f'{split} accuracy {result[f"{split}_top1"]:.2%} after {result["step"]} steps; '
-        f'metrics are in {WORKDIR.value}'
+        f'{split} accuracy {result[f"{split}_top1"]:.2%} after {result["step"]} steps in '
+        f'{duration(result["seconds"])}\n'
+        f'{os.path.join(workdir, "metrics.jsonl")} has the records, '
+        f'{os.path.join(workdir, "checkpoints")} the weights'
     )
 
 

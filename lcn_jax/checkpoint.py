@@ -168,7 +168,7 @@ def claim(workdir: str, config: ml_collections.ConfigDict) -> None:
     """Writes the config, unless the workdir has checkpoints of another one: a UsageError."""
     path = _config_path(workdir)
     text = config.to_json_best_effort(indent=1) + '\n'
-    if os.path.exists(path) and any(map(str.isdigit, os.listdir(_folder(workdir)))):
+    if os.path.exists(path) and latest_step(workdir) is not None:
         with open(path) as file:
             differing = _differences(json.load(file), json.loads(text))
         if differing:
@@ -181,6 +181,13 @@ def claim(workdir: str, config: ml_collections.ConfigDict) -> None:
             with open(path + '.part', 'w') as file:
                 file.write(text)
             os.replace(path + '.part', path)
+
+
+def latest_step(workdir: str) -> int | None:
+    """The step of the latest checkpoint, whether or not it can be read, or None."""
+    folder = _folder(workdir)
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return max((int(name) for name in names if name.isdigit()), default=None)
 
 
 def read_config(workdir: str) -> ConfigDict:

@@ -181,10 +181,10 @@ def train_and_evaluate(
 
     `workdir` gets config.json, checkpoints and metrics.jsonl, one record a line. Records are
     written every `config.log_every` steps and at the end of every epoch, and given to `report`,
-    with 'step' and 'total_steps'; a run that resumes gives it the earlier ones again. Metrics of
-    training are means since the last record. `weight_snr` is the mean over layers at the end of the
-    step; if that step ended in a sleep, `weight_snr_before_sleep` is what it was before. 'seconds'
-    are those of training, in all.
+    together with 'total_steps', 'batch_size' and 'resumed_at', the step this call started from; a
+    run that resumes gives it the earlier ones again. Metrics of training are means since the last
+    record. `weight_snr` is the mean over layers at the end of the step; if that step ended in a
+    sleep, `weight_snr_before_sleep` is what it was before. 'seconds' are those of training, in all.
 
     A run that resumes computes what it would have computed had it never stopped, bit for bit.
 
@@ -209,7 +209,12 @@ def train_and_evaluate(
             parallel.first(run.create(parallel.replicate(init_key)))
         )
         step = int(now.state.step)
-        sinks = [lambda record: report(record | {'total_steps': run.total_steps})]
+        whole = {
+            'total_steps': run.total_steps,
+            'batch_size': config.batch_size,
+            'resumed_at': step,
+        }
+        sinks = [lambda record: report(record | whole)]
         if config.tensorboard and jax.process_index() == 0:
             sinks.append(metrics.tensorboard(os.path.join(workdir, 'tensorboard')))
         log = metrics.Log(os.path.join(workdir, 'metrics.jsonl'), step, sinks)

@@ -51,6 +51,17 @@ def test_workdir_is_required():
     assert done.stderr.startswith('error: ') and '--workdir' in done.stderr
 
 
+def test_ctrl_c_before_there_is_anything_to_save_leaves_no_traceback():
+    program = (
+        'import signal; from experiments import cli; '
+        'cli.run(lambda argv: signal.raise_signal(signal.SIGINT))'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, '')
+
+
 @pytest.mark.slow
 def test_the_demo_makes_a_table_and_a_picture(tmp_path):
     done = call('demo', f'--out={tmp_path}', '--seeds=2', '--epochs=1')

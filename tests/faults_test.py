@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import time
 
@@ -120,7 +121,14 @@ def test_signal_saves_and_exits_with_0(number, resident, uninterrupted, tmp_path
     step = int(last.split()[3])
     assert last == f'stopped at step {step} of 100; the same command goes on from there.'
     assert str(step) in steps_of(tmp_path)
-    resident.finish(tmp_path, SELDOM)
+    assert f'workdir   {tmp_path}, from the start\n' in output
+    output = resident.finish(tmp_path, SELDOM)
+    assert f'workdir   {tmp_path}, goes on from step {step}\n' in output
+    shown = [int(number) for number in re.findall(r'  step (\d+)/100  ', output)]
+    assert shown[-1] == 100 and min(shown) > step  # none of those from before
+    assert output.splitlines()[-1] == (
+        f'{tmp_path}/metrics.jsonl has the records, {tmp_path}/checkpoints the weights'
+    )
     tiny_runs.assert_same(tmp_path, uninterrupted)
 
 
