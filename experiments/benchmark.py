@@ -33,7 +33,7 @@ from absl import flags
 from jax import lax
 
 from experiments import cli
-from experiments.benchmark_report import DEFAULT, DIRECTIONS, FED, SLEEP_RULES, plot, ratios, table
+from experiments.benchmark_report import DIRECTIONS, FED, SLEEP_RULES, plot, ratios, table
 from experiments.configs import cifar10, digits, imagenet
 from experiments.provenance import provenance
 from lcn_jax import cost, local, parallel, sleep, state, train, wake
@@ -295,7 +295,7 @@ def measure_layer(
             calls[direction, name] = functools.partial(compiled[direction, name].call, *arguments)
     seconds = medians(calls, settings.layer_seconds, settings)
 
-    x, kernels, dy = candidates[DEFAULT][1]
+    x, kernels, dy = candidates[local.default_implementation()][1]
     flops, moved = 2 * batch_size * kernels.size, x.nbytes + kernels.nbytes + dy.nbytes
     floors = {
         'forward': floor(flops, moved, settings.dtype, rates),
@@ -472,12 +472,14 @@ def run(settings: Settings) -> dict[str, Any]:
     _say('rates of the machine')
     rates = machine_rates(settings)
     layers = measure_layers(rates, settings)
+    default = local.default_implementation()
     steps, sleeps = measure_steps(settings), measure_sleep(settings)
     return {
         'settings': dataclasses.asdict(settings),
         **provenance(),
         'seconds': round(time.perf_counter() - start),
-        'ratios': ratios(layers, steps, sleeps),
+        'default': default,
+        'ratios': ratios(layers, steps, sleeps, default),
         'rates': rates,
         'layers': layers,
         'steps': steps,

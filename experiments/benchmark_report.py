@@ -6,40 +6,43 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from lcn_jax import local
-
-DEFAULT = local.IMPLEMENTATIONS[0]
 DIRECTIONS = ('forward', 'forward_backward')
 STEPS = ('conv', 'lc', 'conv_local')
 FED = ('conv', 'lc')  # also fed from a dataset
 SLEEP_RULES = ('hebbian', 'mean', 'exact')
 COLOURS = {
-    'conv': '#4c78a8', 'tiled': '#54a24b', 'lc': '#54a24b', 'lax': '#e45756',
+    'conv': '#4c78a8', 'direct': '#54a24b', 'patches': '#b9a44c', 'lc': '#54a24b', 'lax': '#e45756',
     'conv_local': '#e45756',
 }  # fmt: skip
 TITLES = {'forward': 'forward', 'forward_backward': 'forward + backward'}
 LABELS = {
     'conv': 'convolution',
-    'tiled': 'conv_local, tiled',
+    'direct': 'conv_local, direct',
+    'patches': 'conv_local, patches',
     'lax': 'lax.conv_general_dilated_local',
     'lc': 'locally connected',
     'conv_local': 'flax.linen.ConvLocal',
 }
 
 
-def ratios(layers: dict[str, list[dict]], steps: dict, sleeps: dict) -> dict[str, dict]:
-    """Times over times; over layers, the geometric mean of those with 3×3 kernels."""
+def ratios(
+    layers: dict[str, list[dict]], steps: dict, sleeps: dict, default: str
+) -> dict[str, dict]:
+    """Times over times; over layers, the geometric mean of those with 3×3 kernels.
+
+    The implementations are compared with `default`, the one that is used here.
+    """
     of_layers = {}
     for network, measured in layers.items():
         square = [record for record in measured if record['kernel_size'] == (3, 3)]
         of_layers[network] = {
             direction: {
-                f'{name} / {DEFAULT}': statistics.geometric_mean(
-                    record[direction]['seconds'][name] / record[direction]['seconds'][DEFAULT]
+                f'{name} / {default}': statistics.geometric_mean(
+                    record[direction]['seconds'][name] / record[direction]['seconds'][default]
                     for record in square
                 )
                 for name in square[0][direction]['seconds']
-                if name != DEFAULT
+                if name != default
             }
             for direction in DIRECTIONS
         }
@@ -85,7 +88,7 @@ def table(report: dict[str, Any]) -> str:
                 times = ''.join(f' {1e3 * value:>9.2f}' for value in (*seconds.values(), least))
                 temp = ''.join(f' {size / 1e6:>7.1f}' for size in record['temp_bytes'].values())
                 lines.append(
-                    f'{layer["layer"]:<24}{times} {seconds[DEFAULT] / least:>9.1f} '
+                    f'{layer["layer"]:<24}{times} {seconds[report["default"]] / least:>9.1f} '
                     f'{record["floor"]["bound_by"]:>9}      {temp}'
                 )
 

@@ -13,6 +13,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -88,9 +89,9 @@ def conv_local(
     if implementation not in (None, *IMPLEMENTATIONS):
         raise ValueError(f'implementation must be None or in {IMPLEMENTATIONS}.')
 
-    if implementation is None:
-        implementation = 'direct' if jax.default_backend() == 'cpu' else 'patches'
-    one_group = {'direct': _direct, 'patches': _patches, 'lax': _lax}[implementation]
+    one_group = {'direct': _direct, 'patches': _patches, 'lax': _lax}[
+        implementation or default_implementation()
+    ]
     if groups == 1:
         y_IJNO = one_group(x_HWNC, kernel, grid)
     else:
@@ -101,6 +102,11 @@ def conv_local(
         )
         y_IJNO = y_groups.reshape(*y_groups.shape[:3], features)
     return y_IJNO if layout == 'HWNC' else y_IJNO.transpose(2, 0, 1, 3)
+
+
+def default_implementation() -> str:
+    """The fastest one where the computation runs."""
+    return 'direct' if jax.default_backend() == 'cpu' else 'patches'
 
 
 def _lax(x_HWNC: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
@@ -166,7 +172,7 @@ def _patches(x_HWNC: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
 def _direct(x_HWNC: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
     everywhere = slice(None), slice(None)
     taps = [(window, everywhere) for window in _windows(grid)]
-    y = _sum_over_channels(_padded(x_HWNC, grid), _by_tap(kernel), taps, grid.output_size)
+    y = _sum_over_channels(_padded(x_HWNC, grid), _by_tap(kernel), taps)
     return y.astype(x_HWNC.dtype)
 
 
@@ -190,12 +196,11 @@ _direct.defvjp(_direct_forward, _direct_backward)
 
 
 def _sum_over_channels(
-    x_HWNC: jax.Array, kernel_IJTCO: jax.Array, taps: list[tuple[Slices, Slices]], size: Pair
+    x_HWNC: jax.Array, kernel_IJTCO: jax.Array, taps: list[tuple[Slices, Slices]]
 ) -> jax.Array:
     """sum_{t, c} kernel[positions_t][:, :, t, c, None, :] · x[pixels_t][:, :, :, c, None].
 
-    taps: (pixels, positions) of each, slices that have `size`. Returns (*size, N, O), at least
-    float32.
+    taps: (pixels, positions) of each. Returns (I, J, N, O), at least float32.
     """
     channels, features = kernel_IJTCO.shape[3:]
     at_once = _terms_at_once(len(taps), channels)
@@ -210,6 +215,7 @@ def _sum_over_channels(
                 y += kernel[positions][:, :, t, c, None, :] * x[pixels][:, :, :, c, None]
         return y
 
+    size = kernel_IJTCO[taps[0][1]].shape[:2]
     zeros = _zeros((*size, x_HWNC.shape[2], features), x_HWNC)
     return lax.fori_loop(0, x_HWNC.shape[3] // at_once, add, zeros)
 
@@ -235,37 +241,53 @@ def _sum_over_examples(x_HWNC: jax.Array, dy_IJNO: jax.Array, windows: list[Slic
     return jnp.stack(dkernels, axis=2)
 
 
-def _input_gradient(dy_IJNO: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
-    """(H, W, N, C): the products of every neuron that sees a pixel, by the pixel's phase.
+class _Phase(NamedTuple):
+    """Along an axis, the pixels u·s + r, for one r < s, and the neurons that see them.
 
-    The pixels u·s + r of phase r, counted with the padding, are seen through the taps m·s + r, by
-    the positions u - m.
+    Counted with the padding, pixel u·s + r is at tap m·s + r of the neuron at position u - m.
     """
+
+    taps: slice  # r, r + s, ...
+    edges: Pair  # by how much the positions of those neurons are beyond what there is
+    windows: list[slice]  # for each tap, their positions, counted with `edges`
+    around: Pair  # pixels before the first and after the last
+
+
+def _phases(grid: Grid, axis: int) -> list[_Phase]:
+    pixels, positions = grid.input_size[axis], grid.output_size[axis]
+    size, stride, low = grid.kernel_size[axis], grid.stride[axis], grid.padding[axis][0]
+    phases = []
+    for r in range(min(size, stride)):
+        first, end = -((r - low) // stride), -((r - low - pixels) // stride)
+        count, taps = end - first, len(range(r, size, stride))
+        start = first * stride + r - low
+        if count > 0:
+            phases.append(
+                _Phase(
+                    taps=slice(r, None, stride),
+                    edges=(taps - 1 - first, end - positions),
+                    windows=[slice(taps - 1 - m, taps - 1 - m + count) for m in range(taps)],
+                    around=(start, pixels - (start + (count - 1) * stride + 1)),
+                )
+            )
+    return phases
+
+
+def _input_gradient(dy_IJNO: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
+    """(H, W, N, C): at each pixel, the sum over the neurons that see it."""
     parts = []
-    for phases in itertools.product(*map(range, grid.stride)):
-        steps = [len(range(r, k, s)) for r, k, s in zip(phases, grid.kernel_size, grid.stride)]
-        lows = [low for low, _ in grid.padding]
-        first = [-((r - low) // s) for r, low, s in zip(phases, lows, grid.stride)]
-        last = [
-            -((r - low - n) // s)
-            for r, low, n, s in zip(phases, lows, grid.input_size, grid.stride)
-        ]
-        size = [b - a for a, b in zip(first, last)]
-        if min(steps) == 0 or min(size) < 1:
-            continue
-        edges = [(m - 1 - a, b - p) for m, a, b, p in zip(steps, first, last, grid.output_size)]
-        taps = [
-            (tuple(slice(m - 1 - i, m - 1 - i + n) for m, i, n in zip(steps, step, size)),) * 2
-            for step in itertools.product(*map(range, steps))
-        ]
-        own = kernel[:, :, phases[0] :: grid.stride[0], phases[1] :: grid.stride[1]]
-        kernel_IJTOC = _by_tap(_not_before(dy_IJNO, own)).swapaxes(3, 4)
-        part = _sum_over_channels(_pad(dy_IJNO, edges), _pad(kernel_IJTOC, edges), taps, size)
-        starts = [a * s + r - low for a, s, r, low in zip(first, grid.stride, phases, lows)]
-        ends = [a + (n - 1) * s + 1 for a, n, s in zip(starts, size, grid.stride)]
-        around = [(a, n - b) for a, b, n in zip(starts, ends, grid.input_size)]
-        parts.append(_pad(part, around, between=[s - 1 for s in grid.stride]))
-    return sum(parts) if parts else jnp.zeros((*grid.input_size, *dy_IJNO.shape[2:]))
+    for phases in itertools.product(_phases(grid, 0), _phases(grid, 1)):
+        rows, columns = phases
+        kernel_IJTCO = _by_tap(kernel[:, :, rows.taps, columns.taps])
+        kernel_IJTOC = _not_before(dy_IJNO, kernel_IJTCO).swapaxes(3, 4)
+        edges = [phase.edges for phase in phases]
+        taps = [(window, window) for window in itertools.product(rows.windows, columns.windows)]
+        part = _sum_over_channels(_pad(dy_IJNO, edges), _pad(kernel_IJTOC, edges), taps)
+        around = [phase.around for phase in phases]
+        parts.append(_pad(part, around, between=[stride - 1 for stride in grid.stride]))
+    if not parts:  # nobody sees anything
+        return jnp.zeros((*grid.input_size, dy_IJNO.shape[2], kernel.shape[4]))
+    return sum(parts)
 
 
 def _terms_at_once(taps: int, count: int) -> int:

@@ -57,7 +57,7 @@ def test_candidates_for_a_layer_compute_the_same(benchmark):
     for layer, (x, kernels, dy) in candidates.values():
         kernels = jnp.broadcast_to(kernel, kernels.shape)
         y, dx, dkernels = jax.jit(benchmark.with_gradients(layer))(x, kernels, dy)
-        actual = y.transpose(3, 0, 1, 2), dx.transpose(3, 0, 1, 2), dkernels.sum((0, 1))
+        actual = y.transpose(2, 0, 1, 3), dx.transpose(2, 0, 1, 3), dkernels.sum((0, 1))
         jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), actual, expected)
 
 
@@ -117,7 +117,13 @@ def test_a_quick_run_writes_numbers_and_a_chart(tmp_path):
     assert report['ratios']['steps']['lc / conv'] == pytest.approx(
         report['steps']['seconds']['lc'] / report['steps']['seconds']['conv']
     )
-    for row in ('lax / tiled', 'conv_local / lc', 'lc fed / lc', 'hebbian / wake'):
+    for row in (
+        'lax / direct',
+        'patches / direct',
+        'conv_local / lc',
+        'lc fed / lc',
+        'hebbian / wake',
+    ):
         assert row in done.stdout
 
 
