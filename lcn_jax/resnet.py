@@ -1,5 +1,6 @@
 """ResNets for CIFAR and ImageNet with the convolution injected: shared or locally connected."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -45,8 +46,10 @@ class ResNet(nn.Module):
     ResNet-18 is `(2, 2, 2, 2), 32, 'imagenet'` (7×7 stride 2 and max pool).
 
     The first `n_first_conv` convolutions in the order of computation (shortcuts not counted: they
-    follow the first convolution of their block) are shared; the others are locally connected if
-    `local`. Networks with locally connected layers compute in the layout HWNC.
+    follow the first convolution of their block) are shared, and so are those whose whole name is
+    matched by the regular expression `shared`: '.*_shortcut' are the 1×1 convolutions. The others
+    are made by `local_conv` if `local`; it gets the arguments of `Conv`, and `use_bias=False`.
+    Networks with locally connected layers compute in the layout HWNC.
     """
 
     stage_sizes: tuple[int, ...]
@@ -55,6 +58,7 @@ class ResNet(nn.Module):
     num_classes: int
     local: bool
     n_first_conv: int = 0
+    shared: str = ''
     dtype: Any = jnp.float32
     batch_axis: str | None = None  # set to synchronise the batch statistics over devices
     local_conv: Callable = LocalConv
@@ -85,7 +89,8 @@ class ResNet(nn.Module):
                 dtype=self.dtype,
                 name=name,
             )
-            if self.local and made > self.n_first_conv:
+            shared = made <= self.n_first_conv or re.fullmatch(self.shared, name)
+            if self.local and not shared:
                 return self.local_conv(use_bias=False, **kwargs)
             return Conv(**kwargs)
 

@@ -23,6 +23,9 @@ NETWORKS = {
     'first two shared': dict(
         stage_sizes=(1, 1), width=4, stem='cifar', num_classes=5, n_first_conv=2
     ),
+    '1×1 shared': dict(
+        stage_sizes=(1, 1), width=4, stem='cifar', num_classes=5, shared='.*_shortcut'
+    ),
 }
 SHAPE = (16, 12, 3)
 each_network = pytest.mark.parametrize('options', NETWORKS.values(), ids=NETWORKS)

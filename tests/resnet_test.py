@@ -1,0 +1,53 @@
+"""Which convolutions of a network are shared, and which locally connected, is up to its user."""
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lcn_jax import state
+from lcn_jax.local import LocalConv
+from lcn_jax.resnet import Conv, ResNet
+
+SHAPE = (8, 8, 3)
+CONVOLUTIONS = [
+    'stem_conv', 'stage1_block1_conv1', 'stage1_block1_conv2', 'stage2_block1_conv1',
+    'stage2_block1_shortcut', 'stage2_block1_conv2',
+]  # fmt: skip
+AXES = {'shared': 4, 'local': 6}
+
+
+def local_3x3(kernel_size, use_bias, **kwargs):
+    """A connectivity of one's own: as `shared='.*_shortcut'`, written as a function."""
+    if kernel_size == 1:
+        return Conv(kernel_size=kernel_size, **kwargs)
+    return LocalConv(kernel_size=kernel_size, use_bias=use_bias, **kwargs)
+
+
+@pytest.mark.parametrize(
+    'options, shared',
+    [
+        ({}, []),
+        ({'n_first_conv': 1}, CONVOLUTIONS[:1]),
+        ({'n_first_conv': 3}, CONVOLUTIONS[:3]),
+        ({'shared': '.*_shortcut'}, ['stage2_block1_shortcut']),
+        ({'shared': 'stage1'}, []),  # the whole name, or nothing
+        ({'shared': 'stage1_.*', 'n_first_conv': 1}, CONVOLUTIONS[:3]),
+        ({'local_conv': local_3x3}, ['stage2_block1_shortcut']),
+        ({'local': False}, CONVOLUTIONS),
+    ],
+    ids=str,
+)
+def test_the_convolutions_asked_for_are_shared_and_the_others_local(options, shared):
+    model = ResNet((1, 1), 4, 'cifar', 10, **({'local': True} | options))
+    variables = jax.eval_shape(
+        lambda key: model.init(key, jnp.zeros((1, *SHAPE)), train=False), jax.random.key(0)
+    )
+    axes = {
+        name: len(layer['kernel'].shape)
+        for name, layer in variables['params'].items()
+        if name in CONVOLUTIONS
+    }
+    assert axes == {name: AXES['shared' if name in shared else 'local'] for name in CONVOLUTIONS}
+    grids = flax.traverse_util.flatten_dict(state.grids(model, SHAPE))
+    assert {name for name, _ in grids} == set(CONVOLUTIONS) - set(shared)
