@@ -60,7 +60,7 @@ def aggregate(runs: list[dict[str, Any]]) -> dict[str, Any]:
             for name in ('commit', 'device', 'jax')
         } | {
             name: ', '.join(sorted({str(run['config'][name]) for run in of_column}))
-            for name in ('dataset', 'epochs')
+            for name in ('dataset', 'epochs', 'batch_size', 'train_images')
         }
     return {'cells': cells, 'columns': shared}
 
@@ -118,8 +118,9 @@ def markdown(report: dict[str, Any]) -> str:
                 values += f' {_difference(row, cell[metric]["difference"])} |'
             snr = '' if cell['weight_snr'] is None else f'{cell["weight_snr"]:.3g}'
             parts.append(f'| {ROWS[row]} |{values} {cell["n"]} | {snr} | {cell["seconds"]:.0f} |')
+        images = '' if shared['train_images'] == '0' else f' of {shared["train_images"]} images'
         parts.append(
-            f'\n{shared["epochs"]} epochs; commit {shared["commit"]}; {shared["device"]}, '
+            f'\n{shared["epochs"]} epochs{images}, batches of {shared["batch_size"]}; commit {shared["commit"]}; {shared["device"]}, '
             f'JAX {shared["jax"]}. Mean ± standard deviation over n seeds; differences are paired '
             'over seeds, with the half width of their 95 % interval. Weight SNR before the last '
             'sleep.\n'

@@ -29,7 +29,7 @@ def run(row, seed, accuracy, **fields):
         'commit': 'abc',
         'device': 'cpu',
         'jax': '1',
-        'config': {'dataset': 'cifar100', 'epochs': 2},
+        'config': {'dataset': 'cifar100', 'epochs': 2, 'batch_size': 50, 'train_images': 500},
     } | fields
 
 
@@ -68,7 +68,7 @@ def test_markdown_says_what_was_measured_and_how():
     assert len({line.count('|') for line in lines}) == 1
     (lc,) = [line for line in lines if line.startswith('| LC |')]
     assert lc == '| LC | 90.0 ± 1.0 | −2.0 ± 2.5 | 95.0 ± 0.5 | −1.0 ± 1.2 | 3 | 4 | 11 |'
-    assert '2 epochs; commit abc; cpu, JAX 1' in text
+    assert '2 epochs of 500 images, batches of 50; commit abc; cpu, JAX 1' in text
     assert len(table_report.plot(table_report.aggregate(RUNS)).axes) == 1
 
 
