@@ -4,10 +4,13 @@ import ast
 import importlib.util
 import re
 
+import jax
+import numpy as np
 import pytest
 from tiny_runs import ROOT
 
 from lcn_jax import config as configs
+from lcn_jax.data import sources
 
 TEXTS = {name: (ROOT / name).read_text() for name in ('README.md', 'CONTRIBUTING.md')}
 ALL = '\n'.join(TEXTS.values())
@@ -87,9 +90,10 @@ def test_the_table_of_kinds_is_complete():
     assert sorted(rows) == sorted(configs.KINDS)
 
 
-def test_the_list_of_configs_is_complete():
-    (sentence,) = re.findall(r'There are configs for ([^.]*)\.', TEXTS['README.md'])
-    assert set(re.findall(r'`(\w+)`', sentence)) == CONFIGS
+def test_all_datasets_and_configs_are_named():
+    _, _, table = TEXTS['README.md'].partition('| `--dataset` |')
+    assert set(re.findall(r'^\| `(\w+)` ', table, re.MULTILINE)) >= set(sources.SPECS)
+    assert set(re.findall(r'experiments/configs/(\w+)\.py', TEXTS['README.md'])) == CONFIGS
 
 
 @pytest.mark.parametrize('name', TEXTS)
@@ -100,6 +104,19 @@ def test_links_and_files_exist(name):
     assert named
     missing = [path for path in {*linked, *named} if not (ROOT / path).exists()]
     assert not missing
+
+
+def test_a_locally_connected_layer_in_another_model_sleeps_as_written():
+    (block,) = (block for block in blocks('python') if 'class YourNet' in block)
+    images = jax.random.normal(jax.random.key(1), (2, 6, 6, 3))
+    after = {'key': jax.random.key(0), 'images': images}
+    exec(compile(block, 'README.md', 'exec'), after)
+    assert after['logits'].shape == (2, 10)
+    before = after['variables']['params']
+    assert (after['params']['Conv_0']['kernel'] == before['Conv_0']['kernel']).all()
+    kernel, awake = (params['LocalConv_0']['kernel'] for params in (after['params'], before))
+    assert (awake[0, 0] != awake[3, 3]).all()
+    np.testing.assert_allclose(kernel[0, 0], kernel[3, 3], atol=1e-6)  # 3 apart: one pool
 
 
 @pytest.mark.parametrize('block', blocks('python'))
