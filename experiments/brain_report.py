@@ -48,6 +48,7 @@ class Scorer:
         return predictivity.prediction_correlations(responses[images], self.means[images], groups)
 
     def scores(self, correlations: np.ndarray) -> dict:
+        """The aggregate of correlations (splits, N), its interval, and by both ceiled formulas."""
         score = float(predictivity.aggregate(correlations))
         return {
             'score': score,
@@ -78,7 +79,11 @@ def difference(first: np.ndarray, other: np.ndarray) -> dict:
 
 
 def compare(scorer: Scorer, networks: dict[str, features.Network], images: list, name: str) -> dict:
-    """Scores all blocks of all networks, printing them, and compares the best of each."""
+    """Scores all blocks of all networks, printing them, and compares the best of each.
+
+    Raises:
+      ValueError: a block cannot be scored, for there are too few images or features.
+    """
     whole = scorer.whole
     print(
         f'{name}: {whole["neurons"]} neurons, {whole["images"]} images, {whole["repetitions"]} '

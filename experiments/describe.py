@@ -53,6 +53,7 @@ def describe(config) -> str:
 
 
 def layer_table(layers: list[cost.Layer]) -> str:
+    """A line for each layer."""
     lines = [f'{"layer":<24} {"":<6} {"kernel":<24} {"parameters":>12} {"MFLOP forward":>14}']
     for layer in layers:
         kind = 'local' if layer.grid else 'shared'

@@ -47,6 +47,7 @@ class Snapshot:
 
     @classmethod
     def start(cls, state: TrainState) -> 'Snapshot':
+        """That of a run before its first step."""
         return cls(state, jax.device_get(Sums.zero()), np.float64(NOT_EVALUATED), np.float64(0))
 
 
@@ -129,7 +130,11 @@ class Checkpoints:
         return None
 
     def find(self, which: str) -> int:
-        """The step of the checkpoint called 'latest', 'best' or by its step."""
+        """The step of the checkpoint called 'latest', 'best' or by its step.
+
+        Raises:
+          UsageError: there is none, or, for 'best', none that was evaluated.
+        """
         steps = sorted(self._manager.all_steps())
         if not steps:
             raise UsageError(f'there is no checkpoint in {self._folder}.')

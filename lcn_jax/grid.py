@@ -19,7 +19,7 @@ BORDERS = ('include', 'exclude')
 
 
 def pair(value: int | Sequence[int], name: str) -> Pair:
-    """`3` or `(3, 5)` -> (height, width), all at least 1."""
+    """`3` or `(3, 5)` -> (height, width); ValueError, which names `name`, unless both are >= 1."""
     values = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(values) != 2 or not all(isinstance(v, (int, np.integer)) and v > 0 for v in values):
         raise ValueError(f'{name} must be a positive integer or a pair of them, got {value!r}.')
@@ -83,6 +83,7 @@ class Grid:
 
     @property
     def output_size(self) -> Pair:
+        """(Ho, Wo): how many positions there are, each a step of `stride` pixels from the next."""
         return tuple(
             (n + low + high - k) // s + 1
             for n, k, s, (low, high) in zip(
@@ -101,6 +102,7 @@ class Grid:
 
     @property
     def num_pools(self) -> int:
+        """How many pools there are: kh·kw at stride 1, one for 1×1 kernels."""
         return math.prod(self.period)
 
     def starts(self, axis: int) -> np.ndarray:
@@ -127,8 +129,8 @@ class Grid:
         """(Ho, Wo) int: the pool of each position, in [0, num_pools), or -1 if it is left out.
 
         Neurons of one pool receive the same input from every pattern that tiles the plane with the
-        period of the kernel (section "Hebbian sleep" of the README). `border='exclude'` leaves out
-        the neurons whose receptive field reaches into the padding.
+        period of the kernel (section "Sleep" of the README). `border='exclude'` leaves out the
+        neurons whose receptive field reaches into the padding; another word is a ValueError.
         """
         if border not in BORDERS:
             raise ValueError(f'border must be one of {BORDERS}, got {border!r}.')
@@ -152,6 +154,7 @@ class Pools:
 
     @classmethod
     def of(cls, grid: Grid, border: str = 'include') -> 'Pools':
+        """Those of `grid.pools(border)`."""
         pool_of = grid.pools(border).ravel()
         positions = [np.flatnonzero(pool_of == pool) for pool in range(grid.num_pools)]
         width = max(1, *map(len, positions))

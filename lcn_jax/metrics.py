@@ -31,6 +31,7 @@ class Sums:
 
     @classmethod
     def zero(cls) -> 'Sums':
+        """Of no examples: float32 scalars."""
         return cls(*(jnp.zeros(()) for _ in range(4)))
 
     @classmethod
@@ -95,6 +96,7 @@ class Log:
                 self._tell(record)
 
     def add(self, record: Mapping[str, Any]) -> None:
+        """Writes a record and gives it to the sinks; UsageError if it cannot be written."""
         self.last = record
         if self._active:
             with writing(self._path), open(self._path, 'a') as file:

@@ -23,6 +23,7 @@ LONGEST_STRETCH = 10  # steps between looks at whether to stop
 
 
 def make_model(config: ml_collections.ConfigDict) -> ResNet:
+    """The network `config` asks for, without parameters."""
     return ResNet(
         stage_sizes=tuple(config.model.stage_sizes),
         width=config.model.width,
@@ -161,6 +162,7 @@ def keys(config: ml_collections.ConfigDict) -> jax.Array:
 
 
 def evaluated_split(config: ml_collections.ConfigDict) -> str:
+    """What names of evaluated metrics begin with: 'validation' or 'test'."""
     return 'validation' if config.validation else 'test'
 
 

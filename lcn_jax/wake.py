@@ -37,7 +37,11 @@ def update(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
 ) -> tuple[TrainState, Sums]:
-    """One step of backprop on a device's part of the batch, the gradients averaged over devices."""
+    """One step of backprop on a device's part of the batch, the gradients averaged over devices.
+
+    images (N, H, W, C), normalised; labels (N,) int. Returns the state after the step, and the sums
+    of these N images before it.
+    """
 
     def loss_fn(params):
         logits, updated = model.apply(
@@ -113,7 +117,7 @@ def evaluate(
 ) -> Sums:
     """Metrics summed over the examples in the `pixels` of all devices, each counted once.
 
-    `batch_size` is that of one device.
+    `batch_size` is that of one device; images are cropped to `size` pixels.
     """
     variables = {'params': state.params, 'batch_stats': state.batch_stats}
 

@@ -68,7 +68,11 @@ def read(path: str, axes: tuple[str, ...] = AXES, group: str | None = None) -> A
 
 
 def complete(responses: np.ndarray) -> np.ndarray:
-    """(S, N, R) with NaN where missing -> (S, N, as many first ones as there are of all)."""
+    """(S, N, R) with NaN where missing -> (S, N, as many first ones as there are of all).
+
+    Raises:
+      UsageError: a neuron has fewer than two responses to an image.
+    """
     missing = np.isnan(responses)
     present_first = np.argsort(missing, axis=-1, kind='stable')
     least = int((~missing).sum(-1).min())

@@ -25,6 +25,9 @@ def readout(train_features: np.ndarray, objects: np.ndarray, features: np.ndarra
 
     Returns:
       (S, K) float64.
+
+    Raises:
+      ValueError: an object has no training image.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -52,6 +55,9 @@ def i2n(
 
     Returns:
       Correlations and their ceilings, (REPETITIONS,) each, for random halves of the trials.
+
+    Raises:
+      ValueError: shapes do not fit together.
     """
     images, others = np.shape(probabilities)
     if np.shape(objects) != (images,) or np.ndim(trials) != 2 or np.shape(trials)[1] != 3:

@@ -85,6 +85,9 @@ def split_half_reliabilities(responses: np.ndarray) -> np.ndarray:
 
     Returns:
       (SPLITS, N) float64.
+
+    Raises:
+      ValueError: there are not two repetitions.
     """
     from scipy import stats
     from sklearn.model_selection import ShuffleSplit
