@@ -66,17 +66,18 @@ plt.show()
 # %% [markdown]
 # ## Three networks
 #
-# The same small ResNet three times: convolutional, locally connected, and locally connected with a
-# sleep every 5 batches. They are smaller than those of `make demo`, and each is trained only once.
+# The same network of three convolutions three times: convolutional, locally connected, and locally
+# connected with a sleep every 5 batches. They are smaller than those of `make demo`, and each is
+# trained once.
 
 # %%
 records = {}
 for kind in ('conv', 'lc', 'lc_hebbian'):
     config = digits.get_config(kind)
     config.data_dir = f'{folder}/data'
-    config.model.width = 4
+    config.model.stage_sizes = (1,)
     config.batch_size = 48  # for 1, 2, 4 or 8 devices
-    config.epochs = 24
+    config.epochs = 14
     config.learning_rate = 1e-2
     config.sleep.every = config.log_every = 5
     config.checkpoint_every = 0

@@ -65,9 +65,10 @@ records = {}
 for kind in ('conv', 'lc', 'lc_translations', 'lc_hebbian'):
     config = digits.get_config(kind)
     config.data_dir = f'{folder}/data'
-    config.model.stage_sizes, config.model.width = (1,), 4
+    config.model.stage_sizes = (1,)
     config.batch_size = math.lcm(48, jax.device_count())  # each device gets the same number
     config.epochs = 3
+    config.learning_rate = 1e-2
     config.checkpoint_every = 0
     records[kind] = []
     result = train_and_evaluate(config, f'{folder}/{kind}', records[kind].append)

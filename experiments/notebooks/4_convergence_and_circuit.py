@@ -94,12 +94,14 @@ plt.show()
 # %% [markdown]
 # ## The convergence figure
 #
-# The paper's figure, with fewer trials and patterns: the weight SNR against the number of patterns.
-# The plain rule climbs to its fixed point (dashed). The circuit has a lower one (dotted), for its
-# finite inhibition lets the mean weight decay, too, slowly. `make convergence` draws it all.
+# The paper's figure, with fewer kernels, trials and patterns: the weight SNR against the number of
+# patterns. The plain rule climbs to its fixed point (dashed). The circuit has a lower one (dotted),
+# for its finite inhibition lets the mean weight decay, too. `make convergence` draws it all.
 
 # %%
-settings = convergence.Settings(trials=2, hebbian_patterns=1000, circuit_patterns=1500)
+settings = convergence.Settings(
+    kernels=(3, 6), trials=2, hebbian_patterns=1500, circuit_patterns=1500
+)
 curves = [
     curve
     for rule in ('hebbian', 'circuit')

@@ -1,0 +1,144 @@
+# ---
+# jupytext:
+#   formats: ipynb,py:percent
+# kernelspec:
+#   display_name: Python 3
+#   name: python3
+# ---
+
+# %% [markdown]
+# # Scoring layers against neurons
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/lcn-jax/lcn_jax/blob/main/experiments/notebooks/5_neurons.ipynb)
+#
+# Which layer of a network predicts recorded neurons best, and how near is it to the best possible?
+# `lcn_jax.brain` answers as Brain-Score does.
+#
+# **The neurons of this notebook are made up**: each is a sum of a few units of one layer of the
+# network itself, plus noise. So nothing here is about brains, but the right answer is known, and we
+# can see whether it is found. Real neurons go in at one place, marked below.
+
+# %%
+import sys
+
+if 'google.colab' in sys.modules:  # elsewhere lcn_jax is there already
+    import subprocess
+
+    source = 'git+https://github.com/lcn-jax/lcn_jax@v0.1.0'
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', source], check=True)
+
+# %%
+import dataclasses
+import importlib.metadata
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments import brain_report
+from experiments.configs import digits
+from experiments.provenance import provenance
+from lcn_jax.brain import assembly, features
+from lcn_jax.data import sources
+from lcn_jax.train import train_and_evaluate
+
+print('lcn_jax', importlib.metadata.version('lcn_jax'), provenance())
+print(jax.devices())
+folder = tempfile.mkdtemp()
+
+# %% [markdown]
+# ## A network
+#
+# A convolutional one of three blocks, for it is trained in seconds; the other kinds are scored in
+# the same way. Beside it, as a control, the same network with random weights.
+
+# %%
+config = digits.get_config('conv')
+config.data_dir = f'{folder}/data'
+config.model.stage_sizes = (1, 1, 1)
+config.batch_size = 48  # for 1, 2, 4 or 8 devices
+config.epochs = 6
+config.learning_rate = 1e-2
+config.checkpoint_every = 0
+result = train_and_evaluate(config, f'{folder}/run')
+print(f'test accuracy {result["test_top1"]:.1%}')
+
+trained = features.load(f'{folder}/run')
+init = jax.jit(trained.model.init, static_argnames='train')
+start = init(jax.random.key(0), jnp.zeros((1, *trained.image_shape)), train=False)
+untrained = dataclasses.replace(trained, variables=start, step=0)
+print('blocks:', features.blocks(trained.model))
+
+# %% [markdown]
+# ## Neurons
+#
+# 30 neurons see 300 images, 6 times each. A neuron adds up 5 units of the second block of the
+# trained network, chosen at random with random weights. Noise, new in every repetition, has the
+# same variance as this signal.
+
+# %%
+images = sources.load('digits', config.data_dir)['test'].images[:300]
+units = features.extract(trained, images, ['stage2_block1'])['stage2_block1'].reshape(300, -1)
+units = units[:, units.std(0) > 0]  # some are silent
+
+random = np.random.default_rng(0)
+signal = np.empty((300, 30))
+for neuron in signal.T:
+    neuron[:] = units[:, random.choice(units.shape[1], 5)] @ random.normal(size=5)
+signal /= signal.std(0)
+responses = signal[..., None] + random.normal(size=(300, 30, 6))
+
+np.savez(f'{folder}/neurons.npz', responses=responses, region=np.full(30, 'made up'))
+
+# %%
+figure, axes = plt.subplots(3, 1, figsize=(9, 3), sharex=True, layout='constrained')
+for number, ax in enumerate(axes):
+    ax.plot(responses[:60, number], '.', color='0.6', ms=3)
+    ax.plot(responses[:60, number].mean(-1), color='tab:blue', lw=1)
+    ax.set(yticks=[], ylabel=f'neuron {number}')
+axes[-1].set_xlabel('image; dots are repetitions, the line is their mean')
+plt.show()
+
+# %% [markdown]
+# ## Your own neurons
+#
+# go in here: an npz file with `responses` (images, neurons, repetitions), NaN where one is missing,
+# or a NetCDF file of Brain-Score. With the images in a folder or a zip,
+#
+#     from lcn_jax.brain import stimuli
+#
+#     neurons = assembly.read('V4.npz')
+#     images = stimuli.shown('V4_images.zip', neurons)
+#
+# and all below stays as it is. `python -m experiments.brain_score` does the same for several
+# trained networks.
+
+# %%
+neurons = assembly.read(f'{folder}/neurons.npz')
+print('images, neurons, repetitions:', neurons.responses.shape, set(neurons.regions))
+
+# %% [markdown]
+# ## Scores
+#
+# Partial least squares predicts the neurons from a block's responses; the score is the correlation
+# with the responses to images that were held out, its median over neurons. No prediction can be
+# better than the noise allows: from the two halves of the repetitions comes the ceiling. `r²/c` is
+# the explained part of the variance that can be explained at all, `RDM` compares which images look
+# alike to the block and to the neurons.
+#
+# The best block of each network is chosen on one half of the images and reported on the other.
+
+# %%
+scorer = brain_report.Scorer(neurons.responses, neurons.groups)
+networks = {'trained': trained, 'untrained': untrained}
+region = brain_report.compare(scorer, networks, images, 'made up')
+
+# %% [markdown]
+# The second block of the trained network wins, as it should: it is what the neurons were made from.
+# It stays below the dashed line, because 25 components and 270 images do not tell all weights of a
+# neuron.
+
+# %%
+brain_report.plot({'made up': region})
