@@ -5,7 +5,7 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
-from lcn_jax.brain import features, predictivity, rdm
+from lcn_jax.brain import assembly, features, predictivity, rdm
 
 HEADER = '{:<36}  score     95 % interval   r²/c (r/c)²'
 
@@ -18,12 +18,13 @@ class Scorer:
     """
 
     def __init__(self, responses: np.ndarray, groups: np.ndarray | None):
-        """responses: (S, N, R)."""
-        self.means, self.groups = responses.mean(-1), groups
+        """responses: (S, N, R), NaN where there is none."""
+        self.means, self.groups = predictivity.mean(responses), groups
         self.chosen_on, self.reported_on = predictivity.halves(len(responses), groups)
         reliabilities = predictivity.split_half_reliabilities(responses)
         self.ceiling = float(predictivity.aggregate(reliabilities))
-        self._rdms = np.stack([rdm.rdm(repetition) for repetition in np.moveaxis(responses, -1, 0)])
+        repetitions = np.moveaxis(assembly.complete(responses), -1, 0)
+        self._rdms = np.stack([rdm.rdm(repetition) for repetition in repetitions])
         self.whole = {
             'images': len(responses),
             'neurons': responses.shape[1],

@@ -1,16 +1,19 @@
 """Scores the blocks of trained networks against recorded neurons, and networks against each other.
 
     python -m experiments.brain_score --workdir=runs/conv,runs/lc,runs/lc_hebbian \\
-        --assembly=V4.npz --images=V4_images.zip --out=runs/brain_score
+        --assembly=V4.npz --images=V4_images.zip --axes=neuroids,stimuli,repetitions
 
 A score is the correlation of predicted with measured responses to held-out images (partial least
 squares, 10 splits, median over neurons), as Brain-Score computes it, with a 95 % bootstrap interval
 over neurons. Of every network the best block is chosen on one half of the images and scored on the
-other; the differences between networks there, and their intervals, are over the same neurons. RDM
-is the Spearman correlation of the dissimilarities of images with those in each repetition.
+other, which gives less than all images do, for a regression learns less from half of them; the
+differences between networks there, and their intervals, are over the same neurons. RDM is the
+Spearman correlation of the dissimilarities of images with those in each repetition.
 
-`lcn_jax/brain/assembly.py` says what the assembly file has to be like. Images are resized to what
-the network was trained on. Prints tables; writes brain_score.json and brain_score.png.
+`lcn_jax/brain/assembly.py` says what the assembly file has to be like, and --axes the order of its
+axes. Images are resized to what the network was trained on. Prints tables; writes brain_score.json
+and brain_score.png. Three ResNet-20 of 32×32 pixels, 640 images and 50 neurons took 105 s on one
+CPU core.
 """
 
 import json

@@ -198,18 +198,29 @@ def noisy(signal, reliability, repetitions, seed):
 
 class TestPredictivity:
     def test_fewer_coordinates_change_nothing(self):
-        """Power iterations stop at 1e-6, but both stop at the same."""
-        x = rng(0).normal(size=(100, 400)) * np.geomspace(10, 0.1, 400) + 5
-        y = x[:, :60] @ rng(1).normal(size=(60, 5)) + rng(2).normal(size=(100, 5))
+        """Not one prediction, from more than 10,000 features; but for rounding, they are exact.
+
+        Power iterations stop at a change of 1e-6, which rotating the coordinates leaves as it is.
+        """
+        from sklearn.cross_decomposition import PLSRegression
+
+        x = (rng(0).normal(size=(100, 60)) @ rng(1).normal(size=(60, 12_000))).astype(np.float32)
+        x = x + rng(2).normal(size=x.shape).astype(np.float32) + 5
+        y = rng(3).normal(size=(100, 5)) + x[:, :5]
         groups = np.arange(100) % 4
-        found = predictivity.prediction_correlations(x.reshape(100, 4, 10, 10), y, groups)
-        assert predictivity.aggregate(found) == pytest.approx(
-            pls_by_the_book(x, y, groups), abs=1e-9
-        )
         kept = predictivity.coordinates(x)
         assert kept.shape == (100, 100)
         np.testing.assert_allclose(
-            np.linalg.norm(kept[:50] - kept[50:], axis=1), np.linalg.norm(x[:50] - x[50:], axis=1)
+            np.linalg.norm(kept[:50] - kept[50:], axis=1), np.linalg.norm(x[:50] - x[50:], axis=1),
+            rtol=1e-6,  # single precision
+        )  # fmt: skip
+        predicted, expected = (
+            PLSRegression(25, scale=False).fit(z[:90], y[:90]).predict(z[90:]) for z in (kept, x)
+        )
+        np.testing.assert_allclose(predicted, expected, atol=1e-9)
+        found = predictivity.prediction_correlations(x.reshape(100, 30, 20, 20), y, groups)
+        assert predictivity.aggregate(found) == pytest.approx(
+            pls_by_the_book(x, y, groups), abs=1e-9
         )
 
     def test_a_linear_readout_reaches_the_ceiling(self):
@@ -255,6 +266,25 @@ class TestPredictivity:
         responses = noisy(signal, reliability, repetitions, seed=4)
         ceiling = predictivity.aggregate(predictivity.split_half_reliabilities(responses))
         assert ceiling == pytest.approx(reliability, abs=0.02)
+
+    def test_repetitions_that_some_images_lack(self):
+        """The mean of a half is over those there are; images without any in it do not count."""
+        from sklearn.model_selection import ShuffleSplit
+
+        responses = noisy(rng(3).normal(size=(30, 2)), 0.5, 4, seed=4)
+        responses[::3, :, 3] = np.nan
+        responses[5, :, 1:] = np.nan
+        expected = []
+        for halves in ShuffleSplit(10, train_size=0.5, random_state=1).split(range(4)):
+            means = np.zeros((2, 29, 2))
+            for row, image in enumerate(np.delete(responses, 5, axis=0)):
+                for half in (0, 1):
+                    there = [r for r in halves[half] if not np.isnan(image[0, r])]
+                    means[half, row] = np.mean([image[:, r] for r in there], axis=0)
+            r = np.array([stats.pearsonr(*means[:, :, neuron]).statistic for neuron in (0, 1)])
+            expected.append(2 * r / (1 + r))
+        np.testing.assert_allclose(predictivity.split_half_reliabilities(responses), expected)
+        np.testing.assert_array_equal(predictivity.mean(responses)[5], responses[5, :, 0])
 
     def test_median_over_neurons_then_mean_over_splits(self):
         values = np.array([[0.0, 1.0, 8.0], [3.0, np.nan, 4.0]])
@@ -391,8 +421,11 @@ class TestBehaviour:
 class TestRdm:
     def test_is_one_less_the_correlation(self):
         x = rng(0).normal(size=(4, 2, 3))
-        full = 1 - np.corrcoef(x.reshape(4, 6))
-        np.testing.assert_allclose(rdm.rdm(x), full[np.triu_indices(4, 1)])
+        x[3] = 2  # all features are the same
+        pairs = [(0, 1), (0, 2), (1, 2)]
+        full = [1 - stats.pearsonr(x[i].ravel(), x[j].ravel()).statistic for i, j in pairs]
+        np.testing.assert_allclose(rdm.rdm(x)[[0, 1, 3]], full)
+        assert np.isnan(rdm.rdm(x)[[2, 4, 5]]).all()
 
     def test_similarity_is_spearmans(self):
         model, measured = rng(0).integers(0, 9, 50), rng(1).integers(0, 9, (3, 50))  # with ties
@@ -454,7 +487,7 @@ class TestAssembly:
             assembly.read(str(tmp_path / 'b.npz'))
 
     def test_netcdf(self, tmp_path):
-        """Presentations in any order, one missing, as Brain-Score's files have them."""
+        """Presentations in any order, of one image more, as Brain-Score's files have them."""
         xarray = pytest.importorskip('xarray')
         responses = rng(0).normal(size=(3, 2, 2))  # images, neurons, repetitions
         order = [(2, 0), (0, 0), (1, 0), (0, 1), (2, 1), (1, 1), (0, 0)]
@@ -469,10 +502,27 @@ class TestAssembly:
         )
         array.to_netcdf(tmp_path / 'a.nc')
         found = assembly.read(str(tmp_path / 'a.nc'), group='object_name')
-        np.testing.assert_array_equal(found.responses, responses)
+        third = np.full((3, 2, 1), np.nan)
+        third[0, :, 0] = responses[0, :, 0]
+        np.testing.assert_array_equal(found.responses, np.append(responses, third, axis=2))
         assert found.stimuli.tolist() == ['im0', 'im1', 'im2']
         assert found.groups.tolist() == ['object0', 'object1', 'object0']
         assert found.regions.tolist() == ['V4', 'IT']
+
+    def test_netcdf_with_names_of_repetitions(self, tmp_path):
+        """An image that was not shown in the first session has no first repetition."""
+        xarray = pytest.importorskip('xarray')
+        array = xarray.DataArray(
+            [[1.0], [2.0], [3.0]],
+            dims=('presentation', 'neuroid'),
+            coords={
+                'stimulus_id': ('presentation', ['b', 'a', 'a']),
+                'repetition': ('presentation', [7, 7, 5]),
+            },
+        )
+        array.to_netcdf(tmp_path / 'a.nc')
+        found = assembly.read(str(tmp_path / 'a.nc'))
+        np.testing.assert_array_equal(found.responses[:, 0], [[3, 2], [np.nan, 1]])
 
     def test_netcdf_without_xarray(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, 'xarray', None)
@@ -569,7 +619,7 @@ class TestExperiment:
 
     def test_other_images_than_responses_are_refused(self, session):
         neurons = assembly.Assembly(np.zeros((5, 2, 3)), None, None, np.array(['a', 'a']))
-        with pytest.raises(UsageError, match=r'there are 160 images .* responses to 5; --axes'):
+        with pytest.raises(UsageError, match=r'there are 160 images .* responses to 5; .* --axes='):
             stimuli.shown(str(session / 'images.zip'), neurons)
 
 

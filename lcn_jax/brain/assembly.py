@@ -14,10 +14,10 @@ NETCDF = {'.nc', '.nc4', '.netcdf', '.cdf'}
 
 @dataclasses.dataclass(frozen=True)
 class Assembly:
-    """Responses to S images of N neurons, each R times.
+    """Responses to S images of N neurons, each up to R times.
 
-    responses: (S, N, R) float64, none missing; stimuli: (S,) the images' names, or None if they are
-    in the order of the files; groups: (S,) kinds of images, or None; regions: (N,) str.
+    responses: (S, N, R) float64, NaN where there is none; stimuli: (S,) the images' names, or None
+    if they are in the order of the files; groups: (S,) kinds of images, or None; regions: (N,) str.
     """
 
     responses: np.ndarray
@@ -34,12 +34,12 @@ def read(path: str, axes: tuple[str, ...] = AXES, group: str | None = None) -> A
     """Reads an npz or NetCDF file.
 
     An npz file has `responses` with the axes in the order of `axes`, NaN where one is missing, and
-    may have `stimulus_id` (S,) and `region` (N,). A NetCDF file is one of Brain-Score: dimensions
-    `presentation` and `neuroid`, coordinates `stimulus_id` and perhaps `region`; presentations of
-    the same image are its repetitions.
+    may have `stimulus_id` (S,) and `region` (N,). Of images that were shown to some neurons more
+    often than to others, the first repetitions are kept, as many as there are of all.
 
-    Of images that were shown to some neurons more often than to others, the first repetitions are
-    kept, as many as there are of all.
+    A NetCDF file is one of Brain-Score: dimensions `presentation` and `neuroid`, coordinates
+    `stimulus_id` and perhaps `repetition` and `region`; presentations of the same image are its
+    repetitions. All are kept, as there, of images that were shown more often than others too.
 
     Args:
       group: name of the array (S,), or coordinate of presentations, with the kinds of images that
@@ -54,13 +54,14 @@ def read(path: str, axes: tuple[str, ...] = AXES, group: str | None = None) -> A
         responses, of_stimuli, of_neurons = _from_netcdf(path)
     else:
         responses, of_stimuli, of_neurons = _from_npz(path, axes)
+        responses = complete(responses)
     if group is not None and group not in of_stimuli:
         raise UsageError(
             f'{path} has no {group!r} for each image; it has {", ".join(of_stimuli) or "nothing"}.'
         )
     regions = of_neurons.get('region', np.full(responses.shape[1], 'all'))
     return Assembly(
-        responses=complete(responses),
+        responses=responses,
         stimuli=of_stimuli.get('stimulus_id'),
         groups=None if group is None else of_stimuli[group],
         regions=regions.astype(str),
@@ -108,22 +109,28 @@ def _from_netcdf(path) -> tuple[np.ndarray, Mapping, Mapping]:
         raise UsageError("NetCDF files need xarray: pip install 'lcn_jax[netcdf]'.") from None
     try:
         array = xarray.load_dataarray(path)
-        values = array.squeeze().transpose('presentation', 'neuroid').values
+        others = [name for name in array.dims if name not in ('presentation', 'neuroid')]
+        values = array.squeeze(others).transpose('presentation', 'neuroid').values
         ids = array['stimulus_id'].values
     except (OSError, ValueError, KeyError) as e:
         raise UsageError(
             f'{path} is no NetCDF file of one array with dimensions presentation and neuroid and '
             f'the coordinate stimulus_id ({e}).'
         ) from e
-    _, first, image = np.unique(ids, return_index=True, return_inverse=True)
-    repetition = _occurrence(image)
-    responses = np.full((len(first), values.shape[1], repetition.max() + 1), np.nan)
-    responses[image, :, repetition] = values
 
     def coordinates(dimension):
         return {k: c.values for k, c in array.coords.items() if c.dims == (dimension,)}
 
-    of_stimuli = {name: values[first] for name, values in coordinates('presentation').items()}
+    _, first, image = np.unique(ids, return_index=True, return_inverse=True)
+    of_presentations = coordinates('presentation')
+    repetition = _occurrence(image)
+    if 'repetition' in of_presentations:
+        named = np.unique(of_presentations['repetition'], return_inverse=True)[1]
+        if len(set(zip(image, named))) == len(image):  # or the names do not tell them apart
+            repetition = named
+    responses = np.full((len(first), values.shape[1], repetition.max() + 1), np.nan)
+    responses[image, :, repetition] = values
+    of_stimuli = {name: values[first] for name, values in of_presentations.items()}
     return responses, of_stimuli, coordinates('neuroid')
 
 
