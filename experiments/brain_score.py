@@ -12,7 +12,7 @@ Spearman correlation of the dissimilarities of images with those in each repetit
 
 `lcn_jax/brain/assembly.py` says what the assembly file has to be like, and --axes the order of its
 axes. Images are resized to what the network was trained on. Prints tables; writes brain_score.json
-and brain_score.png. Three ResNet-20 of 32×32 pixels, 640 images and 50 neurons took 105 s on one
+and brain_score.png. Three ResNet-20 of 32×32 pixels, 640 images and 50 neurons took 70 s on one
 CPU core.
 """
 
