@@ -120,10 +120,10 @@ def markdown(report: dict[str, Any]) -> str:
             parts.append(f'| {ROWS[row]} |{values} {cell["n"]} | {snr} | {cell["seconds"]:.0f} |')
         images = '' if shared['train_images'] == '0' else f' of {shared["train_images"]} images'
         parts.append(
-            f'\n{shared["epochs"]} epochs{images}, batches of {shared["batch_size"]}; commit {shared["commit"]}; {shared["device"]}, '
-            f'JAX {shared["jax"]}. Mean ± standard deviation over n seeds; differences are paired '
-            'over seeds, with the half width of their 95 % interval. Weight SNR before the last '
-            'sleep.\n'
+            f'\n{shared["epochs"]} epochs{images}, batches of {shared["batch_size"]}; '
+            f'commit {shared["commit"]}; {shared["device"]}, JAX {shared["jax"]}. Mean ± standard '
+            'deviation over n seeds; differences are paired over seeds, with the half width of '
+            'their 95 % interval. Weight SNR before the last sleep.\n'
         )
     return '\n'.join(parts)
 

@@ -3,6 +3,8 @@
 The kinds of network are points on three axes: connectivity, translations, sleep.
 """
 
+import re
+
 import ml_collections
 from ml_collections import ConfigDict
 
@@ -44,6 +46,7 @@ def default() -> ConfigDict:
     config.model.width = 16  # channels of the first stage
     config.model.stem = 'cifar'  # or 'imagenet'
     config.model.n_first_conv = 0  # convolutions that stay shared, from the input on
+    config.model.shared = ''  # regular expression of the names of others that stay shared
     config.model.dtype = 'float32'  # of the computation; parameters are float32
     config.model.sync_batch_norm = False  # batch statistics over all devices
 
@@ -116,6 +119,12 @@ def check(config: ml_collections.ConfigDict) -> None:
     ):
         if value < 1:
             raise UsageError(f'config.{field} is {value}; it must be at least 1.')
+    try:
+        re.compile(config.model.shared)
+    except re.error as e:
+        raise UsageError(
+            f'config.model.shared is {config.model.shared!r}, which is no regular expression: {e}.'
+        ) from None
     if config.checkpoint_every < 0:
         raise UsageError('config.checkpoint_every must be 0 or more.')
     if config.sleep.rule != 'none' and config.connectivity != 'lc':

@@ -31,6 +31,7 @@ def make_model(config: ml_collections.ConfigDict) -> ResNet:
         num_classes=sources.spec(config.dataset).num_classes,
         local=config.connectivity == 'lc',
         n_first_conv=config.model.n_first_conv,
+        shared=config.model.shared,
         dtype=jnp.dtype(config.model.dtype),
         batch_axis=parallel.AXIS if config.model.sync_batch_norm else None,
     )

@@ -183,6 +183,7 @@ def test_parameter_counts(get_config, shape, published, kind):
         ({'dataset': 'imagenot'}, "unknown dataset 'imagenot'; known: .*digits"),
         ({'sleep.rule': 'dream'}, "unknown sleep rule 'dream'"),
         ({'epochs': 0}, 'config.epochs is 0'),
+        ({'model.shared': '*_shortcut'}, 'config.model.shared .* no regular expression'),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line(tiny, tmp_path, changes, message):
