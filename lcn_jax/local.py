@@ -25,9 +25,9 @@ from lcn_jax.grid import Grid, Padding, Pair, pair
 LAYOUTS = ('NHWC', 'HWNC')
 IMPLEMENTATIONS = ('direct', 'patches', 'lax')
 
-# Products that 'direct' adds up at a time. XLA copies an operand's slice into the loop that
-# multiplies it unless it is used more than 15 times there, and the loop is then five times slower;
-# many more than 16 do not fit into the registers.
+# Products that 'direct' adds up at a time. XLA cuts a part out of an operand beforehand only if it
+# is used more than 15 times; else it does so inside the loop over products, which then takes five
+# times as long. Many more than 16 products do not fit into the registers.
 FEWEST_TERMS = 16
 
 Slices = tuple[slice, slice]
