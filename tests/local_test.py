@@ -24,21 +24,22 @@ shapes = st.fixed_dictionaries(
         'padding': st.sampled_from(['SAME', 'VALID', 1, ((2, 0), (1, 3))]),
         'groups': st.sampled_from([1, 2, 3]),
         'layout': st.sampled_from(['NHWC', 'HWNC']),
+        'channels': st.sampled_from([1, 2, 5]),  # of a group
+        'examples': st.sampled_from([3, 37]),
     }
 ).filter(
     lambda s: s['padding'] != 'VALID' or all(k <= n for k, n in zip(s['kernel_size'], s['size']))
 )
 
 
-def operands(shape, channels=6, features=12, examples=3):
+def operands(shape, features=12):
     """x (N, H, W, C), kernel (Ho, Wo, kh, kw, C // groups, O) and the grid."""
     grid = Grid.create(shape['size'], shape['kernel_size'], shape['stride'], shape['padding'])
     rng = np.random.RandomState(0)
-    x = rng.randn(examples, *shape['size'], channels).astype(np.float32)
-    kernel = rng.randn(
-        *grid.output_size, *grid.kernel_size, channels // shape['groups'], features
-    ).astype(np.float32)
-    return x, kernel, grid
+    channels = shape['groups'] * shape['channels']
+    x = rng.randn(shape['examples'], *shape['size'], channels).astype(np.float32)
+    kernel = rng.randn(*grid.output_size, *grid.kernel_size, shape['channels'], features)
+    return x, kernel.astype(np.float32), grid
 
 
 def layer(shape, implementation=None):
@@ -91,7 +92,7 @@ def test_all_implementations_agree_with_lax_in_value_and_gradients(shape):
 @settings(max_examples=15, deadline=None, derandomize=True)
 def test_a_tiled_kernel_makes_a_convolution(shape):
     x, _, grid = operands(shape)
-    kernel = np.random.RandomState(2).randn(*grid.kernel_size, 6 // shape['groups'], 12)
+    kernel = np.random.RandomState(2).randn(*grid.kernel_size, shape['channels'], 12)
     kernel = kernel.astype(np.float32)
 
     def convolution(x, kernel):
@@ -120,11 +121,13 @@ class Transformations(chex.TestCase):
         'padding': 'SAME',
         'groups': 1,
         'layout': 'NHWC',
+        'channels': 2,
+        'examples': 3,
     }
 
     @chex.variants(with_jit=True, without_jit=True, with_pmap=True)
     def test_gradient_by_finite_difference(self):
-        x, kernel, _ = operands(self.shape, channels=2, features=3)
+        x, kernel, _ = operands(self.shape, features=3)
         apply = layer(self.shape)
 
         def loss(x, kernel):
