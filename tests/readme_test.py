@@ -128,3 +128,8 @@ def test_python_compiles_imports_and_sets_fields_that_exist(block):
         if isinstance(node, ast.Attribute) and ast.unparse(node).startswith('config.'):
             field = ast.unparse(node).removeprefix('config.')
             assert known_field(field), f'no field config.{field}'
+
+
+def test_the_table_of_results_is_the_one_that_was_measured():
+    measured = (ROOT / 'experiments/results/digits/table.md').read_text().strip()
+    assert measured in TEXTS['README.md'], 'put experiments/results/digits/table.md into README.md'
