@@ -36,7 +36,7 @@ def local_3x3(kernel_size, use_bias, **kwargs):
         ({'local_conv': local_3x3}, ['stage2_block1_shortcut']),
         ({'local': False}, CONVOLUTIONS),
     ],
-    ids=str,
+    ids=lambda value: '-'.join(value) or 'none',
 )
 def test_the_convolutions_asked_for_are_shared_and_the_others_local(options, shared):
     model = ResNet((1, 1), 4, 'cifar', 10, **({'local': True} | options))
