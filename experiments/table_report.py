@@ -22,6 +22,7 @@ COLOURS = {
     'lc_hebbian': '#54a24b',
 }  # fmt: skip
 METRICS = {'top1': 'top-1', 'top5': 'top-5'}
+REFERENCES = {'conv': 'conv', 'lc': 'LC'}  # rows that every row is compared with
 
 
 def read(folder: str) -> list[dict[str, Any]]:
@@ -39,10 +40,10 @@ def read(folder: str) -> list[dict[str, Any]]:
 def aggregate(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """{'cells': {column: {row: cell}}, 'columns': {column: what its runs share}}.
 
-    A cell has n, seeds, and for each metric, in percent: mean, std (of a sample; None for one seed)
-    and difference to conv; the difference has mean and half_width, the half of its 95 % interval by
-    Student's t over the seeds that both have, None for fewer than two. Also weight_snr (before the
-    last sleep, if there was one) and seconds, means over seeds.
+    A cell has n, and for each metric, in percent: by_seed, mean, std (of a sample; None for one
+    seed), and differences to the rows conv and lc. These have mean and half_width, the half of the
+    95 % interval by Student's t over the seeds that both have, None for fewer than two. Also
+    weight_snr (before the last sleep, if there was one) and seconds, means over seeds.
     """
     columns = sorted({run['column'] for run in runs})
     cells, shared = {}, {}
@@ -53,8 +54,8 @@ def aggregate(runs: list[dict[str, Any]]) -> dict[str, Any]:
             for row in ROWS
             if any(run['row'] == row for run in of_column)
         }
-        conv = by_row.get('conv', {})
-        cells[column] = {row: _cell(by_seed, conv) for row, by_seed in by_row.items()}
+        references = {row: by_row.get(row, {}) for row in REFERENCES}
+        cells[column] = {row: _cell(by_seed, references) for row, by_seed in by_row.items()}
         shared[column] = {
             name: ', '.join(sorted({str(run[name]) for run in of_column}))
             for name in ('commit', 'device', 'jax')
@@ -65,32 +66,38 @@ def aggregate(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {'cells': cells, 'columns': shared}
 
 
-def _cell(by_seed: dict[int, dict], conv: dict[int, dict]) -> dict[str, Any]:
+def _cell(by_seed: dict[int, dict], references: dict[str, dict[int, dict]]) -> dict[str, Any]:
     runs = list(by_seed.values())
     snrs = [run.get('weight_snr_before_sleep', run['weight_snr']) for run in runs]
     cell = {
         'n': len(runs),
-        'seeds': sorted(by_seed),
         'weight_snr': None if None in snrs else statistics.mean(snrs),
         'seconds': statistics.mean(run['seconds'] for run in runs),
     }
     for metric in METRICS:
-        values = {seed: 100 * run[f'test_{metric}'] for seed, run in by_seed.items()}
-        differences = [
-            values[seed] - 100 * conv[seed][f'test_{metric}'] for seed in values if seed in conv
-        ]
+        values = _percent(by_seed, metric)
         cell[metric] = {
+            'by_seed': values,
             'mean': statistics.mean(values.values()),
             'std': statistics.stdev(values.values()) if len(values) > 1 else None,
-            'difference': paired(differences) if differences else None,
+            'differences': {
+                row: paired(values, _percent(reference, metric))
+                for row, reference in references.items()
+            },
         }
     return cell
 
 
-def paired(differences: list[float]) -> dict[str, float | None]:
-    """Mean of paired differences and the half width of its 95 % interval by Student's t."""
-    count = len(differences)
-    half_width = None
+def _percent(by_seed: dict[int, dict], metric: str) -> dict[int, float]:
+    return {seed: 100 * run[f'test_{metric}'] for seed, run in sorted(by_seed.items())}
+
+
+def paired(values: dict[int, float], others: dict[int, float]) -> dict[str, float | None] | None:
+    """Mean of the differences at common keys, and half of its 95 % interval by Student's t."""
+    differences = [values[key] - others[key] for key in values if key in others]
+    if not differences:
+        return None
+    count, half_width = len(differences), None
     if count > 1:
         error = statistics.stdev(differences) / math.sqrt(count)
         half_width = float(stats.t.ppf(0.975, count - 1)) * error
@@ -105,7 +112,8 @@ def markdown(report: dict[str, Any]) -> str:
         dataset, _, padding = column.rpartition('-')
         # With ten classes nearly everything is in the top five.
         metrics = ['top1'] if dataset in ('digits', 'cifar10') else list(METRICS)
-        heads = ''.join(f' {METRICS[m]} % | − conv |' for m in metrics)
+        compared = ''.join(f' − {name} |' for name in REFERENCES.values())
+        heads = ''.join(f' {METRICS[m]} % |{compared}' for m in metrics)
         parts.append(f'**{dataset}, padding {padding}**\n')
         parts.append(
             f'| |{heads} n | weight SNR | s / run |\n|---|' + '---:|' * (heads.count('|') + 3)
@@ -115,7 +123,8 @@ def markdown(report: dict[str, Any]) -> str:
             for metric in metrics:
                 mean, std = cell[metric]['mean'], cell[metric]['std']
                 values += f' {mean:.1f}' + ('' if std is None else f' ± {std:.1f}') + ' |'
-                values += f' {_difference(row, cell[metric]["difference"])} |'
+                for reference, difference in cell[metric]['differences'].items():
+                    values += f' {"" if reference == row else _difference(difference)} |'
             snr = '' if cell['weight_snr'] is None else f'{cell["weight_snr"]:.3g}'
             parts.append(f'| {ROWS[row]} |{values} {cell["n"]} | {snr} | {cell["seconds"]:.0f} |')
         images = '' if shared['train_images'] == '0' else f' of {shared["train_images"]} images'
@@ -128,8 +137,8 @@ def markdown(report: dict[str, Any]) -> str:
     return '\n'.join(parts)
 
 
-def _difference(row: str, difference: dict | None) -> str:
-    if row == 'conv' or difference is None:
+def _difference(difference: dict | None) -> str:
+    if difference is None:
         return ''
     text = f'{difference["mean"]:+.1f}'.replace('-', '−')
     return text if difference['half_width'] is None else f'{text} ± {difference["half_width"]:.1f}'

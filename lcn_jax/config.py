@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from lcn_jax.data import sources
 from lcn_jax.errors import UsageError
+from lcn_jax.resnet import STEMS
 
 KINDS = {
     'conv': {},
@@ -44,7 +45,7 @@ def default() -> ConfigDict:
     config.model = ConfigDict()
     config.model.stage_sizes = (3, 3, 3)  # residual blocks
     config.model.width = 16  # channels of the first stage
-    config.model.stem = 'cifar'  # or 'imagenet'
+    config.model.stem = 'cifar'  # or 'strided' or 'imagenet'
     config.model.n_first_conv = 0  # convolutions that stay shared, from the input on
     config.model.shared = ''  # regular expression of the names of others that stay shared
     config.model.dtype = 'float32'  # of the computation; parameters are float32
@@ -103,7 +104,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     translations = config.translations
     for field, value, known in (
         ('connectivity', config.connectivity, ('conv', 'lc')),
-        ('model.stem', config.model.stem, ('cifar', 'imagenet')),
+        ('model.stem', config.model.stem, STEMS),
         ('model.dtype', config.model.dtype, ('float32', 'bfloat16')),
         ('sleep.border', config.sleep.border, ('include', 'exclude')),
     ):

@@ -12,6 +12,9 @@ from jax import lax
 
 from lcn_jax.local import LocalConv, he_normal
 
+# Kernel size and stride of the first convolution; a max pool of stride 2 follows that of 'imagenet'.
+STEMS = {'cifar': (3, 1), 'strided': (3, 2), 'imagenet': (7, 2)}
+
 
 class Conv(nn.Module):
     """A bias-free convolution with kernel (kh, kw, C, O), in either layout of `conv_local`."""
@@ -43,7 +46,7 @@ class ResNet(nn.Module):
     Basic blocks; every stage after the first halves the resolution and doubles the width.
     Projection shortcuts are 1×1 convolutions; no convolution has a bias; BatchNorm is shared by all
     positions. ResNet-20 is `stage_sizes=(3, 3, 3), width=16, stem='cifar'`; the half-width
-    ResNet-18 is `(2, 2, 2, 2), 32, 'imagenet'` (7×7 stride 2 and max pool).
+    ResNet-18 is `(2, 2, 2, 2), 32, 'imagenet'`. `stem` is one of STEMS.
 
     The first `n_first_conv` convolutions in the order of computation (shortcuts not counted: they
     follow the first convolution of their block) are shared, and so are those whose whole name is
@@ -97,7 +100,7 @@ class ResNet(nn.Module):
         x = images.astype(self.dtype)
         if self.local:
             x = x.transpose(1, 2, 0, 3)
-        kernel_size, strides = {'cifar': (3, 1), 'imagenet': (7, 2)}[self.stem]
+        kernel_size, strides = STEMS[self.stem]
         x = conv(self.width, kernel_size, strides, 'stem_conv')(x)
         x = nn.relu(norm(name='stem_norm')(x))
         if self.stem == 'imagenet':

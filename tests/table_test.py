@@ -54,11 +54,16 @@ def test_means_and_paired_intervals_are_those_computed_by_hand():
     assert conv['weight_snr'] is None and conv['seconds'] == 11
     # Differences -1, -2, -3: standard error 1 / sqrt(3); t = 4.3027 at two degrees of freedom.
     assert lc['n'] == 3 and lc['weight_snr'] == 4
-    assert lc['top1']['difference']['mean'] == pytest.approx(-2)
-    assert lc['top1']['difference']['half_width'] == pytest.approx(4.3027 / 3**0.5, abs=1e-4)
-    assert lc['top5']['difference']['mean'] == pytest.approx(-1)
+    half_width = pytest.approx(4.3027 / 3**0.5, abs=1e-4)
+    assert lc['top1']['by_seed'] == pytest.approx({0: 89, 1: 90, 2: 91})
+    assert lc['top1']['differences']['conv'] == {'mean': pytest.approx(-2), 'half_width': half_width}
+    assert conv['top1']['differences']['lc'] == {'mean': pytest.approx(2), 'half_width': half_width}
+    assert lc['top5']['differences']['conv']['mean'] == pytest.approx(-1)
     assert sleeping['n'] == 2 and sleeping['top1']['mean'] == pytest.approx(81)
-    assert sleeping['top1']['difference'] == {'mean': pytest.approx(-10), 'half_width': None}
+    assert sleeping['top1']['differences'] == {
+        'conv': {'mean': pytest.approx(-10), 'half_width': None},
+        'lc': {'mean': pytest.approx(-8), 'half_width': None},
+    }
     assert sleeping['weight_snr'] == 1.5
 
 
@@ -67,7 +72,9 @@ def test_markdown_says_what_was_measured_and_how():
     lines = [line for line in text.splitlines() if line.startswith('|')]
     assert len({line.count('|') for line in lines}) == 1
     (lc,) = [line for line in lines if line.startswith('| LC |')]
-    assert lc == '| LC | 90.0 ± 1.0 | −2.0 ± 2.5 | 95.0 ± 0.5 | −1.0 ± 1.2 | 3 | 4 | 11 |'
+    assert lc == '| LC | 90.0 ± 1.0 | −2.0 ± 2.5 |  | 95.0 ± 0.5 | −1.0 ± 1.2 |  | 3 | 4 | 11 |'
+    (conv,) = [line for line in lines if line.startswith('| conv |')]
+    assert conv.startswith('| conv | 92.0 ± 2.0 |  | +2.0 ± 2.5 | 96.0 ± 1.0 |  | +1.0 ± 1.2 | 3 |')
     assert '2 epochs of 500 images, batches of 50; commit abc; cpu, JAX 1' in text
     assert len(table_report.plot(table_report.aggregate(RUNS)).axes) == 1
 
