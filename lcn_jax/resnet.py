@@ -12,7 +12,7 @@ from jax import lax
 
 from lcn_jax.local import LocalConv, he_normal
 
-# Kernel size and stride of the first convolution; a max pool of stride 2 follows that of 'imagenet'.
+# Kernel size and stride of the first convolution; 'imagenet' has a max pool of stride 2 after it.
 STEMS = {'cifar': (3, 1), 'strided': (3, 2), 'imagenet': (7, 2)}
 
 
