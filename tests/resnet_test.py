@@ -51,3 +51,15 @@ def test_the_convolutions_asked_for_are_shared_and_the_others_local(options, sha
     assert axes == {name: AXES['shared' if name in shared else 'local'] for name in CONVOLUTIONS}
     grids = flax.traverse_util.flatten_dict(state.grids(model, SHAPE))
     assert {name for name, _ in grids} == set(CONVOLUTIONS) - set(shared)
+
+
+@pytest.mark.parametrize(
+    'stem, seen, rows',  # receptive field of a neuron of the stem, rows of it, rows of stage 1
+    [('cifar', (3, 3), (32, 32)), ('strided', (3, 3), (16, 16)), ('imagenet', (7, 7), (16, 8))],
+)
+def test_stems_see_and_halve_the_image_as_they_say(stem, seen, rows):
+    grids = state.grids(ResNet((1,), 4, stem, 10, local=True), (32, 32, 3))
+    first = grids['stem_conv']['kernel']
+    assert first.kernel_size == seen and first.output_size == (rows[0], rows[0])
+    stage = grids['stage1_block1_conv1']['kernel']
+    assert stage.kernel_size == (3, 3) and stage.output_size == (rows[1], rows[1])
