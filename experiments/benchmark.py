@@ -38,6 +38,7 @@ from experiments.configs import cifar10, digits, imagenet
 from experiments.provenance import provenance
 from lcn_jax import cost, local, parallel, sleep, state, train, wake
 from lcn_jax.data.batches import Pixels
+from lcn_jax.errors import UsageError, writing
 from lcn_jax.grid import Grid
 from lcn_jax.metrics import Sums
 
@@ -504,7 +505,10 @@ def main(argv):
         )
     out = OUT.value and pathlib.Path(OUT.value)
     if out:  # rather fail now than after the measurements
-        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.suffix != '.json':
+            raise UsageError(f'--out={out} must end in .json.')
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
     report = run(settings)
     print(table(report))
     if out:

@@ -1,7 +1,5 @@
 """What comes of scoring networks against neurons: numbers, tables and a chart."""
 
-import math
-
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -164,12 +162,3 @@ def plot(regions: dict[str, dict]) -> Figure:
         axes.spines[['top', 'right']].set_visible(False)
         axes.legend(frameon=False, fontsize='small')
     return figure
-
-
-def plain(value):
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -26,7 +26,8 @@ from absl import flags
 from experiments import brain_report, cli
 from experiments.provenance import provenance
 from lcn_jax.brain import assembly, features, stimuli
-from lcn_jax.errors import UsageError
+from lcn_jax.errors import UsageError, writing
+from lcn_jax.metrics import plain
 
 WORKDIR = flags.DEFINE_list('workdir', None, 'Folders that experiments.train wrote, with commas.')
 CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
@@ -50,6 +51,9 @@ def named(workdirs: list[str]) -> dict[str, str]:
 def main(argv):
     del argv
     started = time.perf_counter()
+    out = pathlib.Path(OUT.value)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     neurons = assembly.read(ASSEMBLY.value, tuple(AXES.value), GROUP.value)
     images = stimuli.shown(IMAGES.value, neurons)
     workdirs = named(WORKDIR.value)
@@ -65,17 +69,15 @@ def main(argv):
     except ValueError as e:  # too few images for so many splits, or too few features
         raise UsageError(str(e)) from e
 
-    out = pathlib.Path(OUT.value)
-    out.mkdir(parents=True, exist_ok=True)
     brain_report.plot(regions).savefig(out / 'brain_score.png', dpi=130)
     report = {
         'assembly': pathlib.Path(ASSEMBLY.value).name,
         'workdirs': workdirs,
         **provenance(),
         'seconds': round(time.perf_counter() - started, 1),
-        'regions': brain_report.plain(regions),
+        'regions': regions,
     }
-    (out / 'brain_score.json').write_text(json.dumps(report, indent=1) + '\n')
+    (out / 'brain_score.json').write_text(json.dumps(plain(report), indent=1) + '\n')
     print(f'{out} is written')
 
 

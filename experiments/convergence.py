@@ -7,7 +7,7 @@ the weight SNR against the number of patterns, for k in {3, 6, 9}, three strengt
 anchor and 10 trials: mean and standard deviation (Pogodin et al., NeurIPS 2021). The plain rule
 climbs to its fixed point (dashed). The circuit equalises as well, but its finite inhibition also
 lets the mean weight decay, so its SNR peaks and then falls towards a lower fixed point (dotted).
-Writes convergence.png and convergence.json in under a minute on two CPU cores, in float32, which
+Writes convergence.png and convergence.json in about a minute on two CPU cores, in float32, which
 moves no point of a curve by more than 1e-3 of its value from float64.
 """
 

@@ -16,6 +16,7 @@ from absl import flags
 from experiments import cli
 from experiments.configs import digits
 from experiments.provenance import provenance
+from lcn_jax.metrics import plain
 from lcn_jax.progress import Progress
 from lcn_jax.train import train_and_evaluate
 
@@ -63,7 +64,7 @@ def train(kind: str, seed: int) -> list[dict]:
 def summary(records_of_seeds: list[list[dict]]) -> dict:
     """Means over seeds at the end of training, and the sample standard deviation of accuracy.
 
-    The weight SNR is from before the last sleep, if there was one: what learning left of sharing.
+    The weight SNR is from before the sleep, if training ends in one: what learning left of sharing.
     """
     last = [records[-1] for records in records_of_seeds]
     accuracies = [record['test_top1'] for record in last]
@@ -95,7 +96,7 @@ def table(results: dict[str, dict]) -> str:
 
 def write_json(results: dict[str, dict]) -> None:
     with open(os.path.join(OUT.value, 'results.json'), 'w') as file:
-        json.dump(provenance() | {'seeds': SEEDS.value, 'kinds': results}, file, indent=1)
+        json.dump(plain(provenance() | {'seeds': SEEDS.value, 'kinds': results}), file, indent=1)
         file.write('\n')
 
 

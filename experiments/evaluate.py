@@ -7,6 +7,7 @@ The metrics are those that training logged at that step, if it ended an epoch.
 
 import json
 
+import jax
 from absl import flags
 
 from experiments import cli
@@ -23,6 +24,10 @@ def main(argv):
     config = checkpoint.read_config(WORKDIR.value)
     if DATA_DIR.value is not None:
         config.data_dir = DATA_DIR.value
+    # Other devices than those of the run may not be able to share its batches.
+    devices = jax.device_count()
+    config.batch_size = max(config.batch_size // devices, 1) * devices
+    config.translations.repetitions = 1
     with checkpoint.Checkpoints(WORKDIR.value, read_only=True) as checkpoints:
         step = checkpoints.find(CHECKPOINT.value)
         images, run = train.setup(config)

@@ -11,7 +11,7 @@ from absl import flags
 
 from experiments import cli
 from lcn_jax.brain import exchange, features, stimuli
-from lcn_jax.errors import UsageError
+from lcn_jax.errors import UsageError, writing
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that experiments.train wrote.')
 CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
@@ -24,10 +24,13 @@ flags.mark_flags_as_required(['workdir', 'images', 'out'])
 
 def main(argv):
     del argv
+    if not OUT.value.endswith('.npz'):
+        raise UsageError(f'--out={OUT.value} must end in .npz.')
     network = features.load(WORKDIR.value, CHECKPOINT.value, DATA_DIR.value)
     layers = LAYERS.value or features.main_layers(network.model)
     files = stimuli.read(IMAGES.value)
-    pathlib.Path(OUT.value).parent.mkdir(parents=True, exist_ok=True)
+    with writing(OUT.value):
+        pathlib.Path(OUT.value).parent.mkdir(parents=True, exist_ok=True)
     try:
         exchange.write(OUT.value, network, files, layers)
     except ValueError as e:  # an unknown layer

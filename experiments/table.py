@@ -9,7 +9,8 @@ OUT/table.json and OUT/table.png, of all the runs that are done. Rows with n rep
 n times more batches in an epoch; a batch that n does not divide is made smaller.
 
 With --search it looks instead for the best learning rate and weight decay of each row, on
-a tenth of the training images that is kept out, and prints them: they belong into the config.
+a tenth of the training images that is kept out, and prints them: they belong into the config. A
+point of the grid at which training diverges counts as 0 %.
 """
 
 import itertools
@@ -25,7 +26,8 @@ from experiments import cli, table_report
 from experiments.provenance import provenance
 from lcn_jax import checkpoint, faults
 from lcn_jax.data import sources
-from lcn_jax.errors import Stopped, UsageError, writing
+from lcn_jax.errors import Diverged, Stopped, UsageError, writing
+from lcn_jax.metrics import numbers, plain
 from lcn_jax.progress import Progress
 from lcn_jax.train import evaluated_split, train_and_evaluate
 
@@ -63,6 +65,15 @@ def main(argv):
     unknown = [row for row in rows if row not in SETTINGS]
     if unknown:
         raise UsageError(f'unknown row {unknown[0]!r}; known: {", ".join(SETTINGS)}.')
+    if given('conv').validation:
+        raise UsageError(
+            '--search holds images out by itself, and a table tests: leave out --config.validation.'
+        )
+    if not cells(rows):
+        raise UsageError(
+            'copies that are not moved would all be the same: rows with repetitions '
+            'need --paddings above 0.'
+        )
     jax.config.update('jax_compilation_cache_dir', os.path.abspath(f'{OUT.value}/cache'))
     (search if SEARCH.value else tabulate)(rows)
 
@@ -70,14 +81,14 @@ def main(argv):
 def tabulate(rows: list[str]) -> None:
     """Trains what is missing, and writes the table of all that is there."""
     runs = {}
-    for padding, row, seed in itertools.product(paddings(), rows, range(SEEDS.value)):
-        if padding or 'reps' not in row:  # copies that are not moved would all be the same
-            config = config_of(row, padding, seed)
-            runs[f'{OUT.value}/{config.dataset}-{padding}/{row}-{seed}'] = config
+    for (padding, row), seed in itertools.product(cells(rows), range(SEEDS.value)):
+        config = config_of(row, padding, seed)
+        runs[f'{OUT.value}/{config.dataset}-{padding}/{row}-{seed}'] = config
     train_all(runs)
     report = table_report.aggregate(table_report.read(OUT.value))
     text = table_report.markdown(report)
-    for name, content in (('table.md', text), ('table.json', json.dumps(report, indent=1) + '\n')):
+    as_json = json.dumps(plain(report), indent=1) + '\n'
+    for name, content in (('table.md', text), ('table.json', as_json)):
         path = os.path.join(OUT.value, name)
         with writing(path), open(path, 'w') as file:
             file.write(content)
@@ -90,7 +101,7 @@ def search(rows: list[str]) -> None:
     config = given('conv')
     prepared = sources.builder(config.dataset, config.data_dir)
     held_out = sources.examples_in(prepared, 'train') // 10
-    for padding, row in itertools.product(paddings(), rows):
+    for padding, row in cells(rows):
         runs = {}
         rates = LEARNING_RATES['conv' if row == 'conv' else 'lc']
         for rate, decay in itertools.product(rates, WEIGHT_DECAYS):
@@ -106,6 +117,12 @@ def search(rows: list[str]) -> None:
         )
 
 
+def cells(rows: list[str]) -> list[tuple[int, str]]:
+    """(padding, row); copies that are not moved would all be the same."""
+    pairs = itertools.product(paddings(), rows)
+    return [(padding, row) for padding, row in pairs if padding or 'reps' not in row]
+
+
 def paddings() -> list[int]:
     if PADDINGS.value is None:
         return [given('lc_translations').translations.padding]
@@ -117,7 +134,10 @@ def paddings() -> list[int]:
 def given(kind: str) -> ConfigDict:
     """The config of a kind, with what the command line says of it."""
     flag = flags.FLAGS['config']
-    config = runpy.run_path(config_flags.get_config_filename(flag))['get_config'](kind)
+    path = config_flags.get_config_filename(flag)
+    if ':' in path:
+        raise UsageError(f'--config={path}: leave out the colon and what follows, rows are kinds.')
+    config = runpy.run_path(path)['get_config'](kind)
     config.update_from_flattened_dict(config_flags.get_override_values(flag))
     return config
 
@@ -155,16 +175,20 @@ def train_one(config: ConfigDict, workdir: str, show) -> dict:
     """The last record of a run and where it was made, from WORKDIR/done.json or by training."""
     path = os.path.join(workdir, 'done.json')
     if os.path.exists(path):
-        checkpoint.claim(workdir, config)  # the same run, or a clear error
+        checkpoint.check_same(workdir, config)
         with open(path) as file:
-            return json.load(file)
+            return numbers(json.load(file))
     try:
         result = train_and_evaluate(config, workdir, show) | provenance()
     except Stopped:
         raise Stopped(STOPPED) from None
+    except Diverged:
+        if not SEARCH.value:
+            raise
+        result = {'validation_top1': 0.0, 'seconds': 0.0, 'diverged': True}
     with writing(path):
         with open(path + '.part', 'w') as file:
-            json.dump(result, file)
+            json.dump(plain(result), file)
         os.replace(path + '.part', path)
     return result
 

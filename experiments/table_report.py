@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
+from lcn_jax.metrics import numbers
+
 ROWS = {
     'conv': 'conv',
     'lc': 'LC',
@@ -33,7 +35,8 @@ def read(folder: str) -> list[dict[str, Any]]:
         if row in ROWS:
             place = {'column': path.parent.parent.name, 'row': row, 'seed': int(seed)}
             config = json.loads((path.parent / 'config.json').read_text())
-            runs.append(json.loads(path.read_text()) | place | {'config': config})
+            done = numbers(json.loads(path.read_text()))
+            runs.append(done | place | {'config': config})
     return runs
 
 
@@ -43,7 +46,7 @@ def aggregate(runs: list[dict[str, Any]]) -> dict[str, Any]:
     A cell has n, and for each metric, in percent: by_seed, mean, std (of a sample; None for one
     seed), and differences to the rows conv and lc. These have mean and half_width, the half of the
     95 % interval by Student's t over the seeds that both have, None for fewer than two. Also
-    weight_snr (before the last sleep, if there was one) and seconds, means over seeds.
+    weight_snr (before the sleep, if training ends in one) and seconds, means over seeds.
     """
     columns = sorted({run['column'] for run in runs})
     cells, shared = {}, {}
@@ -132,7 +135,8 @@ def markdown(report: dict[str, Any]) -> str:
             f'\n{shared["epochs"]} epochs{images}, batches of {shared["batch_size"]}; '
             f'commit {shared["commit"]}; {shared["device"]}, JAX {shared["jax"]}. Mean ± standard '
             'deviation over n seeds; differences are paired over seeds, with the half width of '
-            'their 95 % interval. Weight SNR before the last sleep.\n'
+            'their 95 % interval. Weight SNR at the end; before the sleep, if training ends in '
+            'one.\n'
         )
     return '\n'.join(parts)
 

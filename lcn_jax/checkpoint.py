@@ -54,8 +54,8 @@ class Snapshot:
 class Checkpoints:
     """The checkpoints of a workdir; a context that waits for what is being written.
 
-    Saving and leaving the context raise UsageError if something could not be written; checkpoints
-    written before stay as they are.
+    Making it, saving, and leaving the context raise UsageError if something cannot be written;
+    checkpoints written before stay as they are.
     """
 
     def __init__(self, workdir: str, read_only: bool = False):
@@ -64,21 +64,23 @@ class Checkpoints:
         def accuracy(evaluated):
             return evaluated[ACCURACY]
 
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            # Weights hardly shrink, and compressing them is what takes the time.
-            item_handlers={'snapshot': ocp.PyTreeCheckpointHandler(use_compression=False)},
-            options=ocp.CheckpointManagerOptions(
-                # Two, so that one is left if the latest is damaged.
-                preservation_policy=AnyPreservationPolicy(
-                    [LatestN(2), BestN(get_metric_fn=accuracy, n=1)]
-                ),
-                best_fn=accuracy,  # or orbax does not store it
-                create=not read_only,
-                cleanup_tmp_directories=not read_only,
-                read_only=read_only,
+        options = ocp.CheckpointManagerOptions(
+            # Two, so that one is left if the latest is damaged.
+            preservation_policy=AnyPreservationPolicy(
+                [LatestN(2), BestN(get_metric_fn=accuracy, n=1)]
             ),
+            best_fn=accuracy,  # or orbax does not store it
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
         )
+        with writing(self._folder):
+            self._manager = ocp.CheckpointManager(
+                self._folder,
+                # Weights hardly shrink, and compressing them is what takes the time.
+                item_handlers={'snapshot': ocp.PyTreeCheckpointHandler(use_compression=False)},
+                options=options,
+            )
 
     def __enter__(self):
         return self
@@ -172,20 +174,27 @@ class Checkpoints:
 def claim(workdir: str, config: ml_collections.ConfigDict) -> None:
     """Writes the config, unless the workdir has checkpoints of another one: a UsageError."""
     path = _config_path(workdir)
-    text = config.to_json_best_effort(indent=1) + '\n'
-    if os.path.exists(path) and latest_step(workdir) is not None:
-        with open(path) as file:
-            differing = _differences(json.load(file), json.loads(text))
-        if differing:
-            raise UsageError(
-                f'{workdir} holds a run with another config ({"; ".join(differing)}): choose '
-                'another workdir, or delete it.'
-            )
+    if latest_step(workdir) is not None:
+        check_same(workdir, config)
     if jax.process_index() == 0:
         with writing(path):
             with open(path + '.part', 'w') as file:
-                file.write(text)
+                file.write(_as_json(config))
             os.replace(path + '.part', path)
+
+
+def check_same(workdir: str, config: ml_collections.ConfigDict) -> None:
+    """UsageError if the config in the workdir is another one."""
+    path = _config_path(workdir)
+    if not os.path.exists(path):
+        return
+    with open(path) as file:
+        differing = _differences(json.load(file), json.loads(_as_json(config)))
+    if differing:
+        raise UsageError(
+            f'{workdir} holds a run with another config ({"; ".join(differing)}): choose '
+            'another workdir, or delete it.'
+        )
 
 
 def latest_step(workdir: str) -> int | None:
@@ -206,6 +215,10 @@ def read_config(workdir: str) -> ConfigDict:
 
 def _folder(workdir: str) -> str:
     return os.path.join(os.path.abspath(workdir), 'checkpoints')
+
+
+def _as_json(config: ml_collections.ConfigDict) -> str:
+    return config.to_json_best_effort(indent=1) + '\n'
 
 
 def _config_path(workdir: str) -> str:

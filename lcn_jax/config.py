@@ -63,7 +63,7 @@ def default() -> ConfigDict:
     config.sleep.every = 10  # wake steps between sleeps
     config.sleep.border = 'include'  # or 'exclude' neurons that see the padding from all sharing
     config.sleep.share_moments = False  # pool the optimizer's moments of the kernels, too
-    config.sleep.mean = ConfigDict()  # the options of each rule are under its name
+    config.sleep.mean = ConfigDict()  # the options of each rule, under the name of its function
     config.sleep.exact = ConfigDict()
     config.sleep.exact.gamma = 1e-5
     config.sleep.hebbian = ConfigDict()
@@ -110,7 +110,18 @@ def check(config: ml_collections.ConfigDict) -> None:
     ):
         if value not in known:
             raise UsageError(f'config.{field} is {value!r}; it must be one of {", ".join(known)}.')
+    if not all(0 <= fraction <= 1 for fraction in config.drops_at):
+        raise UsageError(
+            f'config.drops_at is {tuple(config.drops_at)}; it must hold fractions of the training '
+            'between 0 and 1, not epochs.'
+        )
+    if translations.padding < 0 or config.model.n_first_conv < 0:
+        raise UsageError(
+            f'config.translations.padding is {translations.padding} and config.model.n_first_conv '
+            f'{config.model.n_first_conv}; they must be 0 or more.'
+        )
     for field, value in (
+        ('model.width', config.model.width),
         ('batch_size', config.batch_size),
         ('epochs', config.epochs),
         ('log_every', config.log_every),

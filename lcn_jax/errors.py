@@ -11,6 +11,10 @@ class UsageError(ValueError):
     """
 
 
+class Diverged(UsageError):
+    """The loss or a parameter of a training is not finite any more."""
+
+
 class Stopped(Exception):
     """The run was asked to stop and has saved everything; the message says how to go on.
 
@@ -27,5 +31,6 @@ def writing(path: str) -> Iterator[None]:
         reason = str(e).partition('\n')[0][-120:]  # tensorstore says last what is wrong
         raise UsageError(
             f'cannot write {path} ({reason}). Make room, or whatever it needs, and run the same '
-            'command again: it goes on from the last good checkpoint.'
+            'command again: what was written before is kept, and a run goes on from its last good '
+            'checkpoint.'
         ) from e

@@ -322,7 +322,8 @@ def _not_before(value: jax.Array, array: jax.Array) -> jax.Array:
     zeros, padded images, transposed kernels. Made when they are needed, they take a place that
     other layers had: that saves half of the memory of a step.
     """
-    return array + 0 * value.ravel()[0].astype(array.dtype)
+    first = value.ravel()[0]
+    return array + 0 * jnp.where(jnp.isfinite(first), first, 0).astype(array.dtype)
 
 
 # ---- Initialisers and the Flax module. -----------------------------------------------------------

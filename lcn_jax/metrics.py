@@ -144,21 +144,26 @@ def _read(path: str, last_step: int) -> list[dict[str, Any]]:
                     break
                 if record['step'] > last_step:
                     break
-                records.append({name: _number(value) for name, value in record.items()})
+                records.append(numbers(record))
     return records
 
 
 def _line(record: Mapping[str, Any]) -> str:
-    return json.dumps({name: _plain(value) for name, value in record.items()}) + '\n'
+    return json.dumps(plain(record)) + '\n'
 
 
-def _plain(value: Any) -> Any:
-    """JSON has no infinity or NaN."""
+def plain(value: Any) -> Any:
+    """For JSON, which has no infinity or NaN: these as strings, in dicts and lists as well."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
 
 
-def _number(value: Any) -> Any:
-    """The inverse of `_plain`."""
-    return float(value) if isinstance(value, str) else value
+def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `plain` for a record."""
+    strings = ('inf', '-inf', 'nan')
+    return {key: float(value) if value in strings else value for key, value in record.items()}

@@ -113,8 +113,19 @@ def hebbian(
         each sees them all, which needs no communication.
 
     Raises:
-      UsageError: the devices cannot share the patterns equally.
+      UsageError: the devices cannot share the patterns equally, or deviations would grow.
     """
+    # A step changes the mean square of a deviation by 1 - 2 lr + lr² (1 + (K + 1) / B): the random
+    # covariance of B patterns has that second moment. Momentum would make it another number.
+    weights = math.prod(kernel.shape[2:5])
+    highest = 2 / (1 + (weights + 1) / patterns_per_step)
+    if momentum == 0 and learning_rate >= highest:
+        raise UsageError(
+            f'a Hebbian sleep of {patterns_per_step} patterns a step and learning rate '
+            f'{learning_rate:g} would drive apart neurons of {weights} weights: set '
+            f'sleep.hebbian.learning_rate below {highest:.2g}, best to half of that, or raise '
+            'sleep.hebbian.patterns_per_step.'
+        )
     keys = jax.random.split(key, patterns_per_step)
     if split_patterns:
         device, devices = shard()
@@ -317,6 +328,8 @@ def _map_deviations(kernel: jax.Array, grid: Grid, border: str, maps_GKK: jax.Ar
 def resolve(name: str, options: Mapping[str, Any]) -> Rule:
     """The rule called `name`, or 'package.module:function' for one's own, with its options set.
 
+    In a config the options are in `config.sleep`, under the name of the function.
+
     Raises:
       UsageError: there is no such rule, or it does not take these options.
     """
@@ -344,10 +357,19 @@ def share(params: Any, grids: Mapping, rule: Rule, key: jax.Array) -> Any:
     """Applies `rule` to every locally connected kernel of `params`; all else is returned as it is.
 
     `grids` (`state.grids`) says which kernels these are. Each gets a key of its own.
+
+    Raises:
+      UsageError: the rule returns something other than a kernel of the same shape and dtype.
     """
     flat = flax.traverse_util.flatten_dict(params)
     for i, (path, grid) in enumerate(sorted(flax.traverse_util.flatten_dict(grids).items())):
-        flat[path] = rule(flat[path], grid, jax.random.fold_in(key, i))
+        kernel = flat[path]
+        flat[path] = shared = rule(kernel, grid, jax.random.fold_in(key, i))
+        if (jnp.shape(shared), jnp.result_type(shared)) != (kernel.shape, kernel.dtype):
+            raise UsageError(
+                f'the sleep rule made a kernel {jnp.shape(shared)} of {jnp.result_type(shared)} of '
+                f'one {kernel.shape} of {kernel.dtype}; it must keep shape and dtype.'
+            )
     return flax.traverse_util.unflatten_dict(flat)
 
 

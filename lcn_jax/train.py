@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from lcn_jax import config as configs
 from lcn_jax import faults, metrics, parallel, sleep, state, wake
 from lcn_jax.data import batches, inputs, sources
-from lcn_jax.errors import Stopped, UsageError
+from lcn_jax.errors import Diverged, Stopped, UsageError
 from lcn_jax.resnet import ResNet
 
 LONGEST_STRETCH = 10  # steps between looks at whether to stop
@@ -71,9 +72,11 @@ def programs(config: FrozenConfigDict, examples: int) -> Programs:
     grids = state.grids(model, shape)
     create = functools.partial(state.create, model=model, optimizer=optimizer, image_shape=shape)
     shapes = jax.eval_shape(create, jax.random.key(0))
+    if config.connectivity == 'lc':
+        _check_connectivity(config.model, shapes.params, grids)
     sleep_program = None
     if config.sleep.rule != 'none':
-        options = config.sleep.get(config.sleep.rule, {})
+        options = config.sleep.get(config.sleep.rule.rpartition(':')[2], {})
         rule = sleep.resolve(config.sleep.rule, {'border': config.sleep.border, **options})
         sleep_program = parallel.per_device(
             functools.partial(
@@ -82,6 +85,7 @@ def programs(config: FrozenConfigDict, examples: int) -> Programs:
             (0, None),
             donate=[0],
         )
+        _check_sleep(sleep_program, shapes)
     step = functools.partial(
         wake.step,
         model=model,
@@ -116,6 +120,40 @@ def programs(config: FrozenConfigDict, examples: int) -> Programs:
         ),
         is_finite=parallel.per_device(wake.is_finite, [0]),
     )
+
+
+def _check_connectivity(model_config, params, grids) -> None:
+    """UsageError if no layer is locally connected, or a pattern of names matches none."""
+    if not grids:
+        raise UsageError(
+            'no convolution is left to be locally connected: lower config.model.n_first_conv, '
+            'change config.model.shared, or set config.connectivity=conv.'
+        )
+    convolutions = [
+        name for name, layer in params.items() if jnp.ndim(layer.get('kernel', 0)) in (4, 6)
+    ]
+    if model_config.shared and not any(
+        re.fullmatch(model_config.shared, name) for name in convolutions
+    ):
+        raise UsageError(
+            f'config.model.shared={model_config.shared} is the whole name of none of the '
+            f'convolutions {", ".join(convolutions)}.'
+        )
+
+
+def _check_sleep(sleep_program: Callable, shapes: state.TrainState) -> None:
+    """UsageError if a sleep cannot run: rather now than after the first steps of training."""
+    devices = jax.local_device_count()
+    replicated = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((devices, *leaf.shape), leaf.dtype), shapes
+    )
+    try:
+        jax.eval_shape(sleep_program, replicated, jax.random.key(0))
+    except UsageError:
+        raise
+    except (TypeError, ValueError) as e:
+        reason = str(e).partition('\n')[0]
+        raise UsageError(f'the sleep that config.sleep asks for cannot run: {reason}') from e
 
 
 def _stretches(step: Callable) -> Callable:
@@ -285,11 +323,11 @@ def _mean_snr(run: Programs, train_state: state.TrainState) -> float | None:
     return float(sum(snrs.values()) / len(snrs)) if snrs else None
 
 
-def _diverged(record, sums, log, run, config) -> UsageError:
+def _diverged(record, sums, log, run, config) -> Diverged:
     """Logs what the loss came to since the last record, and says at which step."""
     step = log.last.get('step', 0) + round(sums.count / config.batch_size)
     log.add(record | {'step': step, 'epoch': step / run.steps_per_epoch})
-    return UsageError(
+    return Diverged(
         f'training diverged: at step {step} the loss or a parameter is not finite; checkpoints are '
         'from before. Start again in another workdir, with a lower config.learning_rate.'
     )

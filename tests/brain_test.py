@@ -471,10 +471,18 @@ class TestAssembly:
             (dict(group='kind'), "no 'kind' for each image; it has name"),
             (dict(axes=('stimuli', 'time', 'repetitions')), 'they must be stimuli, neuroids'),
             (dict(responses=np.full((4, 3, 2), np.nan)), 'fewer than two'),
+            (
+                dict(stimulus_id=np.ones((4, 1))),
+                r'`stimulus_id` of shape \(4, 1\); one for each',
+            ),
+            (dict(region=np.ones(4)), r'one for each neuron would be \(3,\)\. Are the axes'),
         ],
     )
     def test_what_cannot_be_used_is_refused(self, tmp_path, change, message):
-        arrays = {'responses': change.pop('responses', np.zeros((4, 3, 2)))}
+        arrays = {'responses': np.zeros((4, 3, 2))}
+        for name in ('responses', 'stimulus_id', 'region'):
+            if name in change:
+                arrays[name] = change.pop(name)
         path = self.save(tmp_path, **arrays, name=list('wxyz'))
         with pytest.raises(UsageError, match=message):
             assembly.read(path, **change)

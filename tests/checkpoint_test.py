@@ -1,6 +1,7 @@
 """Resuming changes nothing, and refuses what would."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -115,6 +116,13 @@ def test_without_a_checkpoint_the_config_may_change(config, uninterrupted, tmp_p
     tiny_runs.assert_same(tmp_path, uninterrupted)
 
 
+def test_a_place_that_cannot_be_written_is_one_line(config, tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UsageError, match=r'cannot write .*file.*Make room') as error:
+        train_and_evaluate(config, str(tmp_path / 'file'))
+    assert '\n' not in str(error.value)
+
+
 def largest(folder):
     return max((p for p in folder.rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
 
@@ -195,6 +203,17 @@ def test_evaluates_as_training_did(uninterrupted, capsys, which):
     logged = tiny_runs.records(uninterrupted)[-1]
     assert set(metrics) == {'step', 'test_loss', 'test_top1', 'test_top5'}
     assert metrics == {name: logged[name] for name in metrics}
+
+
+def test_evaluates_where_the_devices_cannot_share_the_batches_of_training(
+    uninterrupted, capsys, tmp_path
+):
+    shutil.copytree(uninterrupted, tmp_path / 'run')
+    path = tmp_path / 'run/config.json'
+    path.write_text(path.read_text().replace('"batch_size": 24', '"batch_size": 21'))
+    metrics = run_evaluate(capsys, workdir=str(tmp_path / 'run'), checkpoint='latest')
+    expected = run_evaluate(capsys, workdir=str(uninterrupted), checkpoint='latest')
+    assert metrics == pytest.approx(expected, rel=1e-5)
 
 
 def test_evaluate_touches_nothing_and_says_what_is_missing(crashed, capsys, tmp_path):

@@ -231,3 +231,20 @@ def test_module_computes_in_its_dtype_and_keeps_float32_parameters():
     variables = module.init(jax.random.key(0), x)
     assert variables['params']['kernel'].dtype == jnp.float32
     assert module.apply(variables, x).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize('implementation', local.IMPLEMENTATIONS)
+def test_what_is_not_finite_stays_where_it_is_seen(implementation):
+    """The first pixel of the first example is seen by one neuron, without padding."""
+    shape = {
+        'size': (5, 4), 'kernel_size': (2, 3), 'stride': (1, 1), 'padding': 'VALID', 'groups': 1,
+        'layout': 'NHWC', 'channels': 2, 'examples': 3,
+    }  # fmt: skip
+    x, kernel, _ = operands(shape)
+    x[0, 0, 0, 0] = np.nan
+    y, gradients = jax.vjp(layer(shape, implementation), x, kernel)
+    assert np.isnan(y[0, 0, 0]).all() and np.isfinite(y[1:]).all()
+    assert np.isnan(y).any(-1).sum() == 1
+    dx, dkernel = gradients(jnp.ones_like(y))
+    assert np.isfinite(dx).all()  # it does not depend on x
+    assert np.isnan(dkernel).any((2, 3, 4, 5)).sum() == 1

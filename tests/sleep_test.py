@@ -229,6 +229,41 @@ def test_patterns_that_do_not_fit_are_refused():
         )  # fmt: skip
 
 
+@pytest.mark.parametrize(('learning_rate', 'patterns'), [(0.1, 2), (0.5, 4), (0.9, 16)])
+def test_a_hebbian_sleep_that_would_not_share_is_refused(learning_rate, patterns):
+    """What a step does to the mean square of deviations, over many steps, against the bound.
+
+    It is 1 - 2 lr + lr² (1 + (K + 1) / B), and less than 1 up to the bound.
+    """
+    grid, weights = Grid.create((9, 9), 3, 1, 1), 9
+    kernel = random_kernel(grid, channels=1, features=8)
+    options = dict(border='include', gamma=0.0, learning_rate=learning_rate)
+
+    def energy(kernel):
+        return np.square(kernel - pool_means(kernel, grid, 'include')).sum()
+
+    one_step = jax.jit(
+        lambda key: sleep.hebbian_for(
+            kernel, grid, jax.random.normal(key, (1, patterns, 3, 3, 1)), **options
+        )
+    )
+    factors = [energy(one_step(key)) / energy(kernel) for key in jax.random.split(KEY, 400)]
+    second_moment = 1 + (weights + 1) / patterns
+    expected = 1 - 2 * learning_rate + learning_rate**2 * second_moment
+    assert abs(np.mean(factors) - expected) < 4 * np.std(factors) / 20
+
+    highest = 2 / second_moment
+    assert (expected < 1) == (learning_rate < highest)
+    asleep = partial(
+        sleep.hebbian, kernel, grid, KEY, border='include', gamma=0.0, steps=1,
+        patterns_per_step=patterns,
+    )  # fmt: skip
+    asleep(learning_rate=0.99 * highest, momentum=0.0)
+    asleep(learning_rate=1.01 * highest, momentum=0.5)  # there the bound is another
+    with pytest.raises(UsageError, match='would drive apart neurons of 9 weights'):
+        asleep(learning_rate=1.01 * highest, momentum=0.0)
+
+
 def half_way(kernel, grid, key, *, border, strength):
     """A rule as a user would write it: part of the way to the mean."""
     return kernel + strength * (sleep.mean(kernel, grid, key, border=border) - kernel)
@@ -255,6 +290,15 @@ def test_bad_rules_are_refused(name, options, message):
     with pytest.raises(UsageError, match=message) as error:
         sleep.resolve(name, options)
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'rule', [lambda kernel, *_: kernel[0], lambda kernel, *_: kernel.astype(jnp.bfloat16)]
+)
+def test_a_rule_must_keep_shape_and_dtype(rule):
+    params, of_params = ({'a': {'kernel': value}} for value in (random_kernel(GRIDS[0]), GRIDS[0]))
+    with pytest.raises(UsageError, match='it must keep shape and dtype'):
+        sleep.share(params, of_params, rule, KEY)
 
 
 class Applied(chex.TestCase, parameterized.TestCase):

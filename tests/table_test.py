@@ -1,6 +1,7 @@
 """The table: its statistics by hand, and the same table however often it is stopped."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -9,8 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny_config
 
-from experiments import table_report
+from experiments import table, table_report
+from lcn_jax import checkpoint
+from lcn_jax.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
 CONFIG = 'tests/tiny_config.py'
@@ -79,10 +83,22 @@ def test_markdown_says_what_was_measured_and_how():
     assert len(table_report.plot(table_report.aggregate(RUNS)).axes) == 1
 
 
-def start(out, *flags):
+def test_a_done_run_of_another_config_is_refused_though_its_checkpoints_are_gone(tmp_path):
+    config = tiny_config.get_config('lc')
+    checkpoint.claim(str(tmp_path), config)
+    (tmp_path / 'done.json').write_text('{"test_top1": 0.5, "weight_snr": "inf", "jax": "1"}')
+    done_before = table.train_one(config, str(tmp_path), show=None)
+    assert done_before == {'test_top1': 0.5, 'weight_snr': math.inf, 'jax': '1'}
+    config.epochs = 99
+    with pytest.raises(UsageError, match='epochs is 1 there, 99 here'):
+        table.train_one(config, str(tmp_path), show=None)
+    assert checkpoint.read_config(str(tmp_path)).epochs == 1
+
+
+def start(out, *flags, config=CONFIG):
     return subprocess.Popen(
         [
-            sys.executable, '-m', 'experiments.table', f'--config={CONFIG}', f'--out={out}',
+            sys.executable, '-m', 'experiments.table', f'--config={config}', f'--out={out}',
             f'--config.data_dir={out}/../data', *flags,
         ],
         env=os.environ | {'JAX_PLATFORMS': 'cpu'},
@@ -101,7 +117,8 @@ def finish(process, status=0):
 
 def measured(out):
     """What the table says, but for the times."""
-    report = json.loads((out / 'table.json').read_text())
+    text = (out / 'table.json').read_text()
+    report = json.loads(text, parse_constant=pytest.fail)  # as strict as others read it
     for rows in report['cells'].values():
         for cell in rows.values():
             del cell['seconds']
@@ -151,6 +168,20 @@ def test_search_tries_the_grid_on_held_out_images(tmp_path):
     }  # fmt: skip
 
 
-def test_unknown_row_is_one_line(tmp_path):
-    output = finish(start(tmp_path, '--rows=lc_reps5'), status=1)
-    assert "error: unknown row 'lc_reps5'; known: conv, lc, " in output.splitlines()[-1]
+@pytest.mark.parametrize(
+    'flags, message',
+    [
+        (['--rows=lc_reps5'], "unknown row 'lc_reps5'; known: conv, lc, "),
+        (['--rows=lc_reps4', '--paddings=0'], 'rows with repetitions need --paddings above 0'),
+        (['--config.validation=100'], 'leave out --config.validation'),
+    ],
+    ids=['row', 'padding', 'validation'],
+)
+def test_a_mistake_is_one_line(tmp_path, flags, message):
+    last = finish(start(tmp_path, *flags), status=1).splitlines()[-1]
+    assert last.startswith('error: ') and message in last
+
+
+def test_a_kind_in_the_config_is_one_line(tmp_path):
+    last = finish(start(tmp_path, config=f'{CONFIG}:lc'), status=1).splitlines()[-1]
+    assert last.startswith('error: ') and 'leave out the colon' in last

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 
 from experiments.configs import cifar10, digits
 from lcn_jax import config as configs
-from lcn_jax import train
+from lcn_jax import sleep, train
 from lcn_jax.errors import UsageError
 
 KINDS = ('conv', 'lc', 'lc_translations', 'lc_hebbian')
@@ -89,6 +90,23 @@ def test_sleep_comes_after_every_n_steps_and_lifts_the_snr(tiny, tmp_path):
         assert record['weight_snr'] > 10 * record['weight_snr_before_sleep']
     # Learning wears the sharing off again.
     assert records[5]['weight_snr'] < records[4]['weight_snr']
+
+
+def part_of_the_way(kernel, grid, key, *, border, part):
+    """A rule of one's own, in a module with a dot in its name."""
+    return kernel + part * (sleep.mean(kernel, grid, key, border=border) - kernel)
+
+
+def test_options_of_a_rule_of_ones_own_are_under_its_name(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'package.rules', sys.modules[__name__])
+    config = tiny('lc', log_every=5, epochs=1, **{'sleep.rule': 'package.rules:part_of_the_way'})
+    config.sleep['part_of_the_way'] = {'part': 1.0}
+    all_the_way, _ = run(config, tmp_path / 'all')
+    config.sleep['part_of_the_way'] = {'part': 0.0}
+    nowhere, _ = run(config, tmp_path / 'none')
+    for there, here in zip(all_the_way, nowhere):
+        assert float(there['weight_snr']) > 1e6 * there['weight_snr_before_sleep']
+        assert here['weight_snr'] == here['weight_snr_before_sleep']
 
 
 def test_convolution_has_no_snr_and_records_epochs(tiny, tmp_path):
@@ -170,6 +188,11 @@ def test_parameter_counts(get_config, shape, published, kind):
         assert counted == published['conv' if kind == 'conv' else 'lc']
 
 
+def forgetful(kernel, grid, key, *, border):
+    """A rule with a mistake."""
+    return kernel[..., 0]
+
+
 @pytest.mark.parametrize(
     'changes, message',
     [
@@ -184,6 +207,16 @@ def test_parameter_counts(get_config, shape, published, kind):
         ({'sleep.rule': 'dream'}, "unknown sleep rule 'dream'"),
         ({'epochs': 0}, 'config.epochs is 0'),
         ({'model.shared': '*_shortcut'}, 'config.model.shared .* no regular expression'),
+        ({'model.shared': 'conv1'}, 'whole name of none .* stage1_block1_conv2, stem_conv'),
+        ({'model.n_first_conv': 9}, 'no convolution is left'),
+        ({'model.n_first_conv': -1}, 'must be 0 or more'),
+        ({'model.width': 0}, 'config.model.width is 0'),
+        ({'model.stem': 'cifra'}, 'must be one of cifar, strided, imagenet'),
+        ({'translations.padding': -3}, 'config.translations.padding is -3'),
+        ({'drops_at': (100, 150)}, 'fractions of the training'),
+        ({'sleep.rule': 'circuit', 'sleep.circuit.alpha': 100.0}, 'cannot run: need 1 . alpha'),
+        ({'sleep.rule': 'hebbian', 'sleep.hebbian.patterns_per_step': 1}, 'would drive apart'),
+        ({'sleep.rule': f'{__name__}:forgetful'}, 'must keep shape and dtype'),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line(tiny, tmp_path, changes, message):

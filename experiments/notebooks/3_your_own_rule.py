@@ -107,7 +107,7 @@ records = {}
 for fraction in (0.0, 0.25, 1.0):
     config = digits.get_config('lc')
     config.sleep.rule = '__main__:some_sleep'
-    config.sleep['__main__:some_sleep'] = {'fraction': fraction}
+    config.sleep['some_sleep'] = {'fraction': fraction}
     config.data_dir = f'{folder}/data'
     config.model.stage_sizes = (1,)
     config.batch_size = 48  # for 1, 2, 4 or 8 devices

@@ -97,6 +97,12 @@ def _from_npz(path, axes) -> tuple[np.ndarray, Mapping, Mapping]:
         raise UsageError(f'{path} must have `responses` with three axes: {", ".join(axes)}.')
     responses = responses.transpose([axes.index(axis) for axis in AXES]).astype(np.float64)
     images, neurons, _ = responses.shape
+    for name, count, what in (('stimulus_id', images, 'image'), ('region', neurons, 'neuron')):
+        if name in arrays and arrays[name].shape != (count,):
+            raise UsageError(
+                f'{path} has `{name}` of shape {arrays[name].shape}; one for each {what} would be '
+                f'({count},). Are the axes of `responses` {", ".join(axes)}?'
+            )
     of_stimuli = {k: a for k, a in arrays.items() if a.shape == (images,) and k != 'region'}
     of_neurons = {k: a for k, a in arrays.items() if a.shape == (neurons,) and k == 'region'}
     return responses, of_stimuli, of_neurons

@@ -77,6 +77,7 @@ class Split:
 
 
 def spec(name: str) -> Spec:
+    """What is known of a dataset; UsageError lists the known ones."""
     if name not in SPECS:
         raise UsageError(f'unknown dataset {name!r}; known: {", ".join(sorted(SPECS))}.')
     return SPECS[name]
@@ -99,8 +100,13 @@ def builder(name: str, data_dir: str):
         os.makedirs(data_dir, exist_ok=True)
         tfds.disable_progress_bar()  # it takes a second
         digits = Digits(**place)
-        with contextlib.redirect_stdout(io.StringIO()):
-            digits.download_and_prepare()
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                digits.download_and_prepare()
+        except OSError:
+            digits = Digits(**place)
+            if not digits.is_prepared():  # else another run was faster
+                raise
         return digits
     if not os.path.isdir(data_dir):
         raise UsageError(
