@@ -25,7 +25,7 @@ def create(
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
 ) -> TrainState:
-    """A fresh state for images of shape (H, W, C); jit it."""
+    """A fresh state for images of shape (H, W, C), of a model with BatchNorm; jit it."""
     variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
     params = variables['params']
     return TrainState(

@@ -93,6 +93,9 @@ def resized(images: Sequence[np.ndarray], shape: tuple[int, int, int]) -> np.nda
 
     Returns:
       (N, H, W, C) uint8, bilinearly interpolated without aliasing.
+
+    Raises:
+      ValueError: an image has another shape or dtype.
     """
     return np.stack([_resized(image, shape) for image in images])
 

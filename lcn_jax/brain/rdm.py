@@ -33,6 +33,9 @@ def noise_ceiling(measured: np.ndarray) -> tuple[float, float]:
 
     The upper bound is that of the mean of their ranks, which is the best for these very matrices;
     the lower one is that of the mean of all but the one it is compared with.
+
+    Raises:
+      ValueError: there are fewer than two.
     """
     if len(measured) < 2:
         raise ValueError(f'a noise ceiling needs two matrices or more, not {len(measured)}.')

@@ -38,6 +38,7 @@ def centre_crop(file: bytes, size: int, name: str) -> np.ndarray:
 
 
 def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
+    """A part of an image to train on, in its pixels: of random area and aspect ratio."""
     for _ in range(10):
         area = width * height * rng.uniform(*AREAS)
         aspect = np.exp(rng.uniform(-LOG_ASPECT, LOG_ASPECT))
