@@ -1,6 +1,7 @@
 """What comes of scoring networks against neurons: numbers, tables and a chart."""
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from lcn_jax.brain import assembly, features, predictivity, rdm
@@ -134,7 +135,7 @@ def bounds(pair: tuple[float, float]) -> str:
 
 def plot(regions: dict[str, dict]) -> Figure:
     """Scores by depth: a panel for each region, a line for each run, the best possible dashed."""
-    figure = Figure(figsize=(6 * len(regions), 4.2), layout='constrained')
+    figure = Figure(figsize=(8 * len(regions), 4.5), layout='constrained')
     for axes, (name, region) in zip(
         figure.subplots(1, len(regions), squeeze=False)[0], regions.items()
     ):
@@ -142,10 +143,12 @@ def plot(regions: dict[str, dict]) -> Figure:
         axes.axhline(best[0], color='0.3', ls='--', lw=1, label='√ceiling, the best possible')
         axes.axhspan(*best[1:], color='0.5', alpha=0.15, lw=0)
         runs = region['runs']
+        axes.set_prop_cycle(color=colormaps['tab20'].colors)
+        step = min(0.12, 0.7 / len(runs))  # to the side, or the bars hide each other
         for number, (label, run) in enumerate(runs.items()):
             scores = np.array([layer['score'] for layer in run['layers'].values()])
             low, high = np.array([layer['interval'] for layer in run['layers'].values()]).T
-            aside = 0.12 * (number - (len(runs) - 1) / 2)  # or the bars hide each other
+            aside = step * (number - (len(runs) - 1) / 2)
             axes.errorbar(
                 np.arange(len(scores)) + aside, scores, [scores - low, high - scores],
                 marker='o', markersize=4, capsize=2, lw=1.5, elinewidth=1, label=label,
@@ -160,5 +163,5 @@ def plot(regions: dict[str, dict]) -> Figure:
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
         axes.grid(axis='y', alpha=0.3)
         axes.spines[['top', 'right']].set_visible(False)
-        axes.legend(frameon=False, fontsize='small')
+        axes.legend(frameon=False, fontsize='small', loc='center left', bbox_to_anchor=(1, 0.5))
     return figure
