@@ -272,6 +272,7 @@ def train_and_evaluate(
             )
             for pixels, order, steps in images.train(step, stop):
                 train_state, sums = run.wake(train_state, sums, pixels, order, data_key, steps)
+            jax.block_until_ready(sums)  # else the host is far ahead, and a stop waits for it all
             step = stop
 
             stopping = requests.heard()
