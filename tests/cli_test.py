@@ -54,6 +54,7 @@ def test_workdir_is_required():
 def test_ctrl_c_before_there_is_anything_to_save_leaves_no_traceback():
     program = (
         'import signal; from experiments import cli; '
+        'signal.signal(signal.SIGINT, signal.default_int_handler); '  # a shell may have it ignored
         'cli.run(lambda argv: signal.raise_signal(signal.SIGINT))'
     )
     done = subprocess.run(
