@@ -115,30 +115,26 @@ def check(config: ml_collections.ConfigDict) -> None:
             f'config.drops_at is {tuple(config.drops_at)}; it must hold fractions of the training '
             'between 0 and 1, not epochs.'
         )
-    if translations.padding < 0 or config.model.n_first_conv < 0:
-        raise UsageError(
-            f'config.translations.padding is {translations.padding} and config.model.n_first_conv '
-            f'{config.model.n_first_conv}; they must be 0 or more.'
-        )
-    for field, value in (
-        ('model.width', config.model.width),
-        ('batch_size', config.batch_size),
-        ('epochs', config.epochs),
-        ('log_every', config.log_every),
-        ('evaluate_every', config.evaluate_every),
-        ('image_size', config.image_size),
-        ('sleep.every', config.sleep.every),
+    for field, value, least in (
+        ('model.width', config.model.width, 1),
+        ('model.n_first_conv', config.model.n_first_conv, 0),
+        ('translations.padding', translations.padding, 0),
+        ('batch_size', config.batch_size, 1),
+        ('epochs', config.epochs, 1),
+        ('log_every', config.log_every, 1),
+        ('evaluate_every', config.evaluate_every, 1),
+        ('checkpoint_every', config.checkpoint_every, 0),
+        ('image_size', config.image_size, 1),
+        ('sleep.every', config.sleep.every, 1),
     ):
-        if value < 1:
-            raise UsageError(f'config.{field} is {value}; it must be at least 1.')
+        if value < least:
+            raise UsageError(f'config.{field} is {value}; it must be {least} or more.')
     try:
         re.compile(config.model.shared)
     except re.error as e:
         raise UsageError(
             f'config.model.shared is {config.model.shared!r}, which is no regular expression: {e}.'
         ) from None
-    if config.checkpoint_every < 0:
-        raise UsageError('config.checkpoint_every must be 0 or more.')
     if config.sleep.rule != 'none' and config.connectivity != 'lc':
         raise UsageError(
             'a convolutional network has nothing to share: set config.connectivity=lc or '
