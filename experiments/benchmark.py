@@ -32,15 +32,16 @@ import numpy as np
 from absl import flags
 from jax import lax
 
-from experiments import cli
-from experiments.benchmark_report import DIRECTIONS, FED, SLEEP_RULES, plot, ratios, table
+from experiments.common import cli
+from experiments.common.provenance import provenance
 from experiments.configs import cifar10, digits, imagenet
-from experiments.provenance import provenance
-from lcn_jax import cost, local, parallel, sleep, state, train, wake
+from experiments.reports.benchmark import DIRECTIONS, FED, SLEEP_RULES, plot, ratios, table
+from lcn_jax import local, sleep
 from lcn_jax.data.batches import Pixels
 from lcn_jax.errors import UsageError, writing
 from lcn_jax.grid import Grid
-from lcn_jax.metrics import Sums
+from lcn_jax.training import cost, parallel, state, train, wake
+from lcn_jax.training.metrics import Sums
 
 OUT = flags.DEFINE_string('out', None, 'JSON file to write; the chart gets its name, with .png.')
 NETWORKS = flags.DEFINE_list('networks', ['resnet20'], 'Whose layers: resnet20, resnet18.')

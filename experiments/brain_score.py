@@ -23,11 +23,12 @@ import time
 import numpy as np
 from absl import flags
 
-from experiments import brain_report, cli
-from experiments.provenance import provenance
+from experiments.common import cli
+from experiments.common.provenance import provenance
+from experiments.reports import brain as brain_report
 from lcn_jax.brain import assembly, features, stimuli
 from lcn_jax.errors import UsageError, writing
-from lcn_jax.metrics import plain
+from lcn_jax.training.metrics import plain
 
 WORKDIR = flags.DEFINE_list('workdir', None, 'Folders that experiments.train wrote, with commas.')
 CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")

@@ -25,8 +25,8 @@ from absl import flags
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments import cli
-from experiments.provenance import provenance
+from experiments.common import cli
+from experiments.common.provenance import provenance
 from lcn_jax import circuit
 from lcn_jax.snr import weight_snr
 

@@ -13,12 +13,12 @@ import time
 import jax
 from absl import flags
 
-from experiments import cli
+from experiments.common import cli
+from experiments.common.provenance import provenance
 from experiments.configs import digits
-from experiments.provenance import provenance
-from lcn_jax.metrics import plain
-from lcn_jax.progress import Progress
-from lcn_jax.train import train_and_evaluate
+from lcn_jax.training.metrics import plain
+from lcn_jax.training.progress import Progress
+from lcn_jax.training.train import train_and_evaluate
 
 OUT = flags.DEFINE_string('out', 'runs/demo', 'Folder for the results.')
 SEEDS = flags.DEFINE_integer('seeds', 3, 'Networks of each kind.', lower_bound=1)

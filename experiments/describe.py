@@ -11,8 +11,8 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import cli, overview
-from lcn_jax import cost, train
+from experiments.common import cli, overview
+from lcn_jax.training import cost, train
 
 CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'File with get_config(kind), a colon, and the kind.', lock_config=True

@@ -10,8 +10,8 @@ import json
 import jax
 from absl import flags
 
-from experiments import cli
-from lcn_jax import checkpoint, parallel, train
+from experiments.common import cli
+from lcn_jax.training import checkpoint, parallel, train
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that experiments.train wrote.')
 CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")

@@ -2,14 +2,15 @@
 
     python -m experiments.features --workdir=runs/imagenet --images=stimuli --out=stimuli.npz
 
-`lcn_jax/brain/exchange.py` says what is in the npz file; `lcn_jax/brain_score_plugin` reads it.
+`lcn_jax/brain/exchange.py` says what is in the npz file, which `lcn_jax/integrations/brain_score`
+reads.
 """
 
 import pathlib
 
 from absl import flags
 
-from experiments import cli
+from experiments.common import cli
 from lcn_jax.brain import exchange, features, stimuli
 from lcn_jax.errors import UsageError, writing
 

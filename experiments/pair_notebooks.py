@@ -10,7 +10,7 @@ import json
 import pathlib
 import re
 
-from experiments import cli
+from experiments.common import cli
 
 FOLDER = pathlib.Path(__file__).parent / 'notebooks'
 

@@ -15,7 +15,7 @@ tensorflow: `pip install 'lcn_jax[prepare]'`.
 
 from absl import flags
 
-from experiments import cli
+from experiments.common import cli
 from lcn_jax.data import sources
 from lcn_jax.data.prepare import prepare
 

@@ -17,10 +17,11 @@ from absl import flags
 from matplotlib.figure import Figure
 from ml_collections import FrozenConfigDict
 
-from experiments import cli
-from lcn_jax import checkpoint, maps, parallel, state, train
+from experiments.common import cli
+from lcn_jax import maps
 from lcn_jax.errors import UsageError
 from lcn_jax.grid import Grid
+from lcn_jax.training import checkpoint, parallel, state, train
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that experiments.train wrote.')
 LAYER = flags.DEFINE_string('layer', None, 'Which locally connected layer, stem_conv for example.')

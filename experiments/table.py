@@ -22,14 +22,15 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments import cli, table_report
-from experiments.provenance import provenance
-from lcn_jax import checkpoint, faults
+from experiments.common import cli
+from experiments.common.provenance import provenance
+from experiments.reports import table as table_report
 from lcn_jax.data import sources
 from lcn_jax.errors import Diverged, Stopped, UsageError, writing
-from lcn_jax.metrics import numbers, plain
-from lcn_jax.progress import Progress
-from lcn_jax.train import evaluated_split, train_and_evaluate
+from lcn_jax.training import checkpoint, faults
+from lcn_jax.training.metrics import numbers, plain
+from lcn_jax.training.progress import Progress
+from lcn_jax.training.train import evaluated_split, train_and_evaluate
 
 CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'File with get_config(kind); no colon.', lock_config=True

@@ -18,10 +18,10 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import cli, overview
-from lcn_jax import parallel
-from lcn_jax.progress import Progress, duration
-from lcn_jax.train import evaluated_split, train_and_evaluate
+from experiments.common import cli, overview
+from lcn_jax.training import parallel
+from lcn_jax.training.progress import Progress, duration
+from lcn_jax.training.train import evaluated_split, train_and_evaluate
 
 CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'File with get_config(kind), a colon, and the kind.', lock_config=True

@@ -37,8 +37,8 @@ from jax import lax
 from lcn_jax.circuit import Circuit, simulate
 from lcn_jax.errors import UsageError
 from lcn_jax.grid import Grid, Pools
-from lcn_jax.parallel import AXIS, shard
-from lcn_jax.state import TrainState
+from lcn_jax.training.parallel import AXIS, shard
+from lcn_jax.training.state import TrainState
 
 Rule = Callable[..., jax.Array]
 

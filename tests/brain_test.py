@@ -22,11 +22,12 @@ import tiny_runs
 from PIL import Image
 from scipy import stats
 
-from experiments import brain_report
-from lcn_jax import checkpoint, local, state, train, wake
-from lcn_jax import config as configs
+from experiments.reports import brain as brain_report
+from lcn_jax import local
 from lcn_jax.brain import assembly, behaviour, features, predictivity, rdm, stimuli
 from lcn_jax.errors import UsageError
+from lcn_jax.training import checkpoint, state, train, wake
+from lcn_jax.training import config as configs
 
 NEURAL_DIR = os.environ.get('LCN_NEURAL_DIR')
 rng = np.random.default_rng
@@ -744,9 +745,9 @@ def registry(monkeypatch):
     modules[f'brainscore_vision{names[3]}'].ActivationsExtractorHelper = StandIn.Extractor
     modules[f'brainscore_vision{names[4]}'].ModelCommitment = StandIn.Commitment
     monkeypatch.setattr(StandIn.Extractor, 'kept', {})
-    for name in ('lcn_jax.brain_score_plugin', 'lcn_jax.brain_score_plugin.model'):
+    for name in ('lcn_jax.integrations.brain_score', 'lcn_jax.integrations.brain_score.model'):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    import lcn_jax.brain_score_plugin  # noqa: F401
+    import lcn_jax.integrations.brain_score  # noqa: F401
 
     return registry
 

@@ -11,9 +11,9 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments import evaluate
-from lcn_jax import checkpoint
 from lcn_jax.errors import UsageError
-from lcn_jax.train import train_and_evaluate
+from lcn_jax.training import checkpoint
+from lcn_jax.training.train import train_and_evaluate
 
 STEPS = 50
 
@@ -274,5 +274,5 @@ def test_tensorboard_that_is_not_installed_is_named(config, tmp_path, monkeypatc
 
 
 def test_the_core_needs_no_orbax():
-    code = 'import lcn_jax.train, sys; sys.exit("orbax.checkpoint" in sys.modules)'
+    code = 'import lcn_jax.training.train, sys; sys.exit("orbax.checkpoint" in sys.modules)'
     subprocess.run([sys.executable, '-c', code], check=True, cwd=tiny_runs.ROOT)

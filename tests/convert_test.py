@@ -14,7 +14,7 @@ from lcn_jax import convert, sleep
 from lcn_jax.grid import Grid
 from lcn_jax.local import LocalConv
 from lcn_jax.resnet import ResNet
-from lcn_jax.state import grids
+from lcn_jax.training.state import grids
 
 KEY = jax.random.key(0)
 NETWORKS = {

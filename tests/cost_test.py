@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from lcn_jax import cost, parallel, state, wake
 from lcn_jax.local import LocalConv, conv_local
 from lcn_jax.resnet import ResNet
+from lcn_jax.training import cost, parallel, state, wake
 
 ROOT = pathlib.Path(__file__).parents[1]
 

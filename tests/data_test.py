@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import tiny_archives
 
-from lcn_jax import config as configs
-from lcn_jax.data import batches, inputs, sources
+from lcn_jax.data import batches, sources
 from lcn_jax.data.batches import Pixels
 from lcn_jax.data.sources import MISSING, Split
 from lcn_jax.errors import UsageError
-from lcn_jax.train import train_and_evaluate
+from lcn_jax.training import config as configs
+from lcn_jax.training import inputs
+from lcn_jax.training.train import train_and_evaluate
 
 KEY = jax.random.key(0)
 ROOT = Path(__file__).parents[1]
@@ -320,7 +321,7 @@ def test_validation_is_reported_as_such(data_dir, tmp_path):
 
 def test_core_imports_no_data_library():
     program = (
-        'import sys, lcn_jax.train\n'
+        'import sys, lcn_jax.training.train\n'
         "names = ('tensorflow_datasets', 'grain', 'PIL', 'sklearn', 'orbax', 'matplotlib')\n"
         'assert not [name for name in names if name in sys.modules]'
     )

@@ -12,9 +12,9 @@ import pytest
 import tiny_archives
 import tiny_runs
 
-from lcn_jax import train
 from lcn_jax.data.prepare import prepare
 from lcn_jax.errors import UsageError
+from lcn_jax.training import train
 
 STEPS = {'resident': 100, 'streaming': 48}
 SELDOM = '--config.checkpoint_every=1000'  # this may change from run to run

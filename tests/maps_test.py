@@ -9,8 +9,9 @@ import pytest
 import tiny_runs
 from ml_collections import FrozenConfigDict
 
-from lcn_jax import checkpoint, maps, sleep, train
+from lcn_jax import maps, sleep
 from lcn_jax.grid import Grid
+from lcn_jax.training import checkpoint, train
 
 GRID = Grid.create((8, 7), 3)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import overview
+from experiments.common import overview
 from experiments.configs import cifar10
 
 

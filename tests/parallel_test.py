@@ -12,11 +12,12 @@ import optax
 import pytest
 import tiny_runs
 
-from lcn_jax import parallel, sleep, state, wake
+from lcn_jax import sleep
 from lcn_jax.data.batches import Pixels
 from lcn_jax.errors import UsageError
-from lcn_jax.metrics import Sums
 from lcn_jax.resnet import ResNet
+from lcn_jax.training import parallel, state, wake
+from lcn_jax.training.metrics import Sums
 
 SHAPE, EXAMPLES, BATCH = (8, 8, 1), 48, 16
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lcn_jax import progress
+from lcn_jax.training import progress
 
 WHOLE = {'total_steps': 1000, 'batch_size': 50, 'resumed_at': 100, 'train_top1': 0.5}
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tiny_runs import ROOT
 
-from lcn_jax import config as configs
 from lcn_jax.data import sources
+from lcn_jax.training import config as configs
 
 TEXTS = {name: (ROOT / name).read_text() for name in ('README.md', 'CONTRIBUTING.md')}
 ALL = '\n'.join(TEXTS.values())

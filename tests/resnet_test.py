@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lcn_jax import state
 from lcn_jax.local import LocalConv
 from lcn_jax.resnet import Conv, ResNet
+from lcn_jax.training import state
 
 SHAPE = (8, 8, 3)
 CONVOLUTIONS = [

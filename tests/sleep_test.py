@@ -10,11 +10,12 @@ import optax
 import pytest
 from absl.testing import parameterized
 
-from lcn_jax import parallel, sleep
+from lcn_jax import sleep
 from lcn_jax.errors import UsageError
 from lcn_jax.grid import Grid
 from lcn_jax.resnet import ResNet
-from lcn_jax.state import TrainState, grids
+from lcn_jax.training import parallel
+from lcn_jax.training.state import TrainState, grids
 
 KEY = jax.random.key(0)
 

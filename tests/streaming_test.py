@@ -8,12 +8,13 @@ import pytest
 import tiny_archives
 from PIL import Image
 
-from lcn_jax import config as configs
-from lcn_jax.data import inputs, photographs, sources, streaming
+from lcn_jax.data import photographs, sources, streaming
 from lcn_jax.data.prepare import prepare
 from lcn_jax.data.sources import MISSING
 from lcn_jax.errors import UsageError
-from lcn_jax.train import train_and_evaluate
+from lcn_jax.training import config as configs
+from lcn_jax.training import inputs
+from lcn_jax.training.train import train_and_evaluate
 
 TRAIN, VALIDATION = 12, 3
 

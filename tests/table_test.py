@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import table_report
+from experiments.reports import table as table_report
 
 ROOT = Path(__file__).parents[1]
 CONFIG = 'tests/tiny_config.py'

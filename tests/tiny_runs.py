@@ -10,8 +10,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from lcn_jax import checkpoint, train
-from lcn_jax import config as configs
+from lcn_jax.training import checkpoint, train
+from lcn_jax.training import config as configs
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from experiments.configs import cifar10, digits
-from lcn_jax import config as configs
-from lcn_jax import sleep, train
+from lcn_jax import sleep
 from lcn_jax.errors import UsageError
+from lcn_jax.training import config as configs
+from lcn_jax.training import train
 
 KINDS = ('conv', 'lc', 'lc_translations', 'lc_hebbian')
 GOLDEN = pathlib.Path(__file__).with_name('golden_metrics.json')

@@ -6,7 +6,7 @@
 Padding is 4 here; 0 and 8 are the paper's other columns.
 """
 
-from lcn_jax import config as configs
+from lcn_jax.training import config as configs
 
 
 def get_config(kind: str = 'lc_hebbian'):

@@ -8,7 +8,7 @@ Padding is 4 here; 0 and 8 are the paper's other columns. To choose a learning r
 did, hold out a tenth of the training images with `--config.validation=5000`.
 """
 
-from lcn_jax import config as configs
+from lcn_jax.training import config as configs
 
 
 def get_config(kind: str = 'lc_hebbian'):

@@ -6,7 +6,7 @@
 `make demo` trains the four kinds.
 """
 
-from lcn_jax import config as configs
+from lcn_jax.training import config as configs
 
 
 def get_config(kind: str = 'lc_hebbian'):

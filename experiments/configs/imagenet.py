@@ -10,7 +10,7 @@ connected layers have half a billion parameters; `--config.model.n_first_conv=1`
 convolution, with the most positions, shared.
 """
 
-from lcn_jax import config as configs
+from lcn_jax.training import config as configs
 
 
 def get_config(kind: str = 'lc_hebbian'):

@@ -12,7 +12,7 @@ images with `--config.validation=10000`. A zip with fewer classes works: the net
 all the same.
 """
 
-from lcn_jax import config as configs
+from lcn_jax.training import config as configs
 
 
 def get_config(kind: str = 'lc_hebbian'):

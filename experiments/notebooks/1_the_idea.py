@@ -39,10 +39,11 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from experiments import show_kernels
+from experiments.common.provenance import provenance
 from experiments.configs import digits
-from experiments.provenance import provenance
-from lcn_jax import checkpoint, convert, metrics, sleep, state, train
+from lcn_jax import convert, sleep
 from lcn_jax.data import sources
+from lcn_jax.training import checkpoint, metrics, state, train
 
 print('lcn_jax', importlib.metadata.version('lcn_jax'), provenance())
 print(jax.devices())

@@ -34,10 +34,10 @@ import tempfile
 import jax
 import matplotlib.pyplot as plt
 
+from experiments.common.provenance import provenance
 from experiments.configs import cifar10, digits
-from experiments.provenance import provenance
 from lcn_jax.errors import Stopped
-from lcn_jax.train import train_and_evaluate
+from lcn_jax.training.train import train_and_evaluate
 
 print('lcn_jax', importlib.metadata.version('lcn_jax'), provenance())
 print(jax.devices())
@@ -49,8 +49,8 @@ jax.config.update('jax_compilation_cache_dir', f'{folder}/cache')  # for what th
 #
 # The kind of network is a point on three axes: connectivity (shared or local weights), translations
 # (how many moved copies of an image a batch holds), and sleep (by which rule, how often).
-# `lcn_jax/config.py` has every field with a comment; the files in `experiments/configs` only change
-# values. This is CIFAR-10 as in the paper:
+# `lcn_jax/training/config.py` has every field with a comment; the files in `experiments/configs`
+# only change values. This is CIFAR-10 as in the paper:
 
 # %%
 print(cifar10.get_config('lc_hebbian'))

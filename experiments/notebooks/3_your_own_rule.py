@@ -32,12 +32,12 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
+from experiments.common.provenance import provenance
 from experiments.configs import digits
-from experiments.provenance import provenance
 from lcn_jax import maps, sleep
 from lcn_jax.grid import Grid
 from lcn_jax.local import he_normal
-from lcn_jax.train import train_and_evaluate
+from lcn_jax.training.train import train_and_evaluate
 
 print('lcn_jax', importlib.metadata.version('lcn_jax'), provenance())
 print(jax.devices())

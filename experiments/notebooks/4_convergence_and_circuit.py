@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 
 from experiments import convergence
-from experiments.provenance import provenance
+from experiments.common.provenance import provenance
 from lcn_jax import circuit
 from lcn_jax.snr import weight_snr
 

@@ -37,12 +37,12 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments import brain_report
+from experiments.common.provenance import provenance
 from experiments.configs import digits
-from experiments.provenance import provenance
+from experiments.reports import brain as brain_report
 from lcn_jax.brain import assembly, features
 from lcn_jax.data import sources
-from lcn_jax.train import train_and_evaluate
+from lcn_jax.training.train import train_and_evaluate
 
 print('lcn_jax', importlib.metadata.version('lcn_jax'), provenance())
 print(jax.devices())

@@ -9,10 +9,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from lcn_jax import checkpoint, state, train, wake
 from lcn_jax.data import sources
 from lcn_jax.data.batches import Pixels, normalise
 from lcn_jax.resnet import ResNet
+from lcn_jax.training import checkpoint, state, train, wake
 
 MODES = {1: 'L', 3: 'RGB'}  # Pillow's names
 

@@ -12,10 +12,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from lcn_jax import parallel
 from lcn_jax.data import batches, sources, streaming
 from lcn_jax.data.batches import Pixels
 from lcn_jax.errors import UsageError
+from lcn_jax.training import parallel
 
 
 class Input(Protocol):

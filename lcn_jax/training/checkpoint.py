@@ -22,8 +22,8 @@ from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from lcn_jax.errors import UsageError, writing
-from lcn_jax.metrics import Sums
-from lcn_jax.state import TrainState
+from lcn_jax.training.metrics import Sums
+from lcn_jax.training.state import TrainState
 
 # What a resumed run may change: nothing that is computed or logged depends on these.
 FREE = ('checkpoint_every', 'data_dir', 'tensorboard', 'workers')

@@ -29,5 +29,5 @@ def _commit() -> str:
     head = git('rev-parse', '--short', 'HEAD')
     if head.returncode:
         return 'unknown'
-    changed = git('status', '--porcelain', '--untracked-files=no', '--', '../*.py').stdout
+    changed = git('status', '--porcelain', '--untracked-files=no', '--', ':/*.py').stdout
     return head.stdout.strip() + ('+' if changed else '')

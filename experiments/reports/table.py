@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from lcn_jax.metrics import numbers
+from lcn_jax.training.metrics import numbers
 
 ROWS = {
     'conv': 'conv',

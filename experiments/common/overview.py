@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from lcn_jax import checkpoint, cost, parallel, state, train, wake
-from lcn_jax import config as configs
 from lcn_jax.data import sources
+from lcn_jax.training import checkpoint, cost, parallel, state, train, wake
+from lcn_jax.training import config as configs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,11 +14,12 @@ import ml_collections
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from lcn_jax import config as configs
-from lcn_jax import faults, metrics, parallel, sleep, state, wake
-from lcn_jax.data import batches, inputs, sources
+from lcn_jax import sleep
+from lcn_jax.data import batches, sources
 from lcn_jax.errors import Diverged, Stopped, UsageError
 from lcn_jax.resnet import ResNet
+from lcn_jax.training import config as configs
+from lcn_jax.training import faults, inputs, metrics, parallel, state, wake
 
 LONGEST_STRETCH = 10  # steps between looks at whether to stop
 

@@ -9,8 +9,8 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
-from lcn_jax import state
 from lcn_jax.grid import Grid
+from lcn_jax.training import state
 
 # What a step keeps of a convolution for the backward pass: its output, what BatchNorm subtracted
 # the mean from, and the input of the next one.

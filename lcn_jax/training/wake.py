@@ -12,10 +12,10 @@ import ml_collections
 import optax
 from jax import lax
 
-from lcn_jax import parallel
 from lcn_jax.data.batches import Pixels, eval_batch, train_batch
-from lcn_jax.metrics import Sums
-from lcn_jax.state import TrainState
+from lcn_jax.training import parallel
+from lcn_jax.training.metrics import Sums
+from lcn_jax.training.state import TrainState
 
 
 def learning_rate(config: ml_collections.ConfigDict, total_steps: int) -> optax.Schedule:

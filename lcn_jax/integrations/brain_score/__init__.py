@@ -5,7 +5,7 @@ Brain-Score's environment (6.5 GB) needs nothing of ours but this folder:
 
     python3.11 -m venv brainscore
     brainscore/bin/pip install brainscore-vision
-    cp -r lcn_jax/brain_score_plugin \\
+    cp -r lcn_jax/integrations/brain_score \\
         brainscore/lib/python3.11/site-packages/brainscore_vision/models/lcn_jax
     export LCN_BRAIN_SCORE_DIR=$PWD/scored   # has a folder for each network, named as below
     brainscore/bin/python -c "import brainscore_vision as b; \\

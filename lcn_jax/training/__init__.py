@@ -1,0 +1,1 @@
+"""Training: configs, the loop around wake and sleep steps, checkpoints, records."""
