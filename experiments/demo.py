@@ -5,7 +5,6 @@
 Writes OUT/results.json and OUT/report.png, and the records of each run under OUT.
 """
 
-import json
 import os
 import statistics
 import time
@@ -16,7 +15,8 @@ from absl import flags
 from experiments.common import cli
 from experiments.common.provenance import provenance
 from experiments.configs import digits
-from lcn_jax.training.metrics import plain
+from lcn_jax.files import to_json, write_text
+from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.progress import Progress
 from lcn_jax.training.train import train_and_evaluate
 
@@ -33,7 +33,7 @@ def main(argv):
     # The kinds have programs in common.
     jax.config.update('jax_compilation_cache_dir', os.path.abspath(f'{OUT.value}/cache'))
     started = time.perf_counter()
-    runs = {kind: [train(kind, seed) for seed in range(SEEDS.value)] for kind in KINDS}
+    runs = {kind: train(kind) for kind in KINDS}
     results = {kind: summary(runs[kind]) for kind in KINDS}
     print(f'\ntrained in {time.perf_counter() - started:.0f} s\n')
     print(table(results))
@@ -42,29 +42,41 @@ def main(argv):
     print(f'\n{OUT.value}/results.json and {OUT.value}/report.png are written')
 
 
-def train(kind: str, seed: int) -> list[dict]:
-    """Trains one network; returns its records, the last with the number of parameters."""
+def train(kind: str) -> list[list[dict]]:
+    """Trains a network of each seed; returns their records, the last with 'parameters'."""
     config = digits.get_config(kind)
-    config.seed = seed
     config.data_dir = os.path.join(OUT.value, 'data')
     config.checkpoint_every = 0  # a run takes seconds
     if EPOCHS.value is not None:
         config.epochs = EPOCHS.value
-    show = Progress(f'{kind}, seed {seed}')
-    records = []
+    experiment = Experiment.create(config)
+    runs = []
+    for seed in range(SEEDS.value):
+        config.seed = seed
+        records = Records(Progress(f'{kind}, seed {seed}'))
+        workdir = os.path.join(OUT.value, f'{kind}-{seed}')
+        result = train_and_evaluate(config, workdir, records, experiment)
+        runs.append([*records[:-1], result])
+    return runs
 
-    def report(record):
-        records.append(record)
-        show(record)
 
-    result = train_and_evaluate(config, os.path.join(OUT.value, f'{kind}-{seed}'), report)
-    return [*records[:-1], result]
+class Records(list):
+    """The records of a run, which are also shown."""
+
+    def __init__(self, show):
+        super().__init__()
+        self._show = show
+
+    def __call__(self, record):
+        self.append(record)
+        self._show(record)
 
 
 def summary(records_of_seeds: list[list[dict]]) -> dict:
     """Means over seeds at the end of training, and the sample standard deviation of accuracy.
 
-    The weight SNR is from before the sleep, if training ends in one: what learning left of sharing.
+    If training ends in a sleep, the weight SNR is the one before it: how much of the sharing
+    learning has left.
     """
     last = [records[-1] for records in records_of_seeds]
     accuracies = [record['test_top1'] for record in last]
@@ -95,9 +107,8 @@ def table(results: dict[str, dict]) -> str:
 
 
 def write_json(results: dict[str, dict]) -> None:
-    with open(os.path.join(OUT.value, 'results.json'), 'w') as file:
-        json.dump(plain(provenance() | {'seeds': SEEDS.value, 'kinds': results}), file, indent=1)
-        file.write('\n')
+    report = provenance() | {'seeds': SEEDS.value, 'kinds': results}
+    write_text(os.path.join(OUT.value, 'results.json'), to_json(report, indent=1))
 
 
 def draw(runs: dict[str, list[list[dict]]]) -> None:

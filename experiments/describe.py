@@ -1,9 +1,9 @@
-"""What a network is made of and what training it takes, before anything is allocated.
+"""Describes a network and the cost of training it, before anything is allocated.
 
     python -m experiments.describe --config=experiments/configs/imagenet.py:lc_hebbian
 
 Prints parameters and FLOPs by layer, and an estimate of the memory that a training step takes on
-each device. The dataset need not be there: its images, where they live on the device, come on top.
+each device. The dataset need not be there; where its images stay on the device, they come on top.
 JAX_NUM_CPU_DEVICES=8 in the environment describes a run on eight devices.
 """
 
@@ -12,7 +12,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments.common import cli, overview
-from lcn_jax.training import cost, train
+from lcn_jax.training import cost
+from lcn_jax.training.experiment import Experiment
 
 CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'File with get_config(kind), a colon, and the kind.', lock_config=True
@@ -22,30 +23,32 @@ flags.mark_flag_as_required('config')
 
 def main(argv):
     del argv
-    print(describe(CONFIG.value))
+    print(describe(Experiment.create(CONFIG.value)))
 
 
-def describe(config) -> str:
-    """The report of `config` on all devices, which share its batch."""
-    found, devices = overview.costs(config), jax.device_count()
-    local = [layer.parameters for layer in found.layers if layer.grid]
-    flops = cost.step_flops(found.layers)
-    size = '×'.join(map(str, train.image_shape(config)))
+def describe(experiment: Experiment) -> str:
+    """The report of an experiment on all devices, which divide its batch among them."""
+    config, devices = experiment.config, jax.device_count()
+    layers = cost.layers(experiment.model, experiment.image_shape)
+    memory = overview.memory(experiment)
+    local = [layer.parameters for layer in layers if layer.grid]
+    flops = cost.step_flops(layers)
+    size = '×'.join(map(str, experiment.image_shape))
     return '\n'.join(
         [
             f'{config.dataset}, {overview.kind(config)}, images {size}, {config.model.dtype}',
             '',
-            layer_table(found.layers),
+            layer_table(layers),
             '',
-            f'parameters     {found.parameters:,}, of them {sum(local):,} in {len(local)} locally '
-            'connected kernels',
+            f'parameters     {experiment.parameters:,}, of them {sum(local):,} in {len(local)} '
+            'locally connected kernels',
             f'training step  {flops / 1e9:.3g} GFLOP for an image, '
             f'{flops * config.batch_size / 1e9:,.0f} GFLOP for the batch of {config.batch_size}',
-            f'memory         about {overview.readable(sum(found.memory.values()))} on each of '
+            f'memory         about {overview.readable(sum(memory.values()))} on each of '
             f'{devices} device(s), with {config.batch_size // devices} images:',
             *(
-                f'               {overview.readable(size):>12}  {name}'
-                for name, size in found.memory.items()
+                f'               {overview.readable(size):>12}  {purpose}'
+                for purpose, size in memory.items()
                 if size
             ),
         ]

@@ -4,17 +4,17 @@
         --paddings=0,4,8 --seeds=5 --out=runs/table
 
 Trains what is missing, each run in a workdir of its own, OUT/DATASET-PADDING/ROW-SEED; whatever
-stopped it, the same command goes on, and another config adds columns. Ends with OUT/table.md,
-OUT/table.json and OUT/table.png, of all the runs that are done. Rows with n repetitions learn from
-n times more batches in an epoch; a batch that n does not divide is made smaller.
+stopped it, the same command continues, and another config adds columns. Ends with OUT/table.md,
+OUT/table.json and OUT/table.png of all runs that are done; they name runs that failed. Rows with n
+repetitions take n times more steps in an epoch; a batch size that n does not divide is rounded
+down.
 
-With --search it looks instead for the best learning rate and weight decay of each row, on
-a tenth of the training images that is kept out, and prints them: they belong into the config. A
-point of the grid at which training diverges counts as 0 %.
+With --search it looks instead for the best learning rate and weight decay of each row, on a tenth
+of the training images that is held out, and prints them: they belong in the config. A point of the
+grid at which training diverges counts as 0 %.
 """
 
 import itertools
-import json
 import os
 import runpy
 
@@ -26,9 +26,11 @@ from experiments.common import cli
 from experiments.common.provenance import provenance
 from experiments.reports import table as table_report
 from lcn_jax.data import sources
-from lcn_jax.errors import Diverged, Stopped, UsageError, writing
+from lcn_jax.errors import Diverged, Stopped, UsageError
+from lcn_jax.files import from_json, to_json, write_text, writing
 from lcn_jax.training import checkpoint, faults
-from lcn_jax.training.metrics import numbers, plain
+from lcn_jax.training import config as configs
+from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.progress import Progress
 from lcn_jax.training.train import evaluated_split, train_and_evaluate
 
@@ -57,7 +59,7 @@ SETTINGS = {
 LEARNING_RATES = {'conv': (1e-1, 5e-2, 1e-2, 5e-3), 'lc': (1e-3, 5e-4, 1e-4, 5e-5)}
 WEIGHT_DECAYS = (1e-2, 1e-4)
 
-STOPPED = 'stopped; the same command goes on from there.'
+STOPPED = 'stopped; the same command continues from there.'
 
 
 def main(argv):
@@ -68,33 +70,41 @@ def main(argv):
         raise UsageError(f'unknown row {unknown[0]!r}; known: {", ".join(SETTINGS)}.')
     if given('conv').validation:
         raise UsageError(
-            '--search holds images out by itself, and a table tests: leave out --config.validation.'
+            'leave out --config.validation: --search holds images out by itself, and a table is '
+            'evaluated on the test images.'
         )
     if not cells(rows):
         raise UsageError(
-            'copies that are not moved would all be the same: rows with repetitions '
-            'need --paddings above 0.'
+            'the copies of an image would all be the same: rows with repetitions need --paddings '
+            'above 0.'
         )
     jax.config.update('jax_compilation_cache_dir', os.path.abspath(f'{OUT.value}/cache'))
     (search if SEARCH.value else tabulate)(rows)
 
 
 def tabulate(rows: list[str]) -> None:
-    """Trains what is missing, and writes the table of all that is there."""
+    """Trains what is missing, and writes the table of all runs that are done.
+
+    Raises:
+      UsageError: some runs failed. The table has the others, and names those that failed.
+    """
     runs = {}
     for (padding, row), seed in itertools.product(cells(rows), range(SEEDS.value)):
         config = config_of(row, padding, seed)
         runs[f'{OUT.value}/{config.dataset}-{padding}/{row}-{seed}'] = config
-    train_all(runs)
-    report = table_report.aggregate(table_report.read(OUT.value))
+    done, failed = train_all(runs)
+    if not done:
+        raise UsageError(f'no run succeeded; {next(iter(failed))}: {next(iter(failed.values()))}')
+    report = table_report.aggregate(table_report.read(OUT.value)) | {'failed': failed}
     text = table_report.markdown(report)
-    as_json = json.dumps(plain(report), indent=1) + '\n'
-    for name, content in (('table.md', text), ('table.json', as_json)):
-        path = os.path.join(OUT.value, name)
-        with writing(path), open(path, 'w') as file:
-            file.write(content)
-    table_report.plot(report).savefig(os.path.join(OUT.value, 'table.png'), dpi=150)
+    write_text(f'{OUT.value}/table.md', text)
+    write_text(f'{OUT.value}/table.json', to_json(report, indent=1))
+    picture = f'{OUT.value}/table.png'
+    with writing(picture):
+        table_report.plot(report).savefig(picture, dpi=150)
     print(f'\n{text}\n{OUT.value}/table.md, table.json and table.png are written')
+    if failed:
+        raise UsageError(f'{len(failed)} of {len(runs)} runs failed; the table names them.')
 
 
 def search(rows: list[str]) -> None:
@@ -110,7 +120,9 @@ def search(rows: list[str]) -> None:
             config.validation = held_out
             config.learning_rate, config.weight_decay = rate, decay
             runs[f'{OUT.value}/search/{config.dataset}-{padding}/{row}-{rate:g}-{decay:g}'] = config
-        results = train_all(runs)
+        results, failed = train_all(runs)
+        if not results:
+            raise UsageError(next(iter(failed.values())))
         best = max(results, key=lambda workdir: results[workdir]['validation_top1'])
         print(
             f'{row}, padding {padding}: learning_rate {runs[best].learning_rate:g}, weight_decay '
@@ -119,7 +131,7 @@ def search(rows: list[str]) -> None:
 
 
 def cells(rows: list[str]) -> list[tuple[int, str]]:
-    """(padding, row); copies that are not moved would all be the same."""
+    """(padding, row) pairs; without padding all copies of an image would be the same."""
     pairs = itertools.product(paddings(), rows)
     return [(padding, row) for padding, row in pairs if padding or 'reps' not in row]
 
@@ -154,43 +166,63 @@ def config_of(row: str, padding: int, seed: int) -> ConfigDict:
     return config
 
 
-def train_all(runs: dict[str, ConfigDict]) -> dict[str, dict]:
-    """Workdir -> config in, workdir -> what `train_one` returns out."""
-    done = {}
+def train_all(runs: dict[str, ConfigDict]) -> tuple[dict[str, dict], dict[str, str]]:
+    """Trains each config in its workdir, unless that has been done.
+
+    Returns:
+      The last record and provenance of every run, and the reasons of those that failed, both by
+      workdir.
+    """
+    done, failed, experiment = {}, {}, None
     with faults.StopRequests() as requests:  # that come between runs
-        for workdir, config in runs.items():
+        for number, (workdir, config) in enumerate(runs.items(), 1):
             if requests.heard():
                 raise Stopped(STOPPED)
             name = os.path.relpath(workdir, OUT.value)
-            done[workdir] = result = train_one(config, workdir, Progress(name))
+            try:
+                result = read_done(config, workdir)
+                if result is None:
+                    if not experiment or experiment.config != configs.without_seed(config):
+                        experiment = Experiment.create(config)
+                    result = train_one(config, workdir, Progress(name), experiment)
+            except UsageError as e:
+                failed[workdir] = str(e)
+                print(f'{number}/{len(runs)}  {name}  failed: {e}', flush=True)
+                continue
+            done[workdir] = result
             accuracy = result[f'{evaluated_split(config)}_top1']
             print(
-                f'{len(done)}/{len(runs)}  {name}  accuracy {accuracy:.1%}  '
-                f'{result["seconds"]:.0f} s',
+                f'{number}/{len(runs)}  {name}  accuracy {accuracy:.1%}  {result["seconds"]:.0f} s',
                 flush=True,
             )
-    return done
+    return done, failed
 
 
-def train_one(config: ConfigDict, workdir: str, show) -> dict:
-    """The last record of a run and where it was made, from WORKDIR/done.json or by training."""
+def read_done(config: ConfigDict, workdir: str) -> dict | None:
+    """What `train_one` wrote in WORKDIR/done.json, or None.
+
+    Raises:
+      UsageError: it is the result of another config.
+    """
     path = os.path.join(workdir, 'done.json')
-    if os.path.exists(path):
-        checkpoint.check_same(workdir, config)
-        with open(path) as file:
-            return numbers(json.load(file))
+    if not os.path.exists(path):
+        return None
+    checkpoint.check_same(workdir, config)
+    with open(path) as file:
+        return from_json(file.read())
+
+
+def train_one(config: ConfigDict, workdir: str, show: Progress, experiment: Experiment) -> dict:
+    """Trains, writes the last record and its provenance to WORKDIR/done.json, and returns them."""
     try:
-        result = train_and_evaluate(config, workdir, show) | provenance()
+        result = train_and_evaluate(config, workdir, show, experiment) | provenance()
     except Stopped:
         raise Stopped(STOPPED) from None
     except Diverged:
         if not SEARCH.value:
             raise
         result = {'validation_top1': 0.0, 'seconds': 0.0, 'diverged': True}
-    with writing(path):
-        with open(path + '.part', 'w') as file:
-            json.dump(plain(result), file)
-        os.replace(path + '.part', path)
+    write_text(os.path.join(workdir, 'done.json'), to_json(result))
     return result
 
 

@@ -4,8 +4,8 @@
         --config.data_dir=DIR --workdir=runs/cifar10
 
 The part after the colon is the kind of network. Every value of the config can be set on the command
-line, as `--config.data_dir` is here. Says what will run, shows progress, and writes
-WORKDIR/config.json, WORKDIR/metrics.jsonl and WORKDIR/checkpoints. The same command goes on from
+line, as `--config.data_dir` is here. Prints what will run, shows progress, and writes
+WORKDIR/config.json, WORKDIR/metrics.jsonl and WORKDIR/checkpoints. The same command continues from
 the latest checkpoint; Ctrl-C and SIGTERM save one.
 
 On several hosts that share WORKDIR run the same command on each, with `--multi_process` on a TPU
@@ -20,21 +20,24 @@ from ml_collections import config_flags
 
 from experiments.common import cli, overview
 from lcn_jax.training import parallel
+from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.progress import Progress, duration
 from lcn_jax.training.train import evaluated_split, train_and_evaluate
 
 CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'File with get_config(kind), a colon, and the kind.', lock_config=True
 )
-WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for what the run writes.')
+WORKDIR = flags.DEFINE_string('workdir', None, 'Folder, or URL, that the run writes to.')
 MULTI_PROCESS = flags.DEFINE_bool(
     'multi_process', False, 'Join the processes that a TPU pod or SLURM has started.'
 )
 COORDINATOR_ADDRESS = flags.DEFINE_string(
     'coordinator_address', None, 'HOST:PORT of process 0, to join processes started by hand.'
 )
-NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many they are.', lower_bound=1)
-PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which this is, from 0 on.', lower_bound=0)
+NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Their number.', lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer(
+    'process_id', None, 'The number of this one, from 0.', lower_bound=0
+)
 flags.mark_flags_as_required(['config', 'workdir'])
 
 
@@ -44,10 +47,11 @@ def main(argv):
     if MULTI_PROCESS.value or place != (None, None, None):
         parallel.join_processes(*place)
     config, workdir = CONFIG.value, WORKDIR.value
+    experiment = Experiment.create(config)
     if jax.process_index() == 0:
-        print(overview.of_run(config, workdir), flush=True)
+        print(overview.of_run(experiment, workdir), flush=True)
     label = f'{config.dataset} {config.connectivity}'
-    result = train_and_evaluate(config, workdir, Progress(label))
+    result = train_and_evaluate(config, workdir, Progress(label), experiment)
     split = evaluated_split(config)
     print(
         f'{split} accuracy {result[f"{split}_top1"]:.2%} after {result["step"]} steps in '

@@ -1,12 +1,12 @@
 """Convolutional weights -> locally connected ones, and back.
 
 The two networks of one config have the same parameters under the same names, but for the kernels
-that are locally connected: `grids` (`state.grids` of the locally connected model) says which these
+that are locally connected: `grids` (`local.grids` of the locally connected model) says which these
 are, so both directions need it. All else, biases and BatchNorm included, is returned as it is, and
 the collection 'batch_stats' fits both networks:
 
     model = ResNet(..., local=True)
-    grids = state.grids(model, image_shape)
+    grids = local.grids(model, image_shape)
     local = {**variables, 'params': convert.to_local(variables['params'], grids)}
 
 A pool (`grid.py`) is the positions equal modulo the period, and a sleep makes the members of a pool
@@ -23,7 +23,7 @@ from typing import Any
 import flax.traverse_util
 import jax
 
-from lcn_jax.grid import Grid
+from lcn_jax.grid import Grid, by_path
 from lcn_jax.local import tile_kernel
 
 
@@ -105,7 +105,7 @@ def kernel_to_shared(kernel: jax.Array, grid: Grid) -> jax.Array:
 def _convert(convert: Callable, params: Any, grids: Mapping) -> dict[str, Any]:
     """`convert(number, kernel, grid)` for every kernel of `grids`; errors say which one."""
     flat = flax.traverse_util.flatten_dict(params)
-    flat_grids = sorted(flax.traverse_util.flatten_dict(grids).items())
+    flat_grids = by_path(grids)
     if not flat_grids:
         raise ValueError('grids is empty; it must be of a network with locally connected layers.')
     for number, (path, grid) in enumerate(flat_grids):

@@ -1,7 +1,4 @@
-"""What a user can mend, and what a user asked for."""
-
-import contextlib
-from collections.abc import Iterator
+"""Exceptions that are shown to users in one line."""
 
 
 class UsageError(ValueError):
@@ -12,25 +9,11 @@ class UsageError(ValueError):
 
 
 class Diverged(UsageError):
-    """The loss or a parameter of a training is not finite any more."""
+    """The training loss or a parameter is no longer finite."""
 
 
 class Stopped(Exception):
-    """The run was asked to stop and has saved everything; the message says how to go on.
+    """The run was asked to stop and has saved everything; the message says how to continue.
 
     The binaries print it and exit with status 0.
     """
-
-
-@contextlib.contextmanager
-def writing(path: str) -> Iterator[None]:
-    """Turns what goes wrong while a run writes to `path` into a UsageError."""
-    try:
-        yield
-    except Exception as e:  # orbax and tensorstore have many names for a full disk
-        reason = str(e).partition('\n')[0][-120:]  # tensorstore says last what is wrong
-        raise UsageError(
-            f'cannot write {path} ({reason}). Make room, or whatever it needs, and run the same '
-            'command again: what was written before is kept, and a run goes on from its last good '
-            'checkpoint.'
-        ) from e

@@ -6,8 +6,9 @@ the weight SNR all take it from here.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -165,8 +166,15 @@ class Pools:
         return cls(index, members, slot)
 
     def split(self, kernel: jax.Array) -> jax.Array:
-        """(Ho, Wo, ...) -> (num_pools, members, ...)."""
-        return kernel.reshape(-1, *kernel.shape[2:])[self.index]
+        """(Ho, Wo, kh, kw, C // groups, O) -> (num_pools, members, K, O), K weights of a neuron."""
+        features = kernel.shape[-1]
+        return kernel.reshape(len(self.slot), -1, features)[self.index]
+
+    def means(self, values: jax.Array) -> jax.Array:
+        """(num_pools, members, ...) -> (num_pools, 1, ...): means over the members, no padding."""
+        members = self.members.reshape(*self.members.shape, *[1] * (values.ndim - 2))
+        total = jnp.where(members, values, 0).sum(1, keepdims=True)
+        return total / np.maximum(members.sum(1, keepdims=True), 1).astype(values.dtype)
 
     def join(self, pooled: jax.Array, kernel: jax.Array) -> jax.Array:
         """The inverse of `split`; positions that are in no pool keep the values of `kernel`."""
@@ -176,3 +184,8 @@ class Pools:
             return values
         in_pool = (self.slot >= 0).reshape(*kernel.shape[:2], *[1] * (kernel.ndim - 2))
         return jnp.where(in_pool, values, kernel)
+
+
+def by_path(grids: Mapping) -> list[tuple[tuple[str, ...], Grid]]:
+    """The (path of a kernel in the params, grid) pairs of a tree of grids, in a fixed order."""
+    return sorted(flax.traverse_util.flatten_dict(grids).items())

@@ -346,20 +346,6 @@ def tile_kernel(kernel: jax.Array, output_size: Pair) -> jax.Array:
     return jnp.broadcast_to(kernel, (*output_size, *kernel.shape))
 
 
-def shared_normal(noise: float = 0.0) -> Callable:
-    """Initialiser: one `he_normal` kernel for all positions, plus `noise` times one of their own.
-
-    With noise 0 the layer starts out convolutional.
-    """
-
-    def init(key, shape, dtype=jnp.float32):
-        common_key, own_key = jax.random.split(key)
-        common = he_normal(common_key, (1, 1, *shape[2:]), dtype)
-        return common + noise * he_normal(own_key, shape, dtype)
-
-    return init
-
-
 class LocalConv(nn.Module):
     """Locally connected layer with the arguments of `flax.linen.Conv`, where both have them.
 
@@ -406,3 +392,14 @@ class LocalConv(nn.Module):
             implementation=self.implementation,
         )
         return y if bias is None else y + bias
+
+
+def grids(model: nn.Module, image_shape: tuple[int, int, int]) -> dict:
+    """The `Grid` of every locally connected kernel of a model, at the kernel's path in the params.
+
+    For images (H, W, C). Nothing is computed; {} if no layer is locally connected.
+    """
+    variables = jax.eval_shape(
+        lambda key: model.init(key, jnp.zeros((1, *image_shape)), train=False), jax.random.key(0)
+    )
+    return variables.get('grids', {})

@@ -21,7 +21,6 @@ Shape suffixes: P pools, M members of a pool (padded), K = kh·kw·C // groups w
 features, B patterns in a step, S steps.
 """
 
-import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -34,11 +33,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from lcn_jax import plugins
 from lcn_jax.circuit import Circuit, simulate
 from lcn_jax.errors import UsageError
-from lcn_jax.grid import Grid, Pools
-from lcn_jax.training.parallel import AXIS, shard
-from lcn_jax.training.state import TrainState
+from lcn_jax.grid import Grid, Pools, by_path
 
 Rule = Callable[..., jax.Array]
 
@@ -52,8 +50,8 @@ def mean(kernel: jax.Array, grid: Grid, key: jax.Array, *, border: str) -> jax.A
     Not random: `key` is unused.
     """
     pools = Pools.of(grid, border)
-    weights_PMKO = _split(pools, kernel)
-    shared = jnp.broadcast_to(_pool_means(pools, weights_PMKO), weights_PMKO.shape)
+    weights_PMKO = pools.split(kernel)
+    shared = jnp.broadcast_to(pools.means(weights_PMKO), weights_PMKO.shape)
     return pools.join(shared, kernel)
 
 
@@ -63,28 +61,9 @@ def exact(kernel: jax.Array, grid: Grid, key: jax.Array, *, border: str, gamma: 
     Not random: `key` is unused.
     """
     pools = Pools.of(grid, border)
-    weights_PMKO = _split(pools, kernel)
-    means = _pool_means(pools, weights_PMKO)
+    weights_PMKO = pools.split(kernel)
+    means = pools.means(weights_PMKO)
     return pools.join(means + gamma / (1 + gamma) * (weights_PMKO - means), kernel)
-
-
-def exact_for(
-    kernel: jax.Array, grid: Grid, patterns: jax.Array, *, border: str, gamma: float
-) -> jax.Array:
-    """The fixed point for given patterns (S, B, kh, kw, C or C // groups), all shown for ever.
-
-    With C = E[x xᵀ]:  w* = (C + gamma I)⁻¹ (C mean_j w_j + gamma w), so the mean of a pool stays
-    and the deviations are multiplied by gamma (C + gamma I)⁻¹. gamma must be positive.
-    """
-
-    def sleep_map(inputs_SBK):
-        x = inputs_SBK.reshape(-1, inputs_SBK.shape[-1])
-        identity = jnp.eye(x.shape[-1], dtype=kernel.dtype)
-        covariance = x.T @ x / len(x)
-        return gamma * jnp.linalg.solve(covariance + gamma * identity, identity)
-
-    maps_GKK = jax.vmap(sleep_map)(_by_group(patterns, kernel))
-    return _map_deviations(kernel, grid, border, maps_GKK)
 
 
 def hebbian(
@@ -98,7 +77,7 @@ def hebbian(
     steps: int,
     patterns_per_step: int,
     momentum: float,
-    split_patterns: bool = False,
+    axis_name: str | None = None,
 ) -> jax.Array:
     """Iterates the rule over fresh Gaussian patterns.
 
@@ -109,11 +88,11 @@ def hebbian(
       learning_rate: of a step, whose update is averaged over its patterns.
       steps, patterns_per_step: how many patterns there are.
       momentum: decay of the velocity, which is 0 at the start of the sleep.
-      split_patterns: each device sees its part of the patterns, and all add up the updates. Else
-        each sees them all, which needs no communication.
+      axis_name: of the devices that divide the patterns among them and average their updates.
+        Without it every device sees all patterns, which needs no communication.
 
     Raises:
-      UsageError: the devices cannot share the patterns equally, or deviations would grow.
+      UsageError: the devices cannot divide the patterns equally, or deviations would grow.
     """
     # A step changes the mean square of a deviation by 1 - 2 lr + lr² (1 + (K + 1) / B): the random
     # covariance of B patterns has that second moment. Momentum would make it another number.
@@ -127,12 +106,12 @@ def hebbian(
             'sleep.hebbian.patterns_per_step.'
         )
     keys = jax.random.split(key, patterns_per_step)
-    if split_patterns:
-        device, devices = shard()
+    if axis_name is not None:
+        device, devices = lax.axis_index(axis_name), lax.axis_size(axis_name)
         if patterns_per_step % devices:
             raise UsageError(
                 f'{patterns_per_step} patterns per step cannot be split over {devices} devices: '
-                'change sleep.hebbian.patterns_per_step or set split_patterns=False.'
+                'change sleep.hebbian.patterns_per_step or set sleep.hebbian.split_patterns=False.'
             )
         part = patterns_per_step // devices
         keys = lax.dynamic_slice_in_dim(keys, device * part, part)
@@ -148,7 +127,7 @@ def hebbian(
         gamma=gamma,
         learning_rate=learning_rate,
         momentum=momentum,
-        axis_name=AXIS if split_patterns else None,
+        axis_name=axis_name,
     )
 
 
@@ -190,37 +169,6 @@ def hebbian_for(
     return _map_deviations(kernel, grid, border, jax.vmap(sleep_map)(inputs_GSBK))
 
 
-def hebbian_stepwise(
-    kernel: jax.Array,
-    grid: Grid,
-    patterns: jax.Array,
-    *,
-    border: str,
-    gamma: float,
-    learning_rate: float,
-    momentum: float = 0.0,
-) -> jax.Array:
-    """`hebbian_for` neuron by neuron, as the rule is written: slow, the reference for tests.
-
-    One group only: patterns (S, B, kh, kw, C).
-    """
-    pools = Pools.of(grid, border)
-    start_PMKO = _split(pools, kernel)
-    orders_PK = _patch_orders(grid, kernel.shape[4])
-
-    def step(carry, pattern):
-        weights, velocity = carry
-        x_BPK = pattern.reshape(len(pattern), -1)[:, orders_PK]
-        z_BPMO = jnp.einsum('bpk,pmko->bpmo', x_BPK, weights)
-        deviation = z_BPMO - jax.vmap(partial(_pool_means, pools))(z_BPMO)
-        hebb = jnp.einsum('bpmo,bpk->pmko', deviation, x_BPK) / len(pattern)
-        velocity = momentum * velocity + learning_rate * (hebb + gamma * (weights - start_PMKO))
-        return (weights - velocity, velocity), None
-
-    (weights, _), _ = lax.scan(step, (start_PMKO, jnp.zeros_like(start_PMKO)), patterns)
-    return pools.join(weights, kernel)
-
-
 def circuit(
     kernel: jax.Array,
     grid: Grid,
@@ -246,7 +194,7 @@ def circuit(
     the means of the pools decay too, several times more slowly than the deviations.
     """
     pools = Pools.of(grid, border)
-    weights_PMKO = _split(pools, kernel)
+    weights_PMKO = pools.split(kernel)
     weights_count = weights_PMKO.shape[2]
     parameters = Circuit(
         alpha=alpha,
@@ -273,18 +221,6 @@ RULES: dict[str, Rule] = {rule.__name__: rule for rule in (mean, exact, hebbian,
 
 
 # ---- What the rules are made of. -----------------------------------------------------------------
-
-
-def _split(pools: Pools, kernel: jax.Array) -> jax.Array:
-    """(Ho, Wo, kh, kw, C, O) -> (P, M, K, O)."""
-    return pools.split(kernel).reshape(*pools.index.shape, -1, kernel.shape[-1])
-
-
-def _pool_means(pools: Pools, values: jax.Array) -> jax.Array:
-    """(P, M, ...) -> (P, 1, ...), means over the members only."""
-    members = pools.members.reshape(*pools.members.shape, *[1] * (values.ndim - 2))
-    total = jnp.where(members, values, 0).sum(1, keepdims=True)
-    return total / np.maximum(members.sum(1, keepdims=True), 1).astype(values.dtype)
 
 
 def _patch_orders(grid: Grid, channels: int) -> np.ndarray:
@@ -314,8 +250,8 @@ def _map_deviations(kernel: jax.Array, grid: Grid, border: str, maps_GKK: jax.Ar
     pools = Pools.of(grid, border)
     orders = _patch_orders(grid, kernel.shape[4])
     maps_GPKK = maps_GKK[:, orders[:, :, None], orders[:, None, :]]
-    weights_PMKO = _split(pools, kernel)
-    means = _pool_means(pools, weights_PMKO)
+    weights_PMKO = pools.split(kernel)
+    means = pools.means(weights_PMKO)
     deviations = weights_PMKO - means
     grouped = deviations.reshape(*deviations.shape[:3], len(maps_GKK), -1)
     mapped = jnp.einsum('gpjk,pmkgo->pmjgo', maps_GPKK, grouped)
@@ -333,17 +269,7 @@ def resolve(name: str, options: Mapping[str, Any]) -> Rule:
     Raises:
       UsageError: there is no such rule, or it does not take these options.
     """
-    if name in RULES:
-        rule = RULES[name]
-    else:
-        module, _, function = name.partition(':')
-        try:
-            rule = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError, ValueError) as e:
-            raise UsageError(
-                f'unknown sleep rule {name!r} ({e}); known: {", ".join(RULES)}, or '
-                "'module:function' for a rule of your own."
-            ) from None
+    rule = RULES[name] if name in RULES else plugins.load(name, 'sleep rule', RULES)
     try:
         inspect.signature(rule).bind(None, None, None, **options)
     except TypeError as e:
@@ -356,13 +282,13 @@ def resolve(name: str, options: Mapping[str, Any]) -> Rule:
 def share(params: Any, grids: Mapping, rule: Rule, key: jax.Array) -> Any:
     """Applies `rule` to every locally connected kernel of `params`; all else is returned as it is.
 
-    `grids` (`state.grids`) says which kernels these are. Each gets a key of its own.
+    `grids` (`local.grids`) says which kernels these are. Each gets a key of its own.
 
     Raises:
       UsageError: the rule returns something other than a kernel of the same shape and dtype.
     """
     flat = flax.traverse_util.flatten_dict(params)
-    for i, (path, grid) in enumerate(sorted(flax.traverse_util.flatten_dict(grids).items())):
+    for i, (path, grid) in enumerate(by_path(grids)):
         kernel = flat[path]
         flat[path] = shared = rule(kernel, grid, jax.random.fold_in(key, i))
         if (jnp.shape(shared), jnp.result_type(shared)) != (kernel.shape, kernel.dtype):
@@ -371,30 +297,3 @@ def share(params: Any, grids: Mapping, rule: Rule, key: jax.Array) -> Any:
                 f'one {kernel.shape} of {kernel.dtype}; it must keep shape and dtype.'
             )
     return flax.traverse_util.unflatten_dict(flat)
-
-
-def sleep(
-    state: TrainState, key: jax.Array, *, grids: Mapping, rule: Rule, share_moments: bool
-) -> TrainState:
-    """One sleep: the locally connected kernels move, all else stays.
-
-    With `share_moments` the optimizer's moments of these kernels take the mean of their pool, as
-    the moments of a convolution would. The key depends on the step only, so replicas sleep alike.
-    """
-    key = jax.random.fold_in(key, state.step)
-    state = state.replace(params=share(state.params, grids, rule, key))
-    if not share_moments:
-        return state
-    like_params = jax.tree.structure(state.params).__eq__
-    share_mean = partial(mean, border=rule.keywords['border'])
-    return state.replace(
-        opt_state=jax.tree.map(
-            lambda tree: (
-                share(tree, grids, share_mean, key)
-                if like_params(jax.tree.structure(tree))
-                else tree
-            ),
-            state.opt_state,
-            is_leaf=lambda tree: like_params(jax.tree.structure(tree)),
-        )
-    )

@@ -1,9 +1,14 @@
-"""How nearly equal the weights of a pool are: the paper's measure, and two of the authors' code."""
+"""How alike the weights of a pool are: the paper's weight SNR, and the deviation of each neuron."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
-from lcn_jax.grid import Grid
+from lcn_jax import sleep
+from lcn_jax.grid import Grid, Pools, by_path
 
 
 def weight_snr(weights: jax.Array, members: jax.Array | None = None) -> jax.Array:
@@ -26,25 +31,40 @@ def weight_snr(weights: jax.Array, members: jax.Array | None = None) -> jax.Arra
     return jnp.where(var > 0, ratio, jnp.inf).mean(-1)
 
 
-def inverse_weight_snr(weights: jax.Array, members: jax.Array | None = None) -> jax.Array:
-    """Mean over weights j of var_i[w_ij] / mean_i[w_ij]^2, which the authors' simulation records.
+def layer_snrs(params: Any, grids: Mapping, border: str) -> dict[str, jax.Array]:
+    """The paper's weight SNR of every locally connected kernel, by module path.
 
-    The mean of the inverse ratios, so not 1 / `weight_snr`. Arguments as there; a weight that is
-    exactly equal in all members counts 0, one that only its mean makes vanish counts inf.
+    Each is the median over output features and over the pools of at least two neurons: a few
+    weights that happen to be equal to rounding would dominate a mean.
     """
-    mean, var = _moments(weights, members)
-    return jnp.where(var > 0, var / jnp.where(var > 0, mean, 1) ** 2, 0).mean(-1)
+    flat = flax.traverse_util.flatten_dict(params)
+    snrs = {}
+    for path, grid in by_path(grids):
+        pools = Pools.of(grid, border)
+        comparable = pools.members.sum(1) > 1
+        if not comparable.any():
+            continue
+        weights = pools.split(flat[path])[comparable]
+        per_feature = jax.vmap(weight_snr, in_axes=(-1, None))
+        snrs['/'.join(path[:-1])] = jnp.median(per_feature(weights, pools.members[comparable]))
+    return snrs
 
 
-def interior_mean_over_std(kernel: jax.Array, grid: Grid) -> jax.Array:
-    """Mean over all weights of |mean| / std over the positions that do not touch the border.
+def deviation(kernel: jax.Array, grid: Grid, *, border: str) -> jax.Array:
+    """How far each neuron's weights are from the mean of its pool.
 
-    What the authors' training logs call SNR: it is not squared, takes all positions for one pool,
-    and divides the variance by N - 1. kernel: (Ho, Wo, kh, kw, C // groups, O). Returns a scalar,
-    NaN if there are fewer than two such positions.
+    The root mean square over the kh·kw·C // groups weights of a neuron, in their units.
+
+    Args:
+      kernel: (Ho, Wo, kh, kw, C // groups, O).
+      border: as in `Grid.pools`.
+
+    Returns:
+      (Ho, Wo, O) in the kernel's dtype; NaN at positions that are in no pool.
     """
-    interior = kernel[~grid.touches_border()]
-    return (jnp.abs(interior.mean(0)) / interior.std(0, ddof=1)).mean()
+    from_mean = kernel - sleep.mean(kernel, grid, key=None, border=border)
+    in_pool = (grid.pools(border) >= 0)[..., None]
+    return jnp.where(in_pool, jnp.sqrt((from_mean**2).mean((2, 3, 4))), jnp.nan)
 
 
 def _moments(weights, members):

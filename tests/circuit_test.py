@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
 from absl.testing import absltest, flagsaver, parameterized
+from reference_rules import inverse_weight_snr
 
 from experiments import convergence
 from lcn_jax import circuit
 from lcn_jax.circuit import Circuit
-from lcn_jax.snr import inverse_weight_snr, weight_snr
+from lcn_jax.snr import weight_snr
 
 # Learns much faster than the paper's, so that a few patterns move the weights a lot.
 FAST = Circuit(learning_rate=lambda t: 3e-3 / (1 + 1e-3 * t))

@@ -119,11 +119,11 @@ def test_signal_saves_and_exits_with_0(number, resident, uninterrupted, tmp_path
     assert process.returncode == 0, output
     (last,) = (line for line in output.splitlines() if line.startswith('stopped'))
     step = int(last.split()[3])
-    assert last == f'stopped at step {step} of 100; the same command goes on from there.'
+    assert last == f'stopped at step {step} of 100; the same command continues from there.'
     assert str(step) in steps_of(tmp_path)
     assert f'workdir   {tmp_path}, from the start\n' in output
     output = resident.finish(tmp_path, SELDOM)
-    assert f'workdir   {tmp_path}, goes on from step {step}\n' in output
+    assert f'workdir   {tmp_path}, continues from step {step}\n' in output
     shown = [int(number) for number in re.findall(r'  step (\d+)/100  ', output)]
     assert shown[-1] == 100 and min(shown) > step  # none of those from before
     assert output.splitlines()[-1] == (

@@ -12,11 +12,11 @@ import optax
 import pytest
 import tiny_runs
 
-from lcn_jax import sleep
+from lcn_jax import local, sleep
 from lcn_jax.data.batches import Pixels
 from lcn_jax.errors import UsageError
 from lcn_jax.resnet import ResNet
-from lcn_jax.training import parallel, state, wake
+from lcn_jax.training import parallel, sleep_step, state, wake
 from lcn_jax.training.metrics import Sums
 
 SHAPE, EXAMPLES, BATCH = (8, 8, 1), 48, 16
@@ -38,9 +38,9 @@ def train(devices, sync_batch_norm):
         (0, 0, None, None, None),
     )
     rule = sleep.resolve('mean', {'border': 'include'})
-    sleep_step = on_devices(
+    asleep = on_devices(
         functools.partial(
-            sleep.sleep, grids=state.grids(model, SHAPE), rule=rule, share_moments=False
+            sleep_step.step, grids=local.grids(model, SHAPE), rule=rule, share_moments=False
         ),
         (0, None),
     )
@@ -57,7 +57,7 @@ def train(devices, sync_batch_norm):
     for step in range(1, 21):
         train_state, sums = wake_step(train_state, sums, pixels, np.arange(EXAMPLES), key)
         if step % 10 == 0:
-            train_state = sleep_step(train_state, key)
+            train_state = asleep(train_state, key)
     return jax.device_get((train_state, sums))
 
 

@@ -8,14 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import reference_rules
 from absl.testing import parameterized
 
 from lcn_jax import sleep
 from lcn_jax.errors import UsageError
 from lcn_jax.grid import Grid
+from lcn_jax.local import grids
 from lcn_jax.resnet import ResNet
-from lcn_jax.training import parallel
-from lcn_jax.training.state import TrainState, grids
+from lcn_jax.training import parallel, sleep_step
+from lcn_jax.training.state import TrainState
 
 KEY = jax.random.key(0)
 
@@ -93,7 +95,7 @@ def test_hebbian_as_one_matrix_is_the_iterated_rule(grid, momentum, border):
     patterns = jax.random.normal(KEY, (6, 8, *kernel.shape[2:5]))
     options = dict(border=border, gamma=0.1, learning_rate=0.05, momentum=momentum)
     fast = sleep.hebbian_for(kernel, grid, patterns, **options)
-    plain = sleep.hebbian_stepwise(kernel, grid, patterns, **options)
+    plain = reference_rules.hebbian_stepwise(kernel, grid, patterns, **options)
     np.testing.assert_allclose(fast, plain, atol=2e-5)
     assert np.abs(plain - kernel).max() > 0.1
 
@@ -112,7 +114,7 @@ def test_stepwise_rule_is_gradient_descent_on_differences_within_pools():
             total += ((z - z.mean(0)) ** 2).sum() / 2
         return total
 
-    stepped = sleep.hebbian_stepwise(
+    stepped = reference_rules.hebbian_stepwise(
         kernel, grid, pattern, border='include', gamma=0.3, learning_rate=0.01
     )
     np.testing.assert_allclose(stepped, kernel - 0.01 * jax.grad(energy)(kernel), atol=1e-5)
@@ -124,12 +126,12 @@ def test_groups_are_shared_apart():
     patterns = jax.random.normal(KEY, (4, 8, 3, 3, 6))  # three groups of two channels
     options = dict(border='include', gamma=0.1, learning_rate=0.05)
     together = sleep.hebbian_for(kernel, grid, patterns, **options)
-    fixed = sleep.exact_for(kernel, grid, patterns, border='include', gamma=0.1)
+    fixed = reference_rules.exact_for(kernel, grid, patterns, border='include', gamma=0.1)
     for group in range(3):
         features, channels = np.s_[2 * group : 2 * group + 2], np.s_[2 * group : 2 * group + 2]
         alone = sleep.hebbian_for(kernel[..., features], grid, patterns[..., channels], **options)
         np.testing.assert_allclose(together[..., features], alone, atol=1e-5)
-        alone = sleep.exact_for(
+        alone = reference_rules.exact_for(
             kernel[..., features], grid, patterns[..., channels], border='include', gamma=0.1
         )
         np.testing.assert_allclose(fixed[..., features], alone, atol=1e-5)
@@ -140,7 +142,7 @@ def test_hebbian_converges_to_exact_for_the_same_patterns(grid):
     kernel = random_kernel(grid)
     patterns = jax.random.normal(KEY, (1, 200, *kernel.shape[2:5]))
     repeated = jnp.broadcast_to(patterns, (400, *patterns.shape[1:]))
-    fixed = sleep.exact_for(kernel, grid, patterns, border='include', gamma=0.2)
+    fixed = reference_rules.exact_for(kernel, grid, patterns, border='include', gamma=0.2)
     iterated = sleep.hebbian_for(
         kernel, grid, repeated, border='include', gamma=0.2, learning_rate=0.2
     )
@@ -157,7 +159,7 @@ def test_gaussian_patterns_shrink_deviations_to_gamma_over_one_plus_gamma():
     np.testing.assert_allclose(exact, expected, atol=1e-5)
     # The covariance of n patterns is the identity up to sqrt(K / n).
     patterns = jax.random.normal(KEY, (1, 100_000, *kernel.shape[2:5]))
-    sampled = sleep.exact_for(kernel, grid, patterns, border='include', gamma=gamma)
+    sampled = reference_rules.exact_for(kernel, grid, patterns, border='include', gamma=gamma)
     np.testing.assert_allclose(sampled, expected, atol=0.03)
     iterated = sleep.hebbian(
         kernel,
@@ -178,7 +180,7 @@ def test_patterns_split_over_devices_teach_what_they_teach_together():
 
     def asleep(split, patterns=16):
         options = HEBBIAN | {'border': 'include', 'patterns_per_step': patterns}
-        rule = sleep.resolve('hebbian', options | {'split_patterns': split})
+        rule = sleep.resolve('hebbian', options | {'axis_name': parallel.AXIS if split else None})
         return parallel.per_device(lambda kernel: rule(kernel, GRIDS[0], KEY), [0])(
             parallel.replicate(kernel)
         )
@@ -320,7 +322,7 @@ class Applied(chex.TestCase, parameterized.TestCase):
 
     def sleep(self, state, rule='hebbian', share_moments=False):
         rule = sleep.resolve(rule, OPTIONS[rule] | {'border': 'include'})
-        return sleep.sleep(state, KEY, grids=self.grids, rule=rule, share_moments=share_moments)
+        return sleep_step.step(state, KEY, grids=self.grids, rule=rule, share_moments=share_moments)
 
     def test_moves_local_kernels_and_nothing_else(self):
         before = self.state()

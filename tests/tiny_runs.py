@@ -10,8 +10,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from lcn_jax.training import checkpoint, train
+from lcn_jax.training import checkpoint
 from lcn_jax.training import config as configs
+from lcn_jax.training.experiment import Experiment
 
 ROOT = Path(__file__).parent.parent
 
@@ -97,9 +98,9 @@ def wait_for_record(process: subprocess.Popen, workdir: Path, number: int) -> No
 
 def snapshot(workdir: Path, which: str = 'latest') -> checkpoint.Snapshot:
     """A checkpoint of the workdir, but for the wall-clock time."""
-    _, run = train.setup(checkpoint.read_config(str(workdir)))
+    shapes = Experiment.create(checkpoint.read_config(str(workdir))).shapes
     with checkpoint.Checkpoints(str(workdir), read_only=True) as checkpoints:
-        return checkpoints.restore(checkpoints.find(which), run.shapes).replace(seconds=0)
+        return checkpoints.restore(checkpoints.find(which), shapes).replace(seconds=0)
 
 
 def assert_same(workdir: Path, other: Path) -> None:

@@ -5,7 +5,6 @@ import pathlib
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,6 +13,7 @@ from lcn_jax import sleep
 from lcn_jax.errors import UsageError
 from lcn_jax.training import config as configs
 from lcn_jax.training import train
+from lcn_jax.training.experiment import Experiment
 
 KINDS = ('conv', 'lc', 'lc_translations', 'lc_hebbian')
 GOLDEN = pathlib.Path(__file__).with_name('golden_metrics.json')
@@ -128,11 +128,11 @@ def test_evaluation_counts_every_example_once(tiny):
     """597 test images on 8 devices in batches of 48, against all of them at once."""
     config = tiny('lc')
     images = train.inputs.make(config, jax.random.key(0))
-    programs = train.programs(train.FrozenConfigDict(config), images.examples)
-    state = programs.create(train.parallel.replicate(jax.random.key(0)))
+    experiment = Experiment.create(config)
+    state = experiment.init(train.parallel.replicate(jax.random.key(0)))
     counted = train.metrics.Sums.zero()
     for pixels in images.evaluate():
-        counted += train.parallel.first(programs.evaluate(state, pixels))
+        counted += train.parallel.first(experiment.evaluate(state, pixels))
     assert counted.count == 597
 
     from lcn_jax.data import sources
@@ -140,7 +140,7 @@ def test_evaluation_counts_every_example_once(tiny):
     splits = sources.load('digits', config.data_dir)
     mean, std = splits['train'].pixel_statistics()
     one = train.parallel.first(state)
-    logits = train.make_model(config).apply(
+    logits = experiment.model.apply(
         {'params': one.params, 'batch_stats': one.batch_stats},
         (splits['test'].images / np.float32(255) - mean) / std,
         train=False,
@@ -177,13 +177,7 @@ def count_parameters(stage_sizes, width, size, colours, local):
 )
 def test_parameter_counts(get_config, shape, published, kind):
     config = get_config(kind)
-    configs.check(config)
-    model = train.make_model(config)
-    images = jnp.zeros((1, *train.image_shape(config)))
-    params = jax.eval_shape(lambda key: model.init(key, images, train=False), jax.random.key(0))[
-        'params'
-    ]
-    counted = sum(p.size for p in jax.tree.leaves(params))
+    counted = Experiment.create(config).parameters
     assert counted == count_parameters(*shape, local=kind != 'conv')
     if published:
         assert counted == published['conv' if kind == 'conv' else 'lc']
@@ -207,9 +201,9 @@ def forgetful(kernel, grid, key, *, border):
         ({'dataset': 'imagenot'}, "unknown dataset 'imagenot'; known: .*digits"),
         ({'sleep.rule': 'dream'}, "unknown sleep rule 'dream'"),
         ({'epochs': 0}, 'config.epochs is 0'),
-        ({'model.shared': '*_shortcut'}, 'config.model.shared .* no regular expression'),
-        ({'model.shared': 'conv1'}, 'whole name of none .* stage1_block1_conv2, stem_conv'),
-        ({'model.n_first_conv': 9}, 'no convolution is left'),
+        ({'model.shared': '*_shortcut'}, 'config.model.shared .* not a valid regular expression'),
+        ({'model.shared': 'conv1'}, 'does not match .* stage1_block1_conv2, stem_conv'),
+        ({'model.n_first_conv': 9}, 'no layer of the network is locally connected'),
         ({'model.n_first_conv': -1}, 'must be 0 or more'),
         ({'model.width': 0}, 'config.model.width is 0'),
         ({'model.stem': 'cifra'}, 'must be one of cifar, strided, imagenet'),

@@ -1,7 +1,5 @@
-"""What will run, in words, before anything is allocated."""
+"""A description of a run before anything is allocated."""
 
-import dataclasses
-import functools
 import os
 
 import jax
@@ -9,80 +7,61 @@ import jax.numpy as jnp
 import ml_collections
 
 from lcn_jax.data import sources
-from lcn_jax.training import checkpoint, cost, parallel, state, train, wake
-from lcn_jax.training import config as configs
+from lcn_jax.training import checkpoint, cost, parallel
+from lcn_jax.training.experiment import Experiment
 
 
-@dataclasses.dataclass(frozen=True)
-class Costs:
-    """layers: of the network. parameters: of all. memory: bytes of a training step on a device, by
-    what they are for, without the images that may live there.
-    """
-
-    layers: list[cost.Layer]
-    parameters: int
-    memory: dict[str, int]
-
-
-def costs(config: ml_collections.ConfigDict) -> Costs:
-    """Of training as `config` says, on all devices.
+def of_run(experiment: Experiment, workdir: str) -> str:
+    """What `train_and_evaluate` is going to do, for the person who waits for it.
 
     Raises:
-      UsageError: the config asks for something that cannot be.
+      UsageError: the devices cannot divide the batch.
     """
-    configs.check(config)
-    parallel.check_batch_size(config.batch_size)
-    model, image_shape = train.make_model(config), train.image_shape(config)
-    optimizer = wake.optimizer(config, total_steps=1)  # only its shapes matter
-    shapes = jax.eval_shape(
-        functools.partial(state.create, model=model, optimizer=optimizer, image_shape=image_shape),
-        jax.random.key(0),
-    )
-    layers = cost.layers(model, image_shape)
-    images = config.batch_size // jax.device_count()
-    return Costs(
-        layers=layers,
-        parameters=sum(p.size for p in jax.tree.leaves(shapes.params)),
-        memory=cost.memory(shapes, layers, images, jnp.dtype(config.model.dtype)),
-    )
-
-
-def of_run(config: ml_collections.ConfigDict, workdir: str) -> str:
-    """What `train_and_evaluate` is going to do, for a person who waits for it.
-
-    Raises:
-      UsageError: as `costs`.
-    """
-    found = costs(config)
-    size = '×'.join(map(str, train.image_shape(config)))
+    config = experiment.config
     beside = ', and the images' if sources.spec(config.dataset).fits else ''
     step = checkpoint.latest_step(workdir)
-    start = 'from the start' if step is None else f'goes on from step {step}'
+    start = 'from the start' if step is None else f'continues from step {step}'
     return '\n'.join(
         [
-            f'network   {kind(config)}; {found.parameters:,} parameters',
-            f'data      {config.dataset} in {os.path.expanduser(config.data_dir)}, {size}',
+            f'network   {kind(config)}; {experiment.parameters:,} parameters',
+            f'data      {config.dataset} in {os.path.expanduser(config.data_dir)}, '
+            f'{"×".join(map(str, experiment.image_shape))}',
             f'training  {config.epochs} epochs, {config.batch_size} images a step, '
             f'{config.model.dtype}',
             f'devices   {jax.device_count()} × {jax.devices()[0].device_kind}; on each about '
-            f'{readable(sum(found.memory.values()))}{beside}',
+            f'{readable(sum(memory(experiment).values()))}{beside}',
             f'workdir   {workdir}, {start}',
         ]
+    )
+
+
+def memory(experiment: Experiment) -> dict[str, int]:
+    """Bytes on a device during a training step, by purpose, without the images that stay there.
+
+    Raises:
+      UsageError: the devices cannot divide the batch.
+    """
+    config = experiment.config
+    parallel.check_batch_size(config.batch_size)
+    return cost.memory(
+        experiment.shapes,
+        cost.layers(experiment.model, experiment.image_shape),
+        config.batch_size // jax.device_count(),
+        jnp.dtype(config.model.dtype),
     )
 
 
 def kind(config: ml_collections.ConfigDict) -> str:
     """The point on the three axes: connectivity, translations, sleep."""
     translations, sleep = config.translations, config.sleep
-    return ', '.join(
-        [
-            'locally connected' if config.connectivity == 'lc' else 'convolutional',
-            *[f'{translations.repetitions} translations'] * (translations.repetitions > 1),
-            *[f'sleep by {sleep.rule} every {sleep.every} steps'] * (sleep.rule != 'none'),
-        ]
-    )
+    parts = ['locally connected' if config.connectivity == 'lc' else 'convolutional']
+    if translations.repetitions > 1:
+        parts.append(f'{translations.repetitions} translations')
+    if sleep.rule != 'none':
+        parts.append(f'sleep by {sleep.rule} every {sleep.every} steps')
+    return ', '.join(parts)
 
 
 def readable(size: int) -> str:
-    """Bytes as GiB, or MiB if that is less than one."""
+    """A number of bytes in GiB, or in MiB if it is less than one GiB."""
     return f'{size / 2**30:.2f} GiB' if size >= 2**30 else f'{size / 2**20:.1f} MiB'

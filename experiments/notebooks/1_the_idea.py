@@ -36,14 +36,14 @@ import tempfile
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-from ml_collections import FrozenConfigDict
 
-from experiments import show_kernels
 from experiments.common.provenance import provenance
 from experiments.configs import digits
-from lcn_jax import convert, sleep
+from experiments.reports import kernels
+from lcn_jax import convert, sleep, snr
 from lcn_jax.data import sources
-from lcn_jax.training import checkpoint, metrics, state, train
+from lcn_jax.training import checkpoint, train
+from lcn_jax.training.experiment import Experiment
 
 print('lcn_jax', importlib.metadata.version('lcn_jax'), provenance())
 print(jax.devices())
@@ -115,27 +115,26 @@ plt.show()
 # ## One sleep
 #
 # We take the LC network that never slept, and put it to sleep by the Hebbian rule. Which kernels
-# are locally connected, and over which positions, the model itself says: `state.grids`.
+# are locally connected, and over which positions, the model itself says: `experiment.grids`.
 
 
 # %%
 def weights_of(kind):
-    """The config of a run, and the variables of its network when training ended."""
-    config = checkpoint.read_config(f'{folder}/{kind}')
-    shapes = train.programs(FrozenConfigDict(config), examples=config.batch_size).shapes
+    """The experiment of a run, and the variables of its network when training ended."""
+    experiment = Experiment.create(checkpoint.read_config(f'{folder}/{kind}'))
     with checkpoint.Checkpoints(f'{folder}/{kind}', read_only=True) as checkpoints:
-        trained = checkpoints.restore(checkpoints.find('latest'), shapes).state
-    return config, {'params': trained.params, 'batch_stats': trained.batch_stats}
+        trained = checkpoints.restore(checkpoints.find('latest'), experiment.shapes).state
+    return experiment, trained.variables
 
 
 # %%
-config, lc = weights_of('lc')
-lc_model, image_shape = train.make_model(config), train.image_shape(config)
-grids = state.grids(lc_model, image_shape)
-rule = sleep.resolve('hebbian', {'border': 'include', **config.sleep.hebbian})
+experiment, lc = weights_of('lc')
+lc_model, grids = experiment.model, experiment.grids
+options = {'border': 'include', 'gamma': 1e-5, 'learning_rate': 0.1, 'momentum': 0.0}
+rule = sleep.resolve('hebbian', {**options, 'steps': 100, 'patterns_per_step': 128})
 awake = lc['params']
 slept = jax.jit(sleep.share, static_argnums=2)(awake, grids, rule, jax.random.key(0))
-snrs = [metrics.layer_snrs(params, grids, 'include') for params in (awake, slept)]
+snrs = [snr.layer_snrs(params, grids, 'include') for params in (awake, slept)]
 for name, before in snrs[0].items():
     print(f'{name:<22} weight SNR {before:6.3f} awake, {snrs[1][name]:10.3g} after the sleep')
 
@@ -146,7 +145,7 @@ for name, before in snrs[0].items():
 
 # %%
 before, after = (params['stem_conv']['kernel'] for params in (awake, slept))
-show_kernels.draw(before, after, grids['stem_conv']['kernel'], border='include', title='stem_conv')
+kernels.draw(before, after, grids['stem_conv']['kernel'], border='include', title='stem_conv')
 
 # %% [markdown]
 # ## A convolution is an LC network whose positions agree
@@ -155,10 +154,9 @@ show_kernels.draw(before, after, grids['stem_conv']['kernel'], border='include',
 # computes the same. `convert.to_shared` is the way back: the mean over positions.
 
 # %%
-config, conv = weights_of('conv')
-conv_model = train.make_model(config)
+shared, conv = weights_of('conv')
 tiled = conv | {'params': convert.to_local(conv['params'], grids)}
-x = np.random.RandomState(0).randn(8, *image_shape).astype(np.float32)
-expected = conv_model.apply(conv, x, train=False)
+x = np.random.RandomState(0).randn(8, *experiment.image_shape).astype(np.float32)
+expected = shared.model.apply(conv, x, train=False)
 difference = np.abs(lc_model.apply(tiled, x, train=False) - expected).max()
 print(f'logits up to {np.abs(expected).max():.2f}; the largest difference is {difference:.1e}')

@@ -1,4 +1,4 @@
-"""What comes of the runs of a table: means, differences to conv with their intervals, a figure."""
+"""The results of a table's runs: means, paired differences with their intervals, a figure."""
 
 import json
 import math
@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from lcn_jax.training.metrics import numbers
+from lcn_jax.files import from_json
 
 ROWS = {
     'conv': 'conv',
@@ -35,7 +35,7 @@ def read(folder: str) -> list[dict[str, Any]]:
         if row in ROWS:
             place = {'column': path.parent.parent.name, 'row': row, 'seed': int(seed)}
             config = json.loads((path.parent / 'config.json').read_text())
-            done = numbers(json.loads(path.read_text()))
+            done = from_json(path.read_text())
             runs.append(done | place | {'config': config})
     return runs
 
@@ -138,6 +138,8 @@ def markdown(report: dict[str, Any]) -> str:
             'their 95 % interval. Weight SNR at the end; before the sleep, if training ends in '
             'one.\n'
         )
+    for workdir, reason in report.get('failed', {}).items():
+        parts.append(f'Failed and not in the table: {workdir}: {reason}\n')
     return '\n'.join(parts)
 
 

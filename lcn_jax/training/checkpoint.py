@@ -1,13 +1,12 @@
 """Checkpoints, by orbax: the latest two and the best, written while training goes on.
 
-    WORKDIR/config.json         what the run was asked for
+    WORKDIR/config.json         the config of the run
     WORKDIR/checkpoints/STEP/   a `Snapshot` at the end of a step
 
-A workdir belongs to one config, and is shared by all processes of a run.
+A workdir belongs to one config, and all processes of a run share it. It may be a URL.
 """
 
 import json
-import os
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -15,17 +14,19 @@ from typing import Any
 import flax.struct
 import flax.traverse_util
 import jax
-import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from lcn_jax.errors import UsageError, writing
+from lcn_jax.errors import UsageError
+from lcn_jax.files import write_text, writing
+from lcn_jax.training import config as configs
 from lcn_jax.training.metrics import Sums
 from lcn_jax.training.state import TrainState
 
-# What a resumed run may change: nothing that is computed or logged depends on these.
+# A resumed run may change these: nothing that is computed or logged depends on them.
 FREE = ('checkpoint_every', 'data_dir', 'tensorboard', 'workers')
 
 ACCURACY, NOT_EVALUATED = 'top1', -1.0
@@ -33,11 +34,12 @@ ACCURACY, NOT_EVALUATED = 'top1', -1.0
 
 @flax.struct.dataclass
 class Snapshot:
-    """All that a resume needs besides the config, as numpy arrays: which images come next, and
-    every random number, follow from the step.
+    """Everything that a resume needs besides the config, as numpy arrays.
 
-    state: one copy of what all devices hold, so that their number may change. sums: metrics since
-    the last record. best: highest accuracy evaluated so far. seconds: of training.
+    The next images and every random number follow from the step.
+
+    state: one copy of the state that all devices hold, so that their number may change. sums:
+    metrics since the last record. best: highest accuracy evaluated so far. seconds: of training.
     """
 
     state: TrainState
@@ -47,15 +49,15 @@ class Snapshot:
 
     @classmethod
     def start(cls, state: TrainState) -> 'Snapshot':
-        """That of a run before its first step."""
+        """The snapshot of a run before its first step."""
         return cls(state, jax.device_get(Sums.zero()), np.float64(NOT_EVALUATED), np.float64(0))
 
 
 class Checkpoints:
-    """The checkpoints of a workdir; a context that waits for what is being written.
+    """The checkpoints of a workdir; a context that ends when the last of them is written.
 
     Making it, saving, and leaving the context raise UsageError if something cannot be written;
-    checkpoints written before stay as they are.
+    earlier checkpoints stay as they are.
     """
 
     def __init__(self, workdir: str, read_only: bool = False):
@@ -95,20 +97,20 @@ class Checkpoints:
         self._manager.close()
 
     def save(self, step: int, snapshot: Snapshot, accuracy: float) -> None:
-        """Starts writing; `accuracy` is that of the snapshot, or NOT_EVALUATED."""
+        """Starts writing; `accuracy` is the snapshot's, or NOT_EVALUATED."""
         with writing(self._folder):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(snapshot=ocp.args.PyTreeSave(snapshot)),
                 metrics={ACCURACY: accuracy},
-                force=True,  # whatever orbax thinks of the step, or of a signal
+                force=True,  # even if orbax would skip this step, or has seen a signal
             )
 
     def latest(self, shapes: TrainState) -> Snapshot | None:
-        """The latest that can be read, or None if there are none.
+        """The latest checkpoint that can be read, or None if there are none.
 
-        Later ones are damaged: once an earlier one has been read they are deleted, with a warning,
-        for the run will write them again.
+        Damaged later ones are deleted, with a warning, once an earlier one has been read: the run
+        will write them again.
 
         Raises:
           UsageError: there are checkpoints but none can be read.
@@ -132,10 +134,10 @@ class Checkpoints:
         return None
 
     def find(self, which: str) -> int:
-        """The step of the checkpoint called 'latest', 'best' or by its step.
+        """The step of a checkpoint: 'latest', 'best', or a step itself.
 
         Raises:
-          UsageError: there is none, or, for 'best', none that was evaluated.
+          UsageError: there is no such checkpoint, or, for 'best', none has been evaluated.
         """
         steps = sorted(self._manager.all_steps())
         if not steps:
@@ -149,8 +151,8 @@ class Checkpoints:
             return best
         if which not in map(str, steps):
             raise UsageError(
-                f'there is no checkpoint {which!r} in {self._folder}; there are latest, best, '
-                f'{", ".join(map(str, steps))}.'
+                f'there is no checkpoint {which!r} in {self._folder}; choose latest, best, or one '
+                f'of {", ".join(map(str, steps))}.'
             )
         return int(which)
 
@@ -158,38 +160,33 @@ class Checkpoints:
         """The snapshot of a step; `shapes` is a state of arrays or `jax.ShapeDtypeStruct`s.
 
         Raises:
-          UsageError: it cannot be read.
+          UsageError: the checkpoint cannot be read.
         """
         like = Snapshot.start(jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes))
         try:
             args = ocp.args.Composite(snapshot=ocp.args.PyTreeRestore(like))
             return self._manager.restore(step, args=args).snapshot
-        except Exception as e:  # a damaged checkpoint fails in many ways
+        except (OSError, ValueError, KeyError) as e:  # how damaged checkpoints fail
             reason = str(e).partition('\n')[0][:200]
             raise UsageError(
                 f'the checkpoint {self._folder}/{step} cannot be read ({reason}).'
             ) from e
 
 
-def claim(workdir: str, config: ml_collections.ConfigDict) -> None:
+def claim(workdir: str, config: ConfigDict) -> None:
     """Writes the config, unless the workdir has checkpoints of another one: a UsageError."""
-    path = _config_path(workdir)
     if latest_step(workdir) is not None:
         check_same(workdir, config)
     if jax.process_index() == 0:
-        with writing(path):
-            with open(path + '.part', 'w') as file:
-                file.write(_as_json(config))
-            os.replace(path + '.part', path)
+        write_text(_config_path(workdir), _as_json(config))
 
 
-def check_same(workdir: str, config: ml_collections.ConfigDict) -> None:
-    """UsageError if the config in the workdir is another one."""
-    path = _config_path(workdir)
-    if not os.path.exists(path):
+def check_same(workdir: str, config: ConfigDict) -> None:
+    """UsageError if the workdir has the config of another run."""
+    if not _config_path(workdir).exists():
         return
-    with open(path) as file:
-        differing = _differences(json.load(file), json.loads(_as_json(config)))
+    there, here = (json.loads(_as_json(c)) for c in (read_config(workdir), config))
+    differing = _differences(there, here)
     if differing:
         raise UsageError(
             f'{workdir} holds a run with another config ({"; ".join(differing)}): choose '
@@ -200,33 +197,32 @@ def check_same(workdir: str, config: ml_collections.ConfigDict) -> None:
 def latest_step(workdir: str) -> int | None:
     """The step of the latest checkpoint, whether or not it can be read, or None."""
     folder = _folder(workdir)
-    names = os.listdir(folder) if os.path.isdir(folder) else []
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return max((int(name) for name in names if name.isdigit()), default=None)
 
 
 def read_config(workdir: str) -> ConfigDict:
     """The config of the run in a workdir; UsageError if there is none."""
     path = _config_path(workdir)
-    if not os.path.exists(path):
+    if not path.exists():
         raise UsageError(f'{workdir} holds no run: there is no {path}.')
-    with open(path) as file:
-        return ConfigDict(json.load(file))
+    return configs.complete(json.loads(path.read_text()))
 
 
-def _folder(workdir: str) -> str:
-    return os.path.join(os.path.abspath(workdir), 'checkpoints')
+def _folder(workdir: str) -> epath.Path:
+    return epath.Path(workdir).absolute() / 'checkpoints'
 
 
-def _as_json(config: ml_collections.ConfigDict) -> str:
+def _config_path(workdir: str) -> epath.Path:
+    return epath.Path(workdir) / 'config.json'
+
+
+def _as_json(config: ConfigDict) -> str:
     return config.to_json_best_effort(indent=1) + '\n'
 
 
-def _config_path(workdir: str) -> str:
-    return os.path.join(workdir, 'config.json')
-
-
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """One phrase for each field that differs, but for those that are free."""
+    """A phrase for each field that differs, except those that may."""
     there, here = (flax.traverse_util.flatten_dict(config, sep='.') for config in (there, here))
     return [
         f'{field} is {there.get(field)} there, {here.get(field)} here'

@@ -1,12 +1,12 @@
-"""What an experiment is made of: every field with its default, the kinds, and what cannot work.
+"""Configs: every field with its default, the kinds of network, and the check of the values.
 
-The kinds of network are points on three axes: connectivity, translations, sleep.
+The kinds are points on three axes: connectivity, translations, sleep.
 """
 
 import re
+from typing import Any
 
-import ml_collections
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from lcn_jax.data import sources
 from lcn_jax.errors import UsageError
@@ -24,18 +24,18 @@ KINDS = {
 
 
 def default() -> ConfigDict:
-    """Every field there is. The files in `experiments/configs` change values, never add fields."""
+    """Every field with its default; the files in `experiments/configs` only change values."""
     config = ConfigDict()
     config.seed = 0
 
     config.dataset = 'digits'
     config.data_dir = '~/tensorflow_datasets'
-    config.validation = 0  # training images held out, to evaluate on instead of the test images
-    config.train_images = 0  # random ones to train on; 0: all
+    config.validation = 0  # training images held out and evaluated on instead of the test images
+    config.train_images = 0  # train on this many random ones; 0: on all
     config.image_size = 16  # pixels; images are cropped to this
     config.flip = False  # mirror training images half of the time
-    config.mean = ()  # of each channel's training pixels in [0, 1]; () computes it
-    config.std = ()
+    config.mean = ()  # per channel, of training pixels in [0, 1]; (): computed from them
+    config.std = ()  # like the mean
     config.workers = 8  # processes that decode images, for datasets that do not fit on the device
     config.translations = ConfigDict()
     config.translations.padding = 0  # training crops move this far from the centre
@@ -43,11 +43,12 @@ def default() -> ConfigDict:
 
     config.connectivity = 'conv'  # or 'lc'
     config.model = ConfigDict()
+    config.model.name = 'resnet'  # or 'module:function' for a model of one's own
     config.model.stage_sizes = (3, 3, 3)  # residual blocks
     config.model.width = 16  # channels of the first stage
     config.model.stem = 'cifar'  # or 'strided' or 'imagenet'
-    config.model.n_first_conv = 0  # convolutions that stay shared, from the input on
-    config.model.shared = ''  # regular expression of the names of others that stay shared
+    config.model.n_first_conv = 0  # this many convolutions, from the input on, stay shared
+    config.model.shared = ''  # regular expression for the names of others that stay shared
     config.model.dtype = 'float32'  # of the computation; parameters are float32
     config.model.sync_batch_norm = False  # batch statistics over all devices
 
@@ -62,7 +63,7 @@ def default() -> ConfigDict:
     config.sleep.rule = 'none'  # or a rule of lcn_jax.sleep, or 'module:function' for one's own
     config.sleep.every = 10  # wake steps between sleeps
     config.sleep.border = 'include'  # or 'exclude' neurons that see the padding from all sharing
-    config.sleep.share_moments = False  # pool the optimizer's moments of the kernels, too
+    config.sleep.share_moments = False  # also average the optimizer's moments of the kernels
     config.sleep.mean = ConfigDict()  # the options of each rule, under the name of its function
     config.sleep.exact = ConfigDict()
     config.sleep.exact.gamma = 1e-5
@@ -86,7 +87,7 @@ def default() -> ConfigDict:
     config.log_every = 100  # steps
     config.evaluate_every = 1  # epochs; also at the end
     config.checkpoint_every = 1000  # steps; also the best, and at the end; 0: only at the end
-    config.tensorboard = False  # write the records for TensorBoard, too
+    config.tensorboard = False  # also write the records for TensorBoard
     return config
 
 
@@ -98,49 +99,89 @@ def apply_kind(config: ConfigDict, kind: str) -> ConfigDict:
     return config
 
 
-def check(config: ml_collections.ConfigDict) -> None:
-    """UsageError for values that are not known or do not go together."""
-    dataset = sources.spec(config.dataset)
-    translations = config.translations
-    for field, value, known in (
-        ('connectivity', config.connectivity, ('conv', 'lc')),
-        ('model.stem', config.model.stem, STEMS),
-        ('model.dtype', config.model.dtype, ('float32', 'bfloat16')),
-        ('sleep.border', config.sleep.border, ('include', 'exclude')),
-    ):
-        if value not in known:
-            raise UsageError(f'config.{field} is {value!r}; it must be one of {", ".join(known)}.')
+def without_seed(config: ConfigDict) -> FrozenConfigDict:
+    """All values but the seed: what runs have in common that differ in their seeds only."""
+    values = config.to_dict()
+    del values['seed']
+    return FrozenConfigDict(values)
+
+
+def complete(values: dict[str, Any]) -> ConfigDict:
+    """The config of a run from the values it recorded.
+
+    Fields that did not exist when the run was made get their defaults, which is what it did.
+    """
+    config = default()
+    config.update(values)
+    return config
+
+
+CHOICES = {
+    'connectivity': ('conv', 'lc'),
+    'model.stem': tuple(STEMS),
+    'model.dtype': ('float32', 'bfloat16'),
+    'sleep.border': ('include', 'exclude'),
+}
+LEAST = {
+    'model.width': 1,
+    'model.n_first_conv': 0,
+    'translations.padding': 0,
+    'translations.repetitions': 1,
+    'batch_size': 1,
+    'epochs': 1,
+    'log_every': 1,
+    'evaluate_every': 1,
+    'checkpoint_every': 0,
+    'image_size': 1,
+    'sleep.every': 1,
+}
+
+
+def check(config: ConfigDict) -> None:
+    """UsageError if values are unknown or do not go together."""
+    values = config.to_dict()
+
+    def value_of(field):
+        value = values
+        for name in field.split('.'):
+            value = value[name]
+        return value
+
+    for field, choices in CHOICES.items():
+        if value_of(field) not in choices:
+            raise UsageError(
+                f'config.{field} is {value_of(field)!r}; it must be one of {", ".join(choices)}.'
+            )
+    for field, least in LEAST.items():
+        if value_of(field) < least:
+            raise UsageError(f'config.{field} is {value_of(field)}; it must be {least} or more.')
+    _check_model(config)
+    _check_images(config)
+
+
+def _check_model(config: ConfigDict) -> None:
     if not all(0 <= fraction <= 1 for fraction in config.drops_at):
         raise UsageError(
             f'config.drops_at is {tuple(config.drops_at)}; it must hold fractions of the training '
             'between 0 and 1, not epochs.'
         )
-    for field, value, least in (
-        ('model.width', config.model.width, 1),
-        ('model.n_first_conv', config.model.n_first_conv, 0),
-        ('translations.padding', translations.padding, 0),
-        ('batch_size', config.batch_size, 1),
-        ('epochs', config.epochs, 1),
-        ('log_every', config.log_every, 1),
-        ('evaluate_every', config.evaluate_every, 1),
-        ('checkpoint_every', config.checkpoint_every, 0),
-        ('image_size', config.image_size, 1),
-        ('sleep.every', config.sleep.every, 1),
-    ):
-        if value < least:
-            raise UsageError(f'config.{field} is {value}; it must be {least} or more.')
     try:
         re.compile(config.model.shared)
     except re.error as e:
         raise UsageError(
-            f'config.model.shared is {config.model.shared!r}, which is no regular expression: {e}.'
+            f'config.model.shared is {config.model.shared!r}, which is not a valid regular '
+            f'expression: {e}.'
         ) from None
     if config.sleep.rule != 'none' and config.connectivity != 'lc':
         raise UsageError(
             'a convolutional network has nothing to share: set config.connectivity=lc or '
             'config.sleep.rule=none.'
         )
-    if translations.repetitions < 1 or config.batch_size % translations.repetitions:
+
+
+def _check_images(config: ConfigDict) -> None:
+    dataset, translations = sources.spec(config.dataset), config.translations
+    if config.batch_size % translations.repetitions:
         raise UsageError(
             f'config.batch_size {config.batch_size} must be a multiple of '
             f'config.translations.repetitions {translations.repetitions}.'

@@ -1,4 +1,4 @@
-"""What training a network costs, counted from shapes: nothing is computed or allocated."""
+"""The cost of training a network, counted from shapes: nothing is computed or allocated."""
 
 import dataclasses
 import math
@@ -9,11 +9,12 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
+from lcn_jax import local
 from lcn_jax.grid import Grid
-from lcn_jax.training import state
+from lcn_jax.training.state import TrainState
 
-# What a step keeps of a convolution for the backward pass: its output, what BatchNorm subtracted
-# the mean from, and the input of the next one.
+# Arrays that a step keeps of a convolution for the backward pass: its output, BatchNorm's input
+# less the mean, and the input of the next convolution.
 KEPT_PER_OUTPUT = 3
 
 
@@ -21,8 +22,8 @@ KEPT_PER_OUTPUT = 3
 class Layer:
     """A convolution, shared or locally connected, or a dense layer.
 
-    name: the module's path, with slashes. kernel: its shape. grid: of a locally connected kernel,
-    None for others. outputs: how many there are for one image.
+    name: the module's path, with slashes. kernel: its shape. grid: None unless the layer is locally
+    connected. outputs: their number for one image.
     """
 
     name: str
@@ -32,12 +33,12 @@ class Layer:
 
     @property
     def parameters(self) -> int:
-        """Of the kernel."""
+        """The number of the kernel's weights."""
         return math.prod(self.kernel)
 
     @property
     def flops(self) -> int:
-        """Of the forward pass of one image; a multiplication and an addition are two."""
+        """FLOPs of the forward pass of one image; a multiplication and an addition are two."""
         positions = math.prod(self.grid.output_size) if self.grid else 1
         inputs_of_neuron = self.parameters // (positions * self.kernel[-1])
         return 2 * self.outputs * inputs_of_neuron
@@ -56,7 +57,7 @@ def layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
         return y
 
     with nn.intercept_methods(note):
-        grids = flax.traverse_util.flatten_dict(state.grids(model, image_shape))
+        grids = flax.traverse_util.flatten_dict(local.grids(model, image_shape))
     return [
         Layer('/'.join(path), kernel, grids.get((*path, 'kernel')), outputs)
         for path, kernel, outputs in found
@@ -64,18 +65,18 @@ def layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
 
 
 def step_flops(layers: Sequence[Layer]) -> int:
-    """Of a training step, for one image.
+    """FLOPs of a training step, for one image.
 
-    Backward is twice forward, but for the first layer: nobody asks for the gradient of images.
-    Only products with kernels are counted, not BatchNorm, the optimizer and the like.
+    The backward pass is twice the forward pass, except in the first layer: the gradient of the
+    images is not needed. Only products with kernels are counted, not BatchNorm or the optimizer.
     """
     return 3 * sum(layer.flops for layer in layers) - layers[0].flops
 
 
 def memory(
-    train_state: state.TrainState, layers: Sequence[Layer], images: int, dtype: jnp.dtype
+    train_state: TrainState, layers: Sequence[Layer], images: int, dtype: jnp.dtype
 ) -> dict[str, int]:
-    """An estimate of the bytes on a device during a training step, by what they are for.
+    """An estimate of the bytes on a device during a training step, by their purpose.
 
     In float32 on CPU the sum is within a quarter of what XLA plans for the compiled step of
     ResNet-20 (batches of 16 to 512) and ResNet-18; for networks with a stage or two it may be 0.6

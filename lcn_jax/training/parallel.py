@@ -97,3 +97,9 @@ def check_batch_size(batch_size: int) -> None:
             f'batch_size {batch_size} cannot be split over {count} devices: use a multiple of '
             f'{count}, {below or count} or {below + count} for example.'
         )
+
+
+def replicated_shapes(tree: Any) -> Any:
+    """The shapes that `replicate` gives to arrays, or to `jax.ShapeDtypeStruct`s."""
+    devices = jax.local_device_count()
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((devices, *leaf.shape), leaf.dtype), tree)

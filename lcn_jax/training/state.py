@@ -1,4 +1,4 @@
-"""What training changes, and how it starts."""
+"""The training state: everything that a step changes."""
 
 from typing import Any
 
@@ -11,12 +11,20 @@ import optax
 
 @flax.struct.dataclass
 class TrainState:
-    """step: int32; the rest are trees of float32 arrays under the modules' names."""
+    """step: int32 (); the rest are trees of float32 arrays under the modules' names.
+
+    batch_stats: {} for a model without BatchNorm.
+    """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What `model.apply` takes."""
+        return {'params': self.params, 'batch_stats': self.batch_stats}
 
 
 def create(
@@ -25,23 +33,12 @@ def create(
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
 ) -> TrainState:
-    """A fresh state for images of shape (H, W, C), of a model with BatchNorm; jit it."""
+    """The initial state of a model of images (H, W, C); compile it with `jax.jit`."""
     variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
     params = variables['params']
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=variables['batch_stats'],
+        batch_stats=variables.get('batch_stats', {}),
         opt_state=optimizer.init(params),
     )
-
-
-def grids(model: nn.Module, image_shape: tuple[int, int, int]) -> dict:
-    """The `Grid` of every locally connected kernel, at the kernel's path in the params.
-
-    Nothing is computed; {} if no layer is locally connected.
-    """
-    variables = jax.eval_shape(
-        lambda key: model.init(key, jnp.zeros((1, *image_shape)), train=False), jax.random.key(0)
-    )
-    return variables.get('grids', {})

@@ -1,9 +1,10 @@
-"""Learning awake: the backprop step and the evaluation, as one device sees them.
+"""Learning while awake: the backprop step and the evaluation.
 
-Wrapped by `parallel.per_device`; `parallel.AXIS` runs over the devices.
+Written for one device and wrapped by `parallel.per_device`; `parallel.AXIS` runs over the devices.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -39,19 +40,15 @@ def update(
 ) -> tuple[TrainState, Sums]:
     """One step of backprop on a device's part of the batch, the gradients averaged over devices.
 
-    images (N, H, W, C), normalised; labels (N,) int. Returns the state after the step, and the sums
-    of these N images before it.
+    images (N, H, W, C), normalised; labels (N,) int. Returns the state after the step, and the
+    sums over these N images before it.
     """
 
     def loss_fn(params):
-        logits, updated = model.apply(
-            {'params': params, 'batch_stats': state.batch_stats},
-            images,
-            train=True,
-            mutable=['batch_stats'],
-        )
+        variables = state.variables | {'params': params}
+        logits, updated = model.apply(variables, images, train=True, mutable=['batch_stats'])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return losses.mean(), (logits, updated['batch_stats'])
+        return losses.mean(), (logits, updated.get('batch_stats', {}))
 
     grads, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, batch_stats = parallel.mean((grads, batch_stats))
@@ -78,11 +75,11 @@ def step(
 ) -> tuple[TrainState, Sums]:
     """Makes this device's part of the next batch, learns from it, and adds its metrics to `sums`.
 
-    `batch` holds the options of `train_batch`.
+    `batch` holds the keyword arguments of `train_batch`.
     """
     images, labels = train_batch(pixels, order, key, state.step, shard=parallel.shard(), **batch)
     state, new = update(state, images, labels, model=model, optimizer=optimizer)
-    # A loss that is not finite is the last to be counted, so that the count tells its step.
+    # Nothing is added after a loss that is not finite, so that the count tells its step.
     goes_on = jnp.isfinite(sums.loss)
     new = jax.tree.map(lambda value: jnp.where(goes_on, value, 0), lax.psum(new, parallel.AXIS))
     return state, sums + new
@@ -98,7 +95,7 @@ def stretch(
     *,
     step: Callable,
 ) -> tuple[TrainState, Sums]:
-    """Several `step`s within an epoch, without leaving the device."""
+    """Runs `steps` wake steps of one epoch without leaving the device."""
 
     def body(_, carry):
         return step(*carry, pixels, order, key)
@@ -107,8 +104,27 @@ def stretch(
     return lax.fori_loop(0, steps, body, (state, sums))
 
 
+def compile_stretch(step: Callable) -> Callable:
+    """`stretch` of `step`, run on all devices; on CPU the host loops over the steps.
+
+    XLA:CPU computes the gradients of a convolution many times slower in a loop (jax issue 12868),
+    and a call costs next to nothing there.
+    """
+    if jax.default_backend() != 'cpu':
+        stretches = partial(stretch, step=step)
+        return parallel.per_device(stretches, (0, 0, 0, 0, None, None), donate=[0, 1])
+    one = parallel.per_device(step, (0, 0, 0, 0, None), donate=[0, 1])
+
+    def stretch_on_host(state, sums, pixels, order, key, steps):
+        for _ in range(steps):
+            state, sums = one(state, sums, pixels, order, key)
+        return state, sums
+
+    return stretch_on_host
+
+
 def is_finite(state: TrainState) -> jax.Array:
-    """Whether no number of the state is NaN or infinite, ()."""
+    """Whether every number of the state is finite, () bool."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]).all()
 
 
@@ -119,12 +135,11 @@ def evaluate(
 
     `batch_size` is that of one device; images are cropped to `size` pixels.
     """
-    variables = {'params': state.params, 'batch_stats': state.batch_stats}
 
     def body(i, sums):
         start = i * batch_size
         images, labels, exists = eval_batch(pixels, start, batch_size=batch_size, size=size)
-        return sums + Sums.of(model.apply(variables, images, train=False), labels, exists)
+        return sums + Sums.of(model.apply(state.variables, images, train=False), labels, exists)
 
     rounds = -(-len(pixels.labels) // batch_size)
     return lax.psum(lax.fori_loop(0, rounds, body, Sums.zero()), parallel.AXIS)

@@ -1,4 +1,4 @@
-"""What is drawn of the kernels: the arrays by brute force, and the binary as its users meet it."""
+"""The picture of kernels: its positions by brute force, and the binary as its users meet it."""
 
 import subprocess
 import sys
@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 import tiny_runs
-from ml_collections import FrozenConfigDict
 
-from lcn_jax import maps, sleep
+from experiments.reports import kernels
 from lcn_jax.grid import Grid
-from lcn_jax.training import checkpoint, train
+from lcn_jax.training import checkpoint
+from lcn_jax.training.experiment import Experiment
 
 GRID = Grid.create((8, 7), 3)
 
@@ -20,34 +20,19 @@ GRID = Grid.create((8, 7), 3)
 def test_positions_are_of_one_largest_pool_and_spread_over_it(border):
     pools = GRID.pools(border)
     sizes = np.bincount(pools[pools >= 0])
-    positions = maps.positions_of_a_pool(GRID, 4, border=border)
+    positions = kernels.positions_of_a_pool(GRID, 4, border=border)
     assert len(set(map(tuple, positions))) == len(positions) == 4
     (pool,) = set(pools[tuple(positions.T)])
     assert sizes[pool] == sizes.max()
     members = np.argwhere(pools == pool)
     np.testing.assert_array_equal(positions[[0, -1]], members[[0, -1]])
-    every = maps.positions_of_a_pool(GRID, 100, border=border)
+    every = kernels.positions_of_a_pool(GRID, 100, border=border)
     np.testing.assert_array_equal(every, members)
 
 
 def test_positions_need_a_pool():
     with pytest.raises(ValueError, match='none is in a pool'):
-        maps.positions_of_a_pool(Grid.create(2, 3), 4, border='exclude')
-
-
-@pytest.mark.parametrize('border', ['include', 'exclude'])
-def test_deviation_is_the_distance_from_the_mean_of_the_pool(border):
-    kernel = np.random.RandomState(0).randn(8, 7, 3, 3, 2, 4).astype(np.float32)
-    pools = GRID.pools(border)
-    expected = np.full((8, 7, 4), np.nan)
-    for i, j in np.ndindex(8, 7):
-        if pools[i, j] >= 0:
-            off = kernel[i, j] - kernel[pools == pools[i, j]].mean(0)
-            expected[i, j] = np.sqrt((off**2).mean((0, 1, 2)))
-    np.testing.assert_allclose(maps.deviation(kernel, GRID, border=border), expected, atol=1e-6)
-    slept = sleep.mean(kernel, GRID, jax.random.key(0), border=border)
-    left = maps.deviation(slept, GRID, border=border)
-    np.testing.assert_allclose(left, np.where(np.isnan(expected), np.nan, 0), atol=1e-6)
+        kernels.positions_of_a_pool(Grid.create(2, 3), 4, border='exclude')
 
 
 @pytest.fixture(scope='module')
@@ -62,7 +47,7 @@ def workdirs(tmp_path_factory):
     }.items():
         config = tiny_runs.get_config('resident')
         config.update_from_flattened_dict(changes)
-        shapes = train.programs(FrozenConfigDict(config), config.batch_size).shapes
+        shapes = Experiment.create(config).shapes
         state = jax.tree.map(lambda s: np.asarray(rng.randn(*s.shape), s.dtype), shapes)
         workdir = str(folder / name)
         with checkpoint.Checkpoints(workdir) as checkpoints:

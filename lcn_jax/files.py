@@ -1,0 +1,103 @@
+"""Files that a run writes: each is there as a whole or not at all, and JSON is strict.
+
+Paths may be URLs such as gs://bucket/run, wherever `etils.epath` can open them.
+"""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from etils import epath
+
+from lcn_jax.errors import UsageError
+
+Path = str | os.PathLike
+NON_FINITE = ('inf', '-inf', 'nan')
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an error of the file system, raised while `path` is written, into a UsageError.
+
+    Every other exception passes through.
+    """
+    try:
+        yield
+    except (OSError, ImportError) as e:  # ImportError: epath lacks a package for this kind of URL
+        raise _not_written(path, str(e)) from e
+    except ValueError as e:
+        if 'Error writing' not in str(e):  # how tensorstore reports a full disk, among others
+            raise
+        raise _not_written(path, str(e).partition('\n')[0][-120:]) from e
+
+
+def _not_written(path: Path, reason: str) -> UsageError:
+    return UsageError(
+        f'cannot write {os.fspath(path)} ({reason}). Make room or choose another place, and run '
+        'the same command again: earlier files are kept, and a run continues from its last good '
+        'checkpoint.'
+    )
+
+
+def make_folder(path: Path) -> epath.Path:
+    """The folder at `path`, made with its parents if it does not exist; UsageError if it cannot."""
+    folder = epath.Path(path)
+    with writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces the file at `path`, atomically; UsageError if it cannot be written."""
+    whole = epath.Path(path)
+    part = whole.with_name(f'{whole.name}.{os.getpid()}.part')  # other processes may write it too
+    with writing(path):
+        try:
+            part.write_text(text)
+            part.replace(whole)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def append_text(path: Path, text: str) -> None:
+    """Adds `text` to the end of the file at `path`; UsageError if it cannot be written."""
+    if '://' in os.fspath(path):  # object stores cannot append
+        write_text(path, epath.Path(path).read_text() + text)
+        return
+    with writing(path), open(path, 'a') as file:
+        file.write(text)
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON with a newline at the end.
+
+    JSON has no infinity or NaN: these become the strings in NON_FINITE.
+    """
+    return json.dumps(_spelled(value), indent=indent) + '\n'
+
+
+def from_json(text: str) -> Any:
+    """The inverse of `to_json`; ValueError if `text` is not valid JSON."""
+    return _unspelled(json.loads(text))
+
+
+def _spelled(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _spelled(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_spelled(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _unspelled(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _unspelled(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_unspelled(item) for item in value]
+    return float(value) if value in NON_FINITE else value

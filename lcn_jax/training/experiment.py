@@ -1,0 +1,197 @@
+"""An experiment: the network of a config, its optimizer and its compiled programs, without data."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from ml_collections import FrozenConfigDict
+
+from lcn_jax import local, plugins, snr
+from lcn_jax.data import sources
+from lcn_jax.errors import UsageError
+from lcn_jax.resnet import ResNet
+from lcn_jax.training import config as configs
+from lcn_jax.training import parallel, sleep_step, state, wake
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment:
+    """Everything that a config describes but the data and the seed; made by `Experiment.create`.
+
+    config: without the seed. image_shape: (H, W, C) of the network's input. optimizer: makes the
+    optimizer for a number of training steps, on which only its learning rate depends.
+
+    The programs (`init`, `wake`, `sleep`, `evaluate`, `snr`, `is_finite`) run on all devices: their
+    arguments and results have a leading axis of devices, except for keys and numbers of steps. Each
+    is made when it is first used, and compiled when it is first called. A run of several seeds
+    keeps one experiment and so compiles once.
+    """
+
+    config: FrozenConfigDict
+    model: nn.Module
+    image_shape: tuple[int, int, int]
+    optimizer: Callable[[int], optax.GradientTransformation]
+
+    @classmethod
+    def create(cls, config: ml_collections.ConfigDict) -> 'Experiment':
+        """The experiment of a config.
+
+        Raises:
+          UsageError: the config has values that are unknown or do not go together.
+        """
+        configs.check(config)
+        dataset = sources.spec(config.dataset)
+        experiment = cls(
+            config=configs.without_seed(config),
+            model=make_model(config, dataset.num_classes),
+            image_shape=(config.image_size, config.image_size, dataset.image_shape[2]),
+            optimizer=partial(wake.optimizer, config),
+        )
+        _check_connectivity(experiment)
+        return experiment
+
+    def initial_state(self, key: jax.Array) -> state.TrainState:
+        """The state of one device before the first step."""
+        return state.create(key, self.model, self.optimizer(1), self.image_shape)
+
+    @cached_property
+    def shapes(self) -> state.TrainState:
+        """The state of one device, with a `jax.ShapeDtypeStruct` for every array."""
+        return jax.eval_shape(self.initial_state, jax.random.key(0))
+
+    @cached_property
+    def grids(self) -> Mapping[str, Any]:
+        """The `Grid` of every locally connected kernel, at its path in the params."""
+        return local.grids(self.model, self.image_shape)
+
+    @cached_property
+    def parameters(self) -> int:
+        """The number of parameters."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.shapes.params))
+
+    @cached_property
+    def init(self) -> Callable[[jax.Array], state.TrainState]:
+        """key -> state."""
+        return parallel.per_device(self.initial_state, [0])
+
+    @cached_property
+    def wake(self) -> Callable[[int], Callable]:
+        """total_steps -> (state, Sums, pixels, order, key, steps -> state, Sums).
+
+        The program of a training of `total_steps` steps; it takes `steps` of them.
+        """
+        return functools.cache(self._make_wake)
+
+    def _make_wake(self, total_steps: int) -> Callable:
+        config = self.config
+        batch = dict(
+            batch_size=config.batch_size,
+            size=config.image_size,
+            padding=config.translations.padding,
+            repetitions=config.translations.repetitions,
+            flips=config.flip,
+        )
+        optimizer = self.optimizer(total_steps)
+        return wake.compile_stretch(
+            partial(wake.step, model=self.model, optimizer=optimizer, batch=batch)
+        )
+
+    @cached_property
+    def sleep(self) -> Callable[[state.TrainState, jax.Array], state.TrainState]:
+        """state, key -> state, by the sleep rule of the config.
+
+        Raises:
+          UsageError: the rule cannot run on the kernels of this network.
+        """
+        step = partial(
+            sleep_step.step,
+            grids=self.grids,
+            rule=sleep_step.rule(self.config),
+            share_moments=self.config.sleep.share_moments,
+        )
+        program = parallel.per_device(step, (0, None), donate=[0])
+        try:
+            jax.eval_shape(program, parallel.replicated_shapes(self.shapes), jax.random.key(0))
+        except (TypeError, ValueError) as e:
+            if isinstance(e, UsageError):
+                raise
+            reason = str(e).partition('\n')[0]
+            raise UsageError(f'the sleep of config.sleep cannot run: {reason}') from e
+        return program
+
+    @cached_property
+    def evaluate(self) -> Callable:
+        """state, pixels -> Sums over the pixels of all devices."""
+        program = partial(
+            wake.evaluate,
+            model=self.model,
+            batch_size=max(1, self.config.batch_size // jax.device_count()),
+            size=self.config.image_size,
+        )
+        return parallel.per_device(program, (0, 0))
+
+    @cached_property
+    def snr(self) -> Callable[[state.TrainState], dict[str, jax.Array]]:
+        """state -> weight SNR of every locally connected layer, by name."""
+        border = self.config.sleep.border
+        return parallel.per_device(
+            lambda train_state: snr.layer_snrs(train_state.params, self.grids, border), [0]
+        )
+
+    @cached_property
+    def is_finite(self) -> Callable[[state.TrainState], jax.Array]:
+        """state -> whether all its numbers are finite."""
+        return parallel.per_device(wake.is_finite, [0])
+
+
+def make_model(config: ml_collections.ConfigDict, num_classes: int) -> nn.Module:
+    """The network of a config, without parameters.
+
+    A model of the user's own, `config.model.name = 'module:function'`, is what
+    `function(config, num_classes)` returns; docs/models.md says what it must be able to do.
+    """
+    if config.model.name != 'resnet':
+        return plugins.load(config.model.name, 'model', ['resnet'])(config, num_classes)
+    return ResNet(
+        stage_sizes=tuple(config.model.stage_sizes),
+        width=config.model.width,
+        stem=config.model.stem,
+        num_classes=num_classes,
+        local=config.connectivity == 'lc',
+        n_first_conv=config.model.n_first_conv,
+        shared=config.model.shared,
+        dtype=jnp.dtype(config.model.dtype),
+        batch_axis=parallel.AXIS if config.model.sync_batch_norm else None,
+    )
+
+
+def _check_connectivity(experiment: Experiment) -> None:
+    """UsageError if no layer is locally connected, or a pattern of names matches none."""
+    config = experiment.config
+    if config.connectivity == 'conv':
+        return
+    if not experiment.grids:
+        raise UsageError(
+            'no layer of the network is locally connected: lower config.model.n_first_conv, '
+            'change config.model.shared, or set config.connectivity=conv.'
+        )
+    convolutions = [
+        name
+        for name, layer in experiment.shapes.params.items()
+        if jnp.ndim(layer.get('kernel', 0)) in (4, 6)
+    ]
+    if config.model.shared and not any(
+        re.fullmatch(config.model.shared, name) for name in convolutions
+    ):
+        raise UsageError(
+            f'config.model.shared={config.model.shared} does not match the whole name of any of '
+            f'the convolutions {", ".join(convolutions)}.'
+        )

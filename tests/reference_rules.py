@@ -1,0 +1,83 @@
+"""Slow forms of the sleep rules, written as they are defined, and the authors' measures of sharing.
+
+The fast forms in `lcn_jax/sleep.py` and `lcn_jax/snr.py` are compared with them.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lcn_jax.grid import Grid, Pools
+from lcn_jax.sleep import _by_group, _map_deviations, _patch_orders
+from lcn_jax.snr import _moments
+
+
+def exact_for(
+    kernel: jax.Array, grid: Grid, patterns: jax.Array, *, border: str, gamma: float
+) -> jax.Array:
+    """The fixed point for given patterns (S, B, kh, kw, C or C // groups), all shown for ever.
+
+    With C = E[x xᵀ]:  w* = (C + gamma I)⁻¹ (C mean_j w_j + gamma w), so the mean of a pool stays
+    and the deviations are multiplied by gamma (C + gamma I)⁻¹. gamma must be positive.
+    """
+
+    def sleep_map(inputs_SBK):
+        x = inputs_SBK.reshape(-1, inputs_SBK.shape[-1])
+        identity = jnp.eye(x.shape[-1], dtype=kernel.dtype)
+        covariance = x.T @ x / len(x)
+        return gamma * jnp.linalg.solve(covariance + gamma * identity, identity)
+
+    maps_GKK = jax.vmap(sleep_map)(_by_group(patterns, kernel))
+    return _map_deviations(kernel, grid, border, maps_GKK)
+
+
+def hebbian_stepwise(
+    kernel: jax.Array,
+    grid: Grid,
+    patterns: jax.Array,
+    *,
+    border: str,
+    gamma: float,
+    learning_rate: float,
+    momentum: float = 0.0,
+) -> jax.Array:
+    """`hebbian_for` neuron by neuron, as the rule is written: slow, the reference for tests.
+
+    One group only: patterns (S, B, kh, kw, C).
+    """
+    pools = Pools.of(grid, border)
+    start_PMKO = pools.split(kernel)
+    orders_PK = _patch_orders(grid, kernel.shape[4])
+
+    def step(carry, pattern):
+        weights, velocity = carry
+        x_BPK = pattern.reshape(len(pattern), -1)[:, orders_PK]
+        z_BPMO = jnp.einsum('bpk,pmko->bpmo', x_BPK, weights)
+        deviation = z_BPMO - jax.vmap(pools.means)(z_BPMO)
+        hebb = jnp.einsum('bpmo,bpk->pmko', deviation, x_BPK) / len(pattern)
+        velocity = momentum * velocity + learning_rate * (hebb + gamma * (weights - start_PMKO))
+        return (weights - velocity, velocity), None
+
+    (weights, _), _ = lax.scan(step, (start_PMKO, jnp.zeros_like(start_PMKO)), patterns)
+    return pools.join(weights, kernel)
+
+
+def inverse_weight_snr(weights: jax.Array, members: jax.Array | None = None) -> jax.Array:
+    """Mean over weights j of var_i[w_ij] / mean_i[w_ij]^2, which the authors' simulation records.
+
+    The mean of the inverse ratios, so not 1 / `weight_snr`. Arguments as there; a weight that is
+    exactly equal in all members counts 0, one that only its mean makes vanish counts inf.
+    """
+    mean, var = _moments(weights, members)
+    return jnp.where(var > 0, var / jnp.where(var > 0, mean, 1) ** 2, 0).mean(-1)
+
+
+def interior_mean_over_std(kernel: jax.Array, grid: Grid) -> jax.Array:
+    """Mean over all weights of |mean| / std over the positions that do not touch the border.
+
+    What the authors' training logs call SNR: it is not squared, takes all positions for one pool,
+    and divides the variance by N - 1. kernel: (Ho, Wo, kh, kw, C // groups, O). Returns a scalar,
+    NaN if there are fewer than two such positions.
+    """
+    interior = kernel[~grid.touches_border()]
+    return (jnp.abs(interior.mean(0)) / interior.std(0, ddof=1)).mean()

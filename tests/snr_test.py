@@ -1,0 +1,46 @@
+"""How alike weights are, against brute force."""
+
+import jax
+import numpy as np
+import pytest
+
+from lcn_jax import sleep, snr
+from lcn_jax.grid import Grid
+
+GRID = Grid.create((8, 7), 3)
+
+
+@pytest.mark.parametrize('border', ['include', 'exclude'])
+def test_deviation_is_the_distance_from_the_mean_of_the_pool(border):
+    kernel = np.random.RandomState(0).randn(8, 7, 3, 3, 2, 4).astype(np.float32)
+    pools = GRID.pools(border)
+    expected = np.full((8, 7, 4), np.nan)
+    for i, j in np.ndindex(8, 7):
+        if pools[i, j] >= 0:
+            off = kernel[i, j] - kernel[pools == pools[i, j]].mean(0)
+            expected[i, j] = np.sqrt((off**2).mean((0, 1, 2)))
+    np.testing.assert_allclose(snr.deviation(kernel, GRID, border=border), expected, atol=1e-6)
+    slept = sleep.mean(kernel, GRID, jax.random.key(0), border=border)
+    left = snr.deviation(slept, GRID, border=border)
+    np.testing.assert_allclose(left, np.where(np.isnan(expected), np.nan, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize('border', ['include', 'exclude'])
+def test_layer_snr_is_the_median_over_pools_and_features(border):
+    kernel = np.random.RandomState(0).randn(8, 7, 3, 3, 2, 4).astype(np.float32) + 1
+    pools = GRID.pools(border)
+    of_pools = []
+    for pool in range(GRID.num_pools):
+        weights = kernel[pools == pool].astype(np.float64)
+        if len(weights) > 1:
+            of_pools.append((weights.mean(0) ** 2 / weights.var(0)).mean((0, 1, 2)))
+    params = {'layer': {'kernel': kernel, 'bias': np.ones(4)}, 'other': {'kernel': np.ones(3)}}
+    found = snr.layer_snrs(params, {'layer': {'kernel': GRID}}, border)
+    assert list(found) == ['layer']
+    np.testing.assert_allclose(found['layer'], np.median(of_pools), rtol=1e-5)
+
+
+def test_layers_without_a_pool_of_two_have_no_snr():
+    grid = Grid.create(3, 3, 1, 'VALID')  # a single position
+    params = {'layer': {'kernel': np.ones((1, 1, 3, 3, 1, 1), np.float32)}}
+    assert snr.layer_snrs(params, {'layer': {'kernel': grid}}, 'include') == {}
