@@ -1,6 +1,19 @@
 """Eight virtual devices for all tests, so that everything is tested across devices."""
 
-import jax
+import os
+import tempfile
+
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+    # A program is compiled once for all tests, and for all processes that they start. Workers of
+    # pytest inherit the variables.
+    _programs = tempfile.TemporaryDirectory(prefix='lcn_jax_tests_')
+    os.environ |= {
+        'JAX_COMPILATION_CACHE_DIR': _programs.name,
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+        'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+    }
+
+import jax  # noqa: E402
 
 jax.config.update('jax_num_cpu_devices', 8)
 

@@ -49,11 +49,13 @@ def train(devices, sync_batch_norm):
     labels = random.randint(0, 10, EXAMPLES).astype(np.int32)
     pixels = Pixels(images, labels, np.float32([0.5]), np.float32([0.3]))
     key = jax.random.key(1)
-    replicated = jax.tree.map(
-        lambda leaf: jnp.stack([leaf] * devices),
-        (state.create(key, model, optimizer, SHAPE), Sums.zero()),
+    mesh = jax.sharding.Mesh(jax.devices()[:devices], (parallel.AXIS,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(parallel.AXIS))
+    create = functools.partial(state.create, model=model, optimizer=optimizer, image_shape=SHAPE)
+    train_state, sums = jax.tree.map(
+        lambda leaf: jax.device_put(np.stack([leaf] * devices), sharding),
+        (jax.jit(create)(key), Sums.zero()),
     )
-    train_state, sums = replicated
     for step in range(1, 21):
         train_state, sums = wake_step(train_state, sums, pixels, np.arange(EXAMPLES), key)
         if step % 10 == 0:
@@ -84,6 +86,23 @@ def test_eight_devices_are_one_device():
 def test_batches_that_cannot_be_split_are_refused():
     with pytest.raises(UsageError, match=r'batch_size 12 cannot be split over 8 .*8 or 16'):
         parallel.check_batch_size(12)
+
+
+def test_a_program_is_compiled_once_for_replicated_values_and_its_own_results():
+    traced = []
+
+    def program(values, key):
+        traced.append(True)
+        return jax.tree.map(lambda x: x + jax.random.uniform(key), values)
+
+    values = parallel.replicate({'a': np.zeros(3, np.float32), 'b': jnp.ones(())})
+    assert [leaf.shape for leaf in jax.tree.leaves(values)] == [(8, 3), (8,)]
+    assert [len(leaf.devices()) for leaf in jax.tree.leaves(values)] == [8, 8]
+    add = parallel.per_device(program, (0, None))
+    results = add(add(values, jax.random.key(0)), jax.random.key(0))
+    assert len(traced) == 1
+    twice = 2 * jax.random.uniform(jax.random.key(0))
+    np.testing.assert_allclose(parallel.first(results)['b'], 1 + twice, rtol=1e-6)
 
 
 # ---- Processes. ----------------------------------------------------------------------------------

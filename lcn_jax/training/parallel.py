@@ -5,7 +5,9 @@ from typing import Any
 
 import flax.jax_utils
 import jax
+import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lcn_jax.errors import UsageError
 
@@ -63,8 +65,20 @@ def mean(tree: Any) -> Any:
 
 
 def replicate(tree: Any) -> Any:
-    """Puts a copy on every local device, with a leading axis of devices."""
-    return flax.jax_utils.replicate(tree)
+    """Puts a copy on every local device, with a leading axis of devices.
+
+    The copies lie as per-device programs return them. JAX would compile a program once more for
+    arguments that lie otherwise.
+    """
+    devices = jax.local_devices()
+    sharding = NamedSharding(Mesh(devices, (AXIS,)), PartitionSpec(AXIS))
+
+    def put(leaf):
+        copies = [jax.device_put(leaf[None], device) for device in devices]
+        shape = len(devices), *leaf.shape
+        return jax.make_array_from_single_device_arrays(shape, sharding, copies)
+
+    return jax.tree.map(put, jax.tree.map(jnp.asarray, tree))
 
 
 def spread(tree: Any) -> Any:
