@@ -1,0 +1,105 @@
+"""Responses of neurons, as files have them."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from lcn_jax.brain import assembly
+from lcn_jax.errors import UsageError
+
+rng = np.random.default_rng
+
+
+class TestAssembly:
+    def save(self, tmp_path, **arrays):
+        np.savez(tmp_path / 'a.npz', **arrays)
+        return str(tmp_path / 'a.npz')
+
+    def test_axes_and_missing_repetitions(self, tmp_path):
+        """The first two of each are kept, where one neuron has no more of one image."""
+        responses = rng(0).normal(size=(3, 4, 5))  # neurons, images, repetitions
+        responses[1, 2, [0, 2, 4]] = np.nan
+        responses[0, 0, 1] = np.nan
+        path = self.save(tmp_path, responses=responses, kind=np.arange(4), region=list('aab'))
+        found = assembly.read(path, ('neuroids', 'stimuli', 'repetitions'), group='kind')
+        assert found.responses.shape == (4, 3, 2)
+        np.testing.assert_array_equal(found.responses[2, 1], responses[1, 2, [1, 3]])
+        np.testing.assert_array_equal(found.responses[0, 0], responses[0, 0, [0, 2]])
+        np.testing.assert_array_equal(found.responses[3, 2], responses[2, 3, :2])
+        np.testing.assert_array_equal(found.region('b'), found.responses[:, 2:])
+        assert found.groups.tolist() == [0, 1, 2, 3] and found.stimuli is None
+
+    @pytest.mark.parametrize(
+        'change, message',
+        [
+            (dict(responses=np.zeros((4, 3))), 'three axes'),
+            (dict(group='kind'), "no 'kind' for each image; it has name"),
+            (dict(axes=('stimuli', 'time', 'repetitions')), 'they must be stimuli, neuroids'),
+            (dict(responses=np.full((4, 3, 2), np.nan)), 'fewer than two'),
+            (
+                dict(stimulus_id=np.ones((4, 1))),
+                r'`stimulus_id` of shape \(4, 1\); one for each',
+            ),
+            (dict(region=np.ones(4)), r'one for each neuron would be \(3,\)\. Are the axes'),
+        ],
+    )
+    def test_what_cannot_be_used_is_refused(self, tmp_path, change, message):
+        arrays = {'responses': np.zeros((4, 3, 2))}
+        for name in ('responses', 'stimulus_id', 'region'):
+            if name in change:
+                arrays[name] = change.pop(name)
+        path = self.save(tmp_path, **arrays, name=list('wxyz'))
+        with pytest.raises(UsageError, match=message):
+            assembly.read(path, **change)
+
+    def test_files_that_are_not_there_or_no_npz(self, tmp_path):
+        with pytest.raises(UsageError, match='there is no file'):
+            assembly.read(str(tmp_path / 'a.npz'))
+        (tmp_path / 'b.npz').write_text('hello')
+        with pytest.raises(UsageError, match='is no npz file'):
+            assembly.read(str(tmp_path / 'b.npz'))
+
+    def test_netcdf(self, tmp_path):
+        """Presentations in any order, of one image more, as Brain-Score's files have them."""
+        xarray = pytest.importorskip('xarray')
+        responses = rng(0).normal(size=(3, 2, 2))  # images, neurons, repetitions
+        order = [(2, 0), (0, 0), (1, 0), (0, 1), (2, 1), (1, 1), (0, 0)]
+        array = xarray.DataArray(
+            np.array([responses[image, :, repetition] for image, repetition in order]).T[..., None],
+            dims=('neuroid', 'presentation', 'time_bin'),
+            coords={
+                'stimulus_id': ('presentation', [f'im{image}' for image, _ in order]),
+                'object_name': ('presentation', [f'object{image % 2}' for image, _ in order]),
+                'region': ('neuroid', ['V4', 'IT']),
+            },
+        )
+        array.to_netcdf(tmp_path / 'a.nc')
+        found = assembly.read(str(tmp_path / 'a.nc'), group='object_name')
+        third = np.full((3, 2, 1), np.nan)
+        third[0, :, 0] = responses[0, :, 0]
+        np.testing.assert_array_equal(found.responses, np.append(responses, third, axis=2))
+        assert found.stimuli.tolist() == ['im0', 'im1', 'im2']
+        assert found.groups.tolist() == ['object0', 'object1', 'object0']
+        assert found.regions.tolist() == ['V4', 'IT']
+
+    def test_netcdf_with_names_of_repetitions(self, tmp_path):
+        """An image that was not shown in the first session has no first repetition."""
+        xarray = pytest.importorskip('xarray')
+        array = xarray.DataArray(
+            [[1.0], [2.0], [3.0]],
+            dims=('presentation', 'neuroid'),
+            coords={
+                'stimulus_id': ('presentation', ['b', 'a', 'a']),
+                'repetition': ('presentation', [7, 7, 5]),
+            },
+        )
+        array.to_netcdf(tmp_path / 'a.nc')
+        found = assembly.read(str(tmp_path / 'a.nc'))
+        np.testing.assert_array_equal(found.responses[:, 0], [[3, 2], [np.nan, 1]])
+
+    def test_netcdf_without_xarray(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, 'xarray', None)
+        (tmp_path / 'a.nc').touch()
+        with pytest.raises(UsageError, match=r"pip install 'lcn_jax\[netcdf\]'"):
+            assembly.read(str(tmp_path / 'a.nc'))

@@ -1,0 +1,30 @@
+"""Images in archives, in order and by name."""
+
+import zipfile
+
+import numpy as np
+import pytest
+from tiny_networks import png
+
+from lcn_jax.brain import stimuli
+from lcn_jax.errors import UsageError
+
+
+class TestStimuli:
+    def test_order_of_numbers_and_choice_by_name(self, tmp_path):
+        with zipfile.ZipFile(tmp_path / 'a.zip', 'w') as archive:
+            for name in ('a/im10.png', 'a/im2.png', 'b/im1.JPG', 'readme.txt', 'b/im2.png'):
+                archive.writestr(name, name)
+        files = stimuli.read(str(tmp_path / 'a.zip'))
+        assert list(files) == ['a/im2.png', 'a/im10.png', 'b/im1.JPG', 'b/im2.png']
+        assert list(stimuli.choose(files, ['im1', 'im10.png', 'b/im2.png'])) == [
+            'b/im1.JPG', 'a/im10.png', 'b/im2.png',
+        ]  # fmt: skip
+        for name, count in (('im2', 2), ('im3', 0)):
+            with pytest.raises(UsageError, match=f'there are {count} images called {name}'):
+                stimuli.choose(files, [name])
+
+    def test_what_is_no_image_is_named(self, images):
+        np.testing.assert_array_equal(stimuli.decode(png(images[0]), 'x.png'), images[0])
+        with pytest.raises(UsageError, match=r'x\.png is not a whole image'):
+            stimuli.decode(png(images[0])[:-30], 'x.png')

@@ -1,0 +1,80 @@
+"""Networks that were never trained, in workdirs as if they were; their layers; measurements."""
+
+import io
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import tiny_runs
+from PIL import Image
+
+from lcn_jax.training import checkpoint, state, train, wake
+from lcn_jax.training import config as configs
+
+rng = np.random.default_rng
+
+LAYERS = ('stem', 'stage1_block1', 'stage2_block1', 'pooled', 'logits')
+SHORTCUT = 'stage2_block1_shortcut'
+
+
+def make_config(kind):
+    config = configs.default()
+    config.dataset, config.image_size = 'cifar10', 8
+    config.mean, config.std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    config.model.stage_sizes, config.model.width = (1, 1), 4
+    config.batch_size = 8
+    return configs.apply_kind(config, kind)
+
+
+def make_state(config, seed):
+    """Random numbers that let the activity through, which take less time than an initialisation."""
+    optimizer = wake.optimizer(config, total_steps=1)
+    model, shape = train.make_model(config), train.image_shape(config)
+    shapes = jax.eval_shape(
+        lambda key: state.create(key, model, optimizer, shape), jax.random.key(0)
+    )
+    random = rng(seed)
+
+    def values(path, leaf):
+        if path[-1].key == 'kernel':
+            spread = np.sqrt(2 / np.prod(leaf.shape[-4:-1]))
+            return random.normal(0, spread, leaf.shape).astype(leaf.dtype)
+        return random.uniform(0.5, 1, leaf.shape).astype(leaf.dtype)
+
+    return shapes.replace(
+        step=np.int32(3),
+        params=jax.tree_util.tree_map_with_path(values, shapes.params),
+        batch_stats=jax.tree_util.tree_map_with_path(values, shapes.batch_stats),
+        opt_state=jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes.opt_state),
+    )
+
+
+def make_run(workdir, kind, seed=0):
+    """A workdir with a checkpoint of step 3, as if trained."""
+    config = make_config(kind)
+    snapshot = checkpoint.Snapshot.start(make_state(config, seed))
+    checkpoint.claim(str(workdir), config)
+    with checkpoint.Checkpoints(str(workdir)) as checkpoints:
+        checkpoints.save(3, snapshot, checkpoint.NOT_EVALUATED)
+    return workdir
+
+
+def noisy(signal, reliability, repetitions, seed):
+    """(S, N) -> (S, N, R): the means over repetitions have the reliability."""
+    noise = np.sqrt(repetitions * signal.var(0) * (1 / reliability - 1))[:, None]
+    return signal[..., None] + noise * rng(seed).normal(size=(*signal.shape, repetitions))
+
+
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, 'PNG')
+    return file.getvalue()
+
+
+def call(module, *flags):
+    """What a binary prints."""
+    return subprocess.run(
+        [sys.executable, '-m', f'experiments.{module}', *flags],
+        cwd=tiny_runs.ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
