@@ -21,7 +21,7 @@ class TestFeatures:
     def test_blocks_are_what_the_network_computes(self, networks, found, images, kind):
         """From each block, what comes after it follows."""
         network, found = networks[kind], found[kind]
-        assert features.blocks(network.model) == LAYERS[1:3]
+        assert features.blocks(network) == LAYERS[1:3]
         assert [x.shape[1:] for x in found.values()] == [
             *((4, 8, 8), (4, 8, 8), (8, 4, 4)), (8,), (10,), (8, 4, 4),
         ]  # fmt: skip
@@ -85,7 +85,7 @@ class TestFeatures:
 
 
 def test_the_core_needs_no_scikit_learn():
-    code = 'import lcn_jax.brain.features, lcn_jax.brain.predictivity, lcn_jax.brain.behaviour, sys'
+    code = 'import lcn_jax.brain.features, lcn_jax.brain.predictivity, lcn_jax.brain.scores, sys'
     subprocess.run(
         [sys.executable, '-c', f'{code}; sys.exit("sklearn" in sys.modules)'],
         check=True,
