@@ -15,14 +15,12 @@ import json
 import pathlib
 import time
 
-import numpy as np
 from absl import flags
 
 from experiments.common import cli
 from experiments.common.provenance import provenance
 from experiments.reports import brain as brain_report
 from lcn_jax.brain import assembly, features, stimuli
-from lcn_jax.brain.scores import Scorer
 from lcn_jax.errors import UsageError, writing
 from lcn_jax.training.metrics import plain
 
@@ -67,16 +65,9 @@ def main(argv):
             broken[name] = {'error': str(e)}
     if not networks:
         raise UsageError(described(broken))
-    regions = {}
-    for region in map(str, np.unique(neurons.regions)):
-        try:
-            scorer = Scorer(neurons.region(region), neurons.groups)
-        except UsageError as e:
-            print(f'{region} is not scored: {e}\n')
-            regions[region] = {'error': str(e)}
-            continue
-        regions[region] = brain_report.compare(scorer, networks, images, region)
-        regions[region]['runs'] |= broken
+    regions = brain_report.compare_regions(neurons, networks, images)
+    for region in regions.values():
+        region.get('runs', {}).update(broken)
     if not any(brain_report.scored(region) for region in regions.values()):
         first = next(iter(regions.values()))
         raise UsageError(f'nothing can be scored: {first.get("error") or described(first["runs"])}')

@@ -5,10 +5,26 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from lcn_jax.brain import features
+from lcn_jax.brain.assembly import Assembly
 from lcn_jax.brain.scores import Scorer, difference
 from lcn_jax.errors import UsageError
 
 HEADER = '{:<36}  score     95 % interval   r²/c (r/c)²'
+
+
+def compare_regions(
+    neurons: Assembly, networks: dict[str, features.Network], images: list
+) -> dict[str, dict]:
+    """`compare` for each region; {'error': reason} for one that cannot be scored."""
+    regions = {}
+    for name in map(str, np.unique(neurons.regions)):
+        try:
+            scorer = Scorer(neurons.region(name), neurons.groups)
+            regions[name] = compare(scorer, networks, images, name)
+        except UsageError as e:
+            regions[name] = {'error': str(e)}
+            print(f'{name} is not scored: {e}\n')
+    return regions
 
 
 def compare(scorer: Scorer, networks: dict[str, features.Network], images: list, name: str) -> dict:

@@ -175,7 +175,7 @@ class TestPredictivity:
             predictivity.prediction_correlations(change(x), rng(1).normal(size=(60, 2)))
 
     def test_groups_that_cannot_be_split_are_refused(self):
-        with pytest.raises(UsageError, match='60 images cannot be split: .* only 1 member'):
+        with pytest.raises(UsageError, match=r'60 images cannot be split: .* only 1 member'):
             predictivity.halves(60, np.arange(60) == 7)
 
 
