@@ -3,24 +3,18 @@
     python -m experiments.brain_score --workdir=runs/conv,runs/lc,runs/lc_hebbian \\
         --assembly=V4.npz --images=V4_images.zip --axes=neuroids,stimuli,repetitions
 
-A score is the correlation of predicted with measured responses to held-out images (partial least
-squares, 10 splits, median over neurons), as Brain-Score computes it, with a 95 % bootstrap interval
-over neurons. Of every network the best block is chosen on one half of the images and scored on the
-other, which gives less than all images do, for a regression learns less from half of them; the
-differences between networks there, and their intervals, are over the same neurons. RDM is the
-Spearman correlation of the dissimilarities of images with those in each repetition.
+Prints tables; writes brain_score.json and brain_score.png. docs/brain_score.md describes the files
+and the scores. Three ResNet-20 for 32×32 pixels, 640 images and 50 neurons took 70 s on one CPU
+core.
 
-`lcn_jax/brain/assembly.py` says what the assembly file has to be like, and --axes the order of its
-axes. Images are resized to what the network was trained on. Prints tables; writes brain_score.json
-and brain_score.png. Three ResNet-20 of 32×32 pixels, 640 images and 50 neurons took 70 s on one
-CPU core.
+A layer that cannot be scored is marked, with the reason, and so is a network without any other
+layer. If a run cannot be loaded, the others are scored, and the exit status is 1.
 """
 
 import json
 import pathlib
 import time
 
-import numpy as np
 from absl import flags
 
 from experiments.common import cli
@@ -30,23 +24,28 @@ from lcn_jax.brain import assembly, features, stimuli
 from lcn_jax.errors import UsageError, writing
 from lcn_jax.training.metrics import plain
 
-WORKDIR = flags.DEFINE_list('workdir', None, 'Folders that experiments.train wrote, with commas.')
+WORKDIR = flags.DEFINE_list('workdir', None, 'Folders of runs, separated by commas.')
 CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Instead of the runs' own config.data_dir.")
 ASSEMBLY = flags.DEFINE_string('assembly', None, 'npz or NetCDF file of the responses.')
 IMAGES = flags.DEFINE_string('images', None, 'Folder or zip of the images.')
-AXES = flags.DEFINE_list('axes', list(assembly.AXES), 'Of `responses` in an npz file.')
+AXES = flags.DEFINE_list('axes', list(assembly.AXES), 'Order in `responses` of an npz file.')
 GROUP = flags.DEFINE_string(
-    'group', None, 'Name of the kinds of images that all splits have in equal proportion.'
+    'group', None, 'Array or coordinate with the categories of the images, for stratified splits.'
 )
 OUT = flags.DEFINE_string('out', 'runs/brain_score', 'Folder for the JSON and the PNG.')
 flags.mark_flags_as_required(['workdir', 'assembly', 'images'])
 
 
 def named(workdirs: list[str]) -> dict[str, str]:
-    """Workdirs by their last folder, or by their whole path if two have the same."""
+    """Workdirs by the names of their last folders, or by their paths if two names are equal."""
     names = [pathlib.Path(workdir).name for workdir in workdirs]
     return dict(zip(names if len(set(names)) == len(names) else workdirs, workdirs))
+
+
+def described(runs: dict[str, dict]) -> str:
+    """Why runs are not scored, in one line."""
+    return ' '.join(f'{name}: {run["error"]}' for name, run in runs.items())
 
 
 def main(argv):
@@ -58,17 +57,20 @@ def main(argv):
     neurons = assembly.read(ASSEMBLY.value, tuple(AXES.value), GROUP.value)
     images = stimuli.shown(IMAGES.value, neurons)
     workdirs = named(WORKDIR.value)
-    networks = {
-        name: features.load(workdir, CHECKPOINT.value, DATA_DIR.value)
-        for name, workdir in workdirs.items()
-    }
-    regions = {}
-    try:
-        for region in np.unique(neurons.regions):
-            scorer = brain_report.Scorer(neurons.region(region), neurons.groups)
-            regions[str(region)] = brain_report.compare(scorer, networks, images, region)
-    except ValueError as e:  # too few images for so many splits, or too few features
-        raise UsageError(str(e)) from e
+    networks, broken = {}, {}
+    for name, workdir in workdirs.items():
+        try:
+            networks[name] = features.load(workdir, CHECKPOINT.value, DATA_DIR.value)
+        except UsageError as e:
+            broken[name] = {'error': str(e)}
+    if not networks:
+        raise UsageError(described(broken))
+    regions = brain_report.compare_regions(neurons, networks, images)
+    for region in regions.values():
+        region.get('runs', {}).update(broken)
+    if not any(brain_report.scored(region) for region in regions.values()):
+        first = next(iter(regions.values()))
+        raise UsageError(f'nothing can be scored: {first.get("error") or described(first["runs"])}')
 
     brain_report.plot(regions).savefig(out / 'brain_score.png', dpi=130)
     report = {
@@ -80,6 +82,8 @@ def main(argv):
     }
     (out / 'brain_score.json').write_text(json.dumps(plain(report), indent=1) + '\n')
     print(f'{out} is written')
+    if broken:
+        raise UsageError(f'{out} lacks runs that cannot be loaded: {described(broken)}')
 
 
 if __name__ == '__main__':

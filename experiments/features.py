@@ -1,9 +1,9 @@
-"""Writes what the layers of a trained network respond to images, for use outside of JAX.
+"""Writes the layer activations of a trained network for images, for use outside of JAX.
 
     python -m experiments.features --workdir=runs/imagenet --images=stimuli --out=stimuli.npz
 
-`lcn_jax/brain/exchange.py` says what is in the npz file, which `lcn_jax/integrations/brain_score`
-reads.
+`lcn_jax/brain/exchange.py` describes the npz file, which `lcn_jax/integrations/brain_score` reads.
+Images that cannot be decoded are left out of it; they are then named, and the exit status is 1.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that experiments.train wr
 CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Instead of the run's own config.data_dir.")
 IMAGES = flags.DEFINE_string('images', None, 'Folder or zip of images.')
-LAYERS = flags.DEFINE_list('layers', None, 'Names of layers; by default those of blocks and after.')
+LAYERS = flags.DEFINE_list('layers', None, 'Names of layers; by default the blocks and all after.')
 OUT = flags.DEFINE_string('out', None, 'The npz file to write.')
 flags.mark_flags_as_required(['workdir', 'images', 'out'])
 
@@ -28,15 +28,14 @@ def main(argv):
     if not OUT.value.endswith('.npz'):
         raise UsageError(f'--out={OUT.value} must end in .npz.')
     network = features.load(WORKDIR.value, CHECKPOINT.value, DATA_DIR.value)
-    layers = LAYERS.value or features.main_layers(network.model)
+    layers = LAYERS.value or features.main_layers(network)
     files = stimuli.read(IMAGES.value)
     with writing(OUT.value):
         pathlib.Path(OUT.value).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        exchange.write(OUT.value, network, files, layers)
-    except ValueError as e:  # an unknown layer
-        raise UsageError(str(e)) from e
-    print(f'{OUT.value} has {len(layers)} layers of {len(files)} images')
+    left_out = exchange.write(OUT.value, network, files, layers)
+    print(f'{OUT.value} has {len(layers)} layers of {len(files) - len(left_out)} images')
+    if left_out:
+        raise UsageError(f'images left out of {OUT.value}: {" ".join(left_out.values())}')
 
 
 if __name__ == '__main__':

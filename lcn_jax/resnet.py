@@ -52,7 +52,9 @@ class ResNet(nn.Module):
     follow the first convolution of their block) are shared, and so are those whose whole name is
     matched by the regular expression `shared`: '.*_shortcut' are the 1×1 convolutions. The others
     are made by `local_conv` if `local`; it gets the arguments of `Conv`, and `use_bias=False`.
-    Networks with locally connected layers compute in the layout HWNC.
+
+    `layout` is that of everything inside. In 'intermediates' are the activations 'stem' (what the
+    first block receives), 'stage1_block1' and so on, and 'pooled' (N, channels).
     """
 
     stage_sizes: tuple[int, ...]
@@ -66,10 +68,13 @@ class ResNet(nn.Module):
     batch_axis: str | None = None  # set to synchronise the batch statistics over devices
     local_conv: Callable = LocalConv
 
+    @property
+    def layout(self) -> str:
+        return 'HWNC' if self.local else 'NHWC'
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        layout = 'HWNC' if self.local else 'NHWC'
-        pixel_axes = (layout.index('H'), layout.index('W'))
+        pixel_axes = (self.layout.index('H'), self.layout.index('W'))
         norm = partial(
             nn.BatchNorm,
             use_running_average=not train,
@@ -88,7 +93,7 @@ class ResNet(nn.Module):
                 kernel_size=kernel_size,
                 strides=strides,
                 padding=(kernel_size - 1) // 2,
-                layout=layout,
+                layout=self.layout,
                 dtype=self.dtype,
                 name=name,
             )
@@ -108,6 +113,7 @@ class ResNet(nn.Module):
             for a in pixel_axes:
                 window[a], stride[a], pad[a] = 3, 2, (1, 1)
             x = lax.reduce_window(x, -jnp.inf, lax.max, window, stride, pad)
+        self.sow('intermediates', 'stem', x)
 
         for stage, blocks in enumerate(self.stage_sizes, 1):
             features = self.width * 2 ** (stage - 1)
@@ -121,6 +127,8 @@ class ResNet(nn.Module):
                 y = nn.relu(norm(name=f'{name}_norm1')(y))
                 y = norm(name=f'{name}_norm2')(conv(features, 3, 1, f'{name}_conv2')(y))
                 x = nn.relu(x + y)
+                self.sow('intermediates', name, x)
 
         x = x.mean(pixel_axes, dtype=jnp.float32)
+        self.sow('intermediates', 'pooled', x)
         return nn.Dense(self.num_classes, name='logits')(x)

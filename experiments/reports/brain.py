@@ -1,88 +1,40 @@
-"""What comes of scoring networks against neurons: numbers, tables and a chart."""
+"""Scores of networks against neurons: the comparison, its table and its chart."""
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from lcn_jax.brain import assembly, features, predictivity, rdm
+from lcn_jax.brain import features
+from lcn_jax.brain.assembly import Assembly
+from lcn_jax.brain.scores import Scorer, difference
+from lcn_jax.errors import UsageError
 
 HEADER = '{:<36}  score     95 % interval   r²/c (r/c)²'
 
 
-class Scorer:
-    """Scores features against the neurons of a region.
-
-    means: (S, N) responses; whole: what does not depend on a network; chosen_on, reported_on:
-    indices of the halves of the images.
-    """
-
-    def __init__(self, responses: np.ndarray, groups: np.ndarray | None):
-        """responses: (S, N, R), NaN where there is none."""
-        self.means, self.groups = predictivity.mean(responses), groups
-        self.chosen_on, self.reported_on = predictivity.halves(len(responses), groups)
-        reliabilities = predictivity.split_half_reliabilities(responses)
-        self.ceiling = float(predictivity.aggregate(reliabilities))
-        repetitions = np.moveaxis(assembly.complete(responses), -1, 0)
-        self._rdms = np.stack([rdm.rdm(repetition) for repetition in repetitions])
-        self.whole = {
-            'images': len(responses),
-            'neurons': responses.shape[1],
-            'repetitions': responses.shape[2],
-            'ceiling': self.ceiling,
-            'ceiling_interval': interval(reliabilities),
-            'rdm_noise_ceiling': rdm.noise_ceiling(self._rdms),
-        }
-
-    def layer(self, responses: np.ndarray) -> dict:
-        """The scores of a layer (S, ...) over all images, and the one to choose it by."""
-        correlations = self.correlations(responses, slice(None))
-        chosen_by = predictivity.aggregate(self.correlations(responses, self.chosen_on))
-        return self.scores(correlations) | {
-            'rdm': rdm.similarity(rdm.rdm(responses), self._rdms),
-            'chosen_by': float(chosen_by),
-        }
-
-    def correlations(self, responses: np.ndarray, images) -> np.ndarray:
-        """(splits, N) for some of the images."""
-        groups = None if self.groups is None else self.groups[images]
-        return predictivity.prediction_correlations(responses[images], self.means[images], groups)
-
-    def scores(self, correlations: np.ndarray) -> dict:
-        """The aggregate of correlations (splits, N), its interval, and by both ceiled formulas."""
-        score = float(predictivity.aggregate(correlations))
-        return {
-            'score': score,
-            'interval': interval(correlations),
-            'ceiled_since_2026': predictivity.ceiled_since_2026(score, self.ceiling),
-            'ceiled_until_2026': predictivity.ceiled_until_2026(score, self.ceiling),
-        }
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """Of the aggregate of values (splits, N)."""
-    return predictivity.bootstrap_interval(
-        lambda neurons: predictivity.aggregate(values[:, neurons]), values.shape[1]
-    )
-
-
-def difference(first: np.ndarray, other: np.ndarray) -> dict:
-    """What `other` has more than `first`, both (splits, N) of the same neurons."""
-
-    def statistic(neurons):
-        return predictivity.aggregate(other[:, neurons]) - predictivity.aggregate(first[:, neurons])
-
-    neurons = np.arange(first.shape[1])
-    return {
-        'difference': float(statistic(neurons)),
-        'difference_interval': predictivity.bootstrap_interval(statistic, len(neurons)),
-    }
+def compare_regions(
+    neurons: Assembly, networks: dict[str, features.Network], images: list
+) -> dict[str, dict]:
+    """`compare` for each region; {'error': reason} for one that cannot be scored."""
+    regions = {}
+    for name in map(str, np.unique(neurons.regions)):
+        try:
+            scorer = Scorer(neurons.region(name), neurons.groups)
+            regions[name] = compare(scorer, networks, images, name)
+        except UsageError as e:
+            regions[name] = {'error': str(e)}
+            print(f'{name} is not scored: {e}\n')
+    return regions
 
 
 def compare(scorer: Scorer, networks: dict[str, features.Network], images: list, name: str) -> dict:
-    """Scores all blocks of all networks, printing them, and compares the best of each.
+    """Scores all blocks of all networks, printing them, and compares the best block of each.
 
-    Raises:
-      ValueError: a block cannot be scored, for there are too few images or features.
+    Returns:
+      `scorer.whole` and 'runs': for each network 'step', 'layers' with the scores of each block,
+      and 'best', the block chosen on one half of the images and its scores on the other half. A
+      block that cannot be scored has only 'error', the reason; a network none of whose blocks can
+      be scored has 'error' instead of 'best'.
     """
     whole = scorer.whole
     print(
@@ -93,36 +45,62 @@ def compare(scorer: Scorer, networks: dict[str, features.Network], images: list,
     runs, best_correlations = {}, {}
     for label, network in networks.items():
         print(f'\n{HEADER.format(label)} {"RDM":>6}')
-        responses = features.extract(network, images, features.blocks(network.model))
-        layers = {}
-        for layer, values in responses.items():
-            try:
-                layers[layer] = scores = scorer.layer(values)
-            except ValueError as e:
-                raise ValueError(f'{layer} of {label}: {e}') from e
-            print(f'{row(layer, scores)} {scores["rdm"]:>6.3f}')
-        best = max(layers, key=lambda layer: layers[layer]['chosen_by'])
-        best_correlations[label] = scorer.correlations(responses[best], scorer.reported_on)
-        runs[label] = {
-            'step': network.step,
-            'layers': layers,
-            'best': {'layer': best} | scorer.scores(best_correlations[label]),
-        }
-
-    print(f'\n{HEADER.format("best, on the other half")} {"more than the first":>24}')
-    first = next(iter(runs))
-    for label, run in runs.items():
-        best = run['best']
-        line = row(f'{label} {best["layer"]}', best)
-        if label != first:
-            best |= difference(best_correlations[first], best_correlations[label])
-            line += f' {best["difference"]:>+7.3f} {bounds(best["difference_interval"]):>16}'
-        print(line)
+        runs[label] = {'step': network.step}
+        try:
+            blocks = features.blocks(network)
+            if not blocks:
+                raise UsageError('its model sows no activations; docs/models.md says how.')
+            activations = features.extract(network, images, blocks)
+            runs[label]['layers'] = layers = _layers(scorer, activations)
+            best, best_correlations[label] = _best(scorer, activations, layers)
+            runs[label]['best'] = {'layer': best} | scorer.scores(best_correlations[label])
+        except UsageError as e:
+            runs[label]['error'] = str(e)
+            print(f'{label} is not scored: {e}')
+    if best_correlations:
+        _compare_best(runs, best_correlations)
     print()
     return whole | {'runs': runs}
 
 
-def row(name: str, scores: dict) -> str:
+def _layers(scorer, activations):
+    layers = {}
+    for layer, values in activations.items():
+        try:
+            layers[layer] = scores = scorer.layer(values)
+            print(f'{_row(layer, scores)} {scores["rdm"]:>6.3f}')
+        except UsageError as e:
+            layers[layer] = {'error': str(e)}
+            print(f'{layer:<36} not scored: {e}')
+    return layers
+
+
+def _best(scorer, activations, layers) -> tuple[str, np.ndarray]:
+    """The layer that scores best on one half of the images, and its correlations on the other."""
+    choices = [layer for layer in layers if 'error' not in layers[layer]]
+    for layer in sorted(choices, key=lambda layer: layers[layer]['chosen_by'], reverse=True):
+        try:
+            return layer, scorer.correlations(activations[layer], scorer.reported_on)
+        except UsageError as e:  # too few units vary over this half
+            layers[layer]['error'] = str(e)
+    layer, scores = next(iter(layers.items()))
+    raise UsageError(f'none of its layers can be scored; {layer}: {scores["error"]}')
+
+
+def _compare_best(runs, correlations):
+    """Adds to the best layers their differences to the first one, printing them."""
+    first = next(iter(correlations))
+    print(f'\n{HEADER.format("best, on the other half")} {f"more than {first}":>24}')
+    for label, own in correlations.items():
+        best = runs[label]['best']
+        line = _row(f'{label} {best["layer"]}', best)
+        if label != first:
+            best |= {'reference': first} | difference(correlations[first], own)
+            line += f' {best["difference"]:>+7.3f} {bounds(best["difference_interval"]):>16}'
+        print(line)
+
+
+def _row(name: str, scores: dict) -> str:
     return (
         f'{name:<36} {scores["score"]:>6.3f} {bounds(scores["interval"]):>17} '
         f'{scores["ceiled_since_2026"]:>6.3f} {scores["ceiled_until_2026"]:>6.3f}'
@@ -134,7 +112,11 @@ def bounds(pair: tuple[float, float]) -> str:
 
 
 def plot(regions: dict[str, dict]) -> Figure:
-    """Scores by depth: a panel for each region, a line for each run, the best possible dashed."""
+    """Scores by depth: a panel for each region, a line for each run, √ceiling dashed.
+
+    Regions, runs and layers that could not be scored are left out.
+    """
+    regions = {name: region for name, region in regions.items() if scored(region)}
     figure = Figure(figsize=(8 * len(regions), 4.5), layout='constrained')
     for axes, (name, region) in zip(
         figure.subplots(1, len(regions), squeeze=False)[0], regions.items()
@@ -142,12 +124,13 @@ def plot(regions: dict[str, dict]) -> Figure:
         best = np.sqrt([region['ceiling'], *region['ceiling_interval']])  # r² / ceiling is 1 there
         axes.axhline(best[0], color='0.3', ls='--', lw=1, label='√ceiling, the best possible')
         axes.axhspan(*best[1:], color='0.5', alpha=0.15, lw=0)
-        runs = region['runs']
+        runs = scored(region)
         axes.set_prop_cycle(color=colormaps['tab20'].colors)
         step = min(0.12, 0.7 / len(runs))  # to the side, or the bars hide each other
         for number, (label, run) in enumerate(runs.items()):
-            scores = np.array([layer['score'] for layer in run['layers'].values()])
-            low, high = np.array([layer['interval'] for layer in run['layers'].values()]).T
+            layers = run['layers'].values()
+            scores = np.array([layer.get('score', np.nan) for layer in layers])
+            low, high = np.array([layer.get('interval', [np.nan] * 2) for layer in layers]).T
             aside = step * (number - (len(runs) - 1) / 2)
             axes.errorbar(
                 np.arange(len(scores)) + aside, scores, [scores - low, high - scores],
@@ -165,3 +148,8 @@ def plot(regions: dict[str, dict]) -> Figure:
         axes.spines[['top', 'right']].set_visible(False)
         axes.legend(frameon=False, fontsize='small', loc='center left', bbox_to_anchor=(1, 0.5))
     return figure
+
+
+def scored(region: dict) -> dict[str, dict]:
+    """The runs of a region of which a layer could be scored."""
+    return {label: run for label, run in region.get('runs', {}).items() if 'best' in run}

@@ -1,1 +1,1 @@
-"""How well the layers of a network explain neurons and behaviour, as Brain-Score measures it."""
+"""How well the layers of a network explain recorded neurons, measured as Brain-Score does."""

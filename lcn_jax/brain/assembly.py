@@ -1,6 +1,8 @@
-"""Recorded responses of neurons to images, from the files they come in."""
+"""Recorded responses of neurons to images, from npz and NetCDF files."""
 
 import dataclasses
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,10 +16,11 @@ NETCDF = {'.nc', '.nc4', '.netcdf', '.cdf'}
 
 @dataclasses.dataclass(frozen=True)
 class Assembly:
-    """Responses to S images of N neurons, each up to R times.
+    """Responses of N neurons to S images in up to R repetitions.
 
-    responses: (S, N, R) float64, NaN where there is none; stimuli: (S,) the images' names, or None
-    if they are in the order of the files; groups: (S,) kinds of images, or None; regions: (N,) str.
+    responses: (S, N, R) float64, NaN if missing; stimuli: (S,) names of the images, or None if they
+    are in the order of the files; groups: (S,) categories of the images, or None; regions: (N,)
+    str.
     """
 
     responses: np.ndarray
@@ -26,27 +29,28 @@ class Assembly:
     regions: np.ndarray
 
     def region(self, name: str) -> np.ndarray:
-        """The responses of the neurons in a region."""
+        """The responses (S, n, R) of the n neurons in a region."""
         return self.responses[:, self.regions == name]
 
 
 def read(path: str, axes: tuple[str, ...] = AXES, group: str | None = None) -> Assembly:
-    """Reads an npz or NetCDF file.
+    """Reads an npz file, or a NetCDF file of Brain-Score.
 
-    An npz file has `responses` with the axes in the order of `axes`, NaN where one is missing, and
-    may have `stimulus_id` (S,) and `region` (N,). Of images that were shown to some neurons more
-    often than to others, the first repetitions are kept, as many as there are of all.
+    An npz file has `responses` with the axes in the order of `axes`, NaN if missing, and may have
+    `stimulus_id` (S,) and `region` (N,). If neurons have different numbers of repetitions, each
+    keeps as many as the neuron with the fewest, the first ones.
 
-    A NetCDF file is one of Brain-Score: dimensions `presentation` and `neuroid`, coordinates
-    `stimulus_id` and perhaps `repetition` and `region`; presentations of the same image are its
-    repetitions. All are kept, as there, of images that were shown more often than others too.
+    A NetCDF file has the dimensions `presentation` and `neuroid`, the coordinate `stimulus_id` (or
+    `image_id`), and may have the coordinates `repetition` and `region`. Presentations of the same
+    image are its repetitions. As in Brain-Score, all are kept even if images differ in number.
 
     Args:
-      group: name of the array (S,), or coordinate of presentations, with the kinds of images that
-        all splits are to have in equal proportion.
+      group: name of the array (S,), or coordinate of presentations, with the categories of the
+        images for stratified splits.
 
     Raises:
-      UsageError: the file is not there or not of this form, or there are not two repetitions.
+      UsageError: there is no such file, its content has another form, a response is infinite, or
+        a response in an npz file has fewer than two repetitions.
     """
     if not Path(path).is_file():
         raise UsageError(f'there is no file {path}.')
@@ -59,6 +63,8 @@ def read(path: str, axes: tuple[str, ...] = AXES, group: str | None = None) -> A
         raise UsageError(
             f'{path} has no {group!r} for each image; it has {", ".join(of_stimuli) or "nothing"}.'
         )
+    if np.isinf(responses).any():
+        raise UsageError(f'{path} has infinite responses; missing ones must be NaN.')
     regions = of_neurons.get('region', np.full(responses.shape[1], 'all'))
     return Assembly(
         responses=responses,
@@ -69,10 +75,12 @@ def read(path: str, axes: tuple[str, ...] = AXES, group: str | None = None) -> A
 
 
 def complete(responses: np.ndarray) -> np.ndarray:
-    """(S, N, R) with NaN where missing -> (S, N, as many first ones as there are of all).
+    """(S, N, R), NaN if missing -> (S, N, r): the first r repetitions that are not missing.
+
+    r is the smallest number of repetitions of any neuron and image.
 
     Raises:
-      UsageError: a neuron has fewer than two responses to an image.
+      UsageError: r is below two.
     """
     missing = np.isnan(responses)
     present_first = np.argsort(missing, axis=-1, kind='stable')
@@ -89,9 +97,10 @@ def _from_npz(path, axes) -> tuple[np.ndarray, Mapping, Mapping]:
     if sorted(axes) != sorted(AXES):
         raise UsageError(f'the axes are {", ".join(axes)}; they must be {", ".join(AXES)}.')
     try:
-        arrays = dict(np.load(path))
-    except Exception as e:  # np.load fails in many ways
-        raise UsageError(f'{path} is no npz file ({e}).') from e
+        with zipfile.ZipFile(path):  # np.load would take other formats as well
+            arrays = dict(np.load(path))
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+        raise UsageError(f'{path} is not a valid npz file ({e}).') from e
     responses = arrays.get('responses', np.zeros(()))
     if responses.ndim != 3:
         raise UsageError(f'{path} must have `responses` with three axes: {", ".join(axes)}.')
@@ -100,8 +109,8 @@ def _from_npz(path, axes) -> tuple[np.ndarray, Mapping, Mapping]:
     for name, count, what in (('stimulus_id', images, 'image'), ('region', neurons, 'neuron')):
         if name in arrays and arrays[name].shape != (count,):
             raise UsageError(
-                f'{path} has `{name}` of shape {arrays[name].shape}; one for each {what} would be '
-                f'({count},). Are the axes of `responses` {", ".join(axes)}?'
+                f'{path} has `{name}` of shape {arrays[name].shape}; with one for each {what} it '
+                f'would be ({count},). Are the axes of `responses` {", ".join(axes)}?'
             )
     of_stimuli = {k: a for k, a in arrays.items() if a.shape == (images,) and k != 'region'}
     of_neurons = {k: a for k, a in arrays.items() if a.shape == (neurons,) and k == 'region'}
@@ -117,11 +126,12 @@ def _from_netcdf(path) -> tuple[np.ndarray, Mapping, Mapping]:
         array = xarray.load_dataarray(path)
         others = [name for name in array.dims if name not in ('presentation', 'neuroid')]
         values = array.squeeze(others).transpose('presentation', 'neuroid').values
-        ids = array['stimulus_id'].values
+        # image_id is the older name.
+        ids = array['stimulus_id' if 'stimulus_id' in array.coords else 'image_id'].values
     except (OSError, ValueError, KeyError) as e:
         raise UsageError(
-            f'{path} is no NetCDF file of one array with dimensions presentation and neuroid and '
-            f'the coordinate stimulus_id ({e}).'
+            f'{path} is not a NetCDF file of one array with the dimensions presentation and '
+            f'neuroid and the coordinate stimulus_id or image_id ({e}).'
         ) from e
 
     def coordinates(dimension):
@@ -132,16 +142,17 @@ def _from_netcdf(path) -> tuple[np.ndarray, Mapping, Mapping]:
     repetition = _occurrence(image)
     if 'repetition' in of_presentations:
         named = np.unique(of_presentations['repetition'], return_inverse=True)[1]
-        if len(set(zip(image, named))) == len(image):  # or the names do not tell them apart
+        if len(set(zip(image, named))) == len(image):  # or the names are ambiguous
             repetition = named
     responses = np.full((len(first), values.shape[1], repetition.max() + 1), np.nan)
     responses[image, :, repetition] = values
     of_stimuli = {name: values[first] for name, values in of_presentations.items()}
+    of_stimuli['stimulus_id'] = ids[first]
     return responses, of_stimuli, coordinates('neuroid')
 
 
 def _occurrence(numbers: np.ndarray) -> np.ndarray:
-    """How many equal numbers come before each."""
+    """(S,) int -> (S,) int: how many equal numbers come before each."""
     order = np.argsort(numbers, kind='stable')
     counts = np.bincount(numbers)
     ranks = np.arange(len(numbers)) - np.repeat(np.cumsum(counts) - counts, counts)

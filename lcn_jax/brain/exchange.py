@@ -1,4 +1,4 @@
-"""Files of features, for programs that cannot have JAX beside them."""
+"""Activations in files, for programs that cannot import JAX."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -7,18 +7,33 @@ import numpy as np
 
 from lcn_jax.brain import stimuli
 from lcn_jax.brain.features import Network, extract
+from lcn_jax.errors import UsageError
 
 
-def write(path: str, network: Network, files: Mapping[str, bytes], layers: Sequence[str]) -> None:
-    """Writes an npz file with what the layers respond to image files.
+def write(
+    path: str, network: Network, files: Mapping[str, bytes], layers: Sequence[str]
+) -> dict[str, str]:
+    """Writes an npz file with the activations of some layers for image files.
 
-    It has `digest` (N,), the SHA-256 of each file in hexadecimal digits, for names change and
-    images do not; and under the name of each layer float32 (N, C, H, W) or (N, C).
+    It has `digest` (N,), the SHA-256 of each file in hexadecimal digits, which identifies an image
+    whatever its name; and under the name of each layer float32 (N, C, H, W), or (N, ...) as
+    `extract` returns it. Files that do not decode are left out.
+
+    Returns:
+      {name: reason} of the files that were left out.
 
     Raises:
-      ValueError: there is no such layer.
-      UsageError: a file is no whole image.
+      UsageError: there is no such layer, or no file decodes.
     """
-    images = [stimuli.decode(file, name) for name, file in files.items()]
-    digests = [hashlib.sha256(file).hexdigest() for file in files.values()]
-    np.savez(path, digest=np.array(digests), **extract(network, images, layers))
+    images, left_out = {}, {}
+    for name, file in files.items():
+        try:
+            images[name] = stimuli.decode(file, name)
+        except UsageError as e:
+            left_out[name] = str(e)
+    if not images:
+        raise UsageError(f'none of the images can be decoded: {next(iter(left_out.values()))}')
+    digests = [hashlib.sha256(files[name]).hexdigest() for name in images]
+    activations = extract(network, list(images.values()), layers)
+    np.savez(path, digest=np.array(digests), **activations)
+    return left_out

@@ -1,31 +1,37 @@
-"""What the layers of a trained network respond to images."""
+"""Layer activations of a trained network.
+
+A model names its activations by sowing them in 'intermediates' (docs/models.md).
+"""
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lcn_jax.data import sources
 from lcn_jax.data.batches import Pixels, normalise
-from lcn_jax.resnet import ResNet
+from lcn_jax.errors import UsageError
 from lcn_jax.training import checkpoint, state, train, wake
 
-MODES = {1: 'L', 3: 'RGB'}  # Pillow's names
+MODES = {1: 'L', 3: 'RGB'}  # Pillow's names, by number of channels
+NOT_BLOCKS = ('stem', 'pooled')  # activations before and after the blocks
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A trained network and what its images have to be like.
+    """A trained network and the format of its images.
 
     variables: 'params' and 'batch_stats'; image_shape: (H, W, C); mean, std: (C,) float32 of the
-    training pixels scaled to [0, 1]; step: of training.
+    training pixels scaled to [0, 1]; step: number of training steps.
     """
 
-    model: ResNet
+    model: nn.Module
     variables: Any
     image_shape: tuple[int, int, int]
     mean: np.ndarray
@@ -34,14 +40,14 @@ class Network:
 
 
 def load(workdir: str, which: str = 'latest', data_dir: str | None = None) -> Network:
-    """The network of a run, at the checkpoint 'latest', 'best' or that of a step.
+    """The network of a run at a checkpoint: 'latest', 'best' or the number of a step.
 
-    Where the config does not give mean and std, they come from the training images in `data_dir`,
-    or in the run's own.
+    If the config has no mean and std, they are computed from the training images in `data_dir`, by
+    default config.data_dir.
 
     Raises:
-      UsageError: there is no run or no such checkpoint, or the training images are needed and not
-        there.
+      UsageError: there is no run or no such checkpoint, or the training images are needed but
+        missing.
     """
     config = checkpoint.read_config(workdir)
     model, image_shape = train.make_model(config), train.image_shape(config)
@@ -71,32 +77,48 @@ def _pixel_statistics(dataset: str, data_dir: str) -> tuple[np.ndarray, np.ndarr
     return sources.pixel_statistics(dataset, data_dir, sources.load(dataset, data_dir)['train'])
 
 
-def blocks(model: ResNet) -> tuple[str, ...]:
-    """The names of the residual blocks, from the input on."""
-    return tuple(
-        f'stage{stage}_block{block}'
-        for stage, count in enumerate(model.stage_sizes, 1)
-        for block in range(1, count + 1)
-    )
+def blocks(network: Network) -> tuple[str, ...]:
+    """The names of the sown activations between 'stem' and 'pooled', in the order of computation.
+
+    () if the model sows none.
+    """
+    return tuple(name for name in _sown(network) if name not in NOT_BLOCKS)
 
 
-def main_layers(model: ResNet) -> tuple[str, ...]:
-    """The blocks, and what comes after them."""
-    return (*blocks(model), 'pooled', 'logits')
+def main_layers(network: Network) -> tuple[str, ...]:
+    """The blocks and the layers after them: 'pooled', if the model sows it, and 'logits'."""
+    return (*(name for name in _sown(network) if name != 'stem'), 'logits')
+
+
+def _sown(network: Network) -> list[str]:
+    names = []
+
+    def trace(variables, images):
+        _, state = network.model.apply(variables, images, train=False, mutable=['intermediates'])
+        names.extend(_by_name(state.get('intermediates', {})))  # dicts leave a trace sorted
+
+    jax.eval_shape(trace, network.variables, jnp.zeros((1, *network.image_shape)))
+    return names
 
 
 def resized(images: Sequence[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
-    """Each image whole, scaled to (H, W) and in colour or grey, as the C of `shape` says.
+    """Scales whole images to `shape` (H, W, C), and converts them to RGB (C = 3) or grey (C = 1).
 
     Args:
       images: uint8, each (h, w), (h, w, 1) or (h, w, 3), of any sizes.
 
     Returns:
-      (N, H, W, C) uint8, bilinearly interpolated without aliasing.
+      (N, H, W, C) uint8, interpolated bilinearly with antialiasing.
 
     Raises:
+      UsageError: C is neither 1 nor 3.
       ValueError: an image has another shape or dtype.
     """
+    if shape[2] not in MODES:
+        raise UsageError(
+            f'the network takes images of {shape[2]} channels; image files give 1 (grey) or 3 '
+            '(RGB).'
+        )
     return np.stack([_resized(image, shape) for image in images])
 
 
@@ -123,29 +145,30 @@ def _resized(image, shape):
 def extract(
     network: Network, images: Sequence[np.ndarray], layers: Sequence[str], batch_size: int = 64
 ) -> dict[str, np.ndarray]:
-    """The responses of some layers, all held in memory.
+    """The activations of some layers, all held in memory.
 
-    Layers are the `blocks`, 'stem' (what the first block gets), 'pooled' (what the last layer
-    gets), 'logits', and every other module by its name.
+    Layers are the activations that the model sows, 'logits' (the output of the model), and the
+    outputs of all modules, named by their paths ('stage1_block1_conv1', or 'encoder/conv' if
+    modules are nested). If a module is called several times, this is its last output.
 
     Args:
       images: as `resized` takes them.
 
     Returns:
-      float32 (N, C, H, W), or (N, C) for layers without positions, under the layers' names.
+      float32 by layer: (N, C, H, W), or (N, ...) as the model has it for layers without positions.
 
     Raises:
-      ValueError: an image is no image, or there is no such layer; the message lists those there
-        are.
+      UsageError: there is no such layer; the message lists all.
+      ValueError: an image has a wrong shape or dtype.
     """
     pixels = resized(images, network.image_shape)
     batch_size = min(batch_size, len(pixels))
     parts = []
     for start in range(0, len(pixels), batch_size):
         batch = pixels[start : start + batch_size]
-        missing = batch_size - len(batch)  # filled up, so that all batches run the same program
+        missing = batch_size - len(batch)  # padded, so that all batches run the same program
         batch = np.pad(batch, [(0, missing)] + [(0, 0)] * 3)
-        part = _responses(
+        part = _activations(
             network.variables,
             Pixels(batch, None, network.mean, network.std),
             model=network.model,
@@ -156,39 +179,31 @@ def extract(
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'layers'))
-def _responses(variables, pixels, *, model, layers):
-    outputs, layout = _outputs(model, variables, normalise(pixels.images, pixels))
-    unknown = [name for name in layers if name not in outputs]
+def _activations(variables, pixels, *, model, layers):
+    logits, state = model.apply(
+        variables, normalise(pixels.images, pixels), train=False, capture_intermediates=True
+    )
+    found = _by_name(state['intermediates']) | {'logits': logits}
+    unknown = [name for name in layers if name not in found]
     if unknown:
-        raise ValueError(f'unknown layer {unknown[0]!r}; known: {", ".join(outputs)}.')
-    order = [layout.index(axis) for axis in 'NCHW']
+        raise UsageError(f'unknown layer {unknown[0]!r}; known: {", ".join(found)}.')
+    order = [getattr(model, 'layout', 'NHWC').index(axis) for axis in 'NCHW']
 
     def channels_first(x):
         return (x.transpose(order) if x.ndim == 4 else x).astype(np.float32)
 
-    return {name: channels_first(outputs[name]) for name in layers}
+    return {name: channels_first(found[name]) for name in layers}
 
 
-def _outputs(model: ResNet, variables, images: jax.Array) -> tuple[dict[str, jax.Array], str]:
-    """The outputs of all layers, in the model's own layout and precision, and that layout."""
-    inputs, outputs, layouts = {}, {}, set()
+def _by_name(intermediates: Mapping) -> dict[str, jax.Array]:
+    """What a model sowed or Flax captured, under 'path/of/module/name' or 'path/of/module'.
 
-    def keep(call, args, kwargs, context):
-        output = call(*args, **kwargs)
-        if context.method_name == '__call__' and context.module.path:
-            name = '/'.join(context.module.path)
-            inputs[name], outputs[name] = args[0], output
-            if hasattr(context.module, 'layout'):  # convolutions, all in one
-                layouts.add(context.module.layout)
-        return output
-
-    with nn.intercept_methods(keep):
-        model.apply(variables, images, train=False)
-    # Blocks are no modules: their ends are put together from those of the modules around them.
-    outputs['stem'] = inputs['stage1_block1_conv1']
-    for block in blocks(model):
-        shortcut = outputs.get(f'{block}_shortcut_norm', inputs[f'{block}_conv1'])
-        outputs[block] = nn.relu(shortcut + outputs[f'{block}_norm2'])
-    outputs['pooled'] = inputs['logits']
-    (layout,) = layouts
-    return outputs, layout
+    Of several values under a name the last; scalars and values that are no arrays are left out.
+    """
+    found = {}
+    for path, values in flax.traverse_util.flatten_dict(intermediates).items():
+        last = values[-1] if isinstance(values, tuple) else values
+        name = '/'.join(part for part in path if part != '__call__')
+        if name and isinstance(last, jax.Array) and last.ndim > 1:
+            found[name] = last
+    return found

@@ -1,5 +1,5 @@
 """Neural predictivity as Brain-Score computes it: how well a linear map from features to neurons
-generalises to other images, and how well anything could, given the neurons' noise.
+generalises to other images, and how well any model could, given the neurons' noise.
 
 Schrimpf et al. (2018), "Brain-Score: Which Artificial Neural Network for Object Recognition is most
 Brain-Like?". Scores are Pearson correlations, for each split of the images and each neuron; a
@@ -7,9 +7,11 @@ single number is their median over neurons, averaged over splits (`aggregate`).
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
+
+from lcn_jax.errors import UsageError
 
 SPLITS, SEED = 10, 1
 TRAIN_SIZE = 0.9  # of the images
@@ -22,18 +24,20 @@ def prediction_correlations(
 ) -> np.ndarray:
     """Correlation of predicted with measured responses to held-out images.
 
-    The prediction is partial least squares regression of all neurons at once.
+    One partial least squares regression predicts all neurons.
 
     Args:
       features: (S, ...) of S images, flattened if they have more than two axes.
       responses: (S, N) of N neurons, means over repetitions.
-      groups: (S,) kinds of images that all splits have in equal proportion; None splits at random.
+      groups: (S,) categories of the images, for stratified splits; None splits at random.
 
     Returns:
       (SPLITS, N) float64; NaN for neurons whose responses or predictions do not vary in a split.
 
     Raises:
-      ValueError: shapes do not fit, or there are fewer than COMPONENTS features that vary.
+      UsageError: features are not finite, fewer than COMPONENTS of them vary independently, or
+        there are too few images to split.
+      ValueError: shapes do not match.
     """
     from scipy import stats
     from sklearn.cross_decomposition import PLSRegression
@@ -45,19 +49,26 @@ def prediction_correlations(
             f'features {features.shape} and responses {responses.shape} must be (images, ...) and '
             '(images, neurons).'
         )
-    points = coordinates(features.reshape(len(features), -1))
-    varying = np.linalg.matrix_rank(points)
+    features = features.reshape(len(features), -1)
+    finite = np.isfinite(features).all(1)
+    if not finite.all():
+        raise UsageError(f'not finite for {(~finite).sum()} of {len(features)} images.')
+    points = coordinates(features)
+    splits = _splits(len(points), groups, SPLITS, TRAIN_SIZE)
+    varying = _rank(points)
+    if varying - max(len(test) for _, test in splits) < COMPONENTS:  # or no split can have fewer
+        varying = min(_rank(points[train]) for train, _ in splits)
     if varying < COMPONENTS:
-        raise ValueError(
-            f'{COMPONENTS} components need as many features that vary over the images; there are '
-            f'{varying}.'
+        raise UsageError(
+            f'only {varying} units vary independently over {len(splits[0][0])} images; '
+            f'{COMPONENTS} components need {COMPONENTS}.'
         )
     regression = PLSRegression(COMPONENTS, scale=False)
     correlations = []
     with warnings.catch_warnings():
-        # Where power iterations do not converge, Brain-Score stops after as many.
+        # Power iterations that do not converge stop after as many as in Brain-Score.
         warnings.simplefilter('ignore', ConvergenceWarning)
-        for train, test in _splits(len(points), groups, SPLITS, TRAIN_SIZE):
+        for train, test in splits:
             predicted = regression.fit(points[train], responses[train]).predict(points[test])
             correlations.append(stats.pearsonr(responses[test], predicted, axis=0).statistic)
     return np.stack(correlations)
@@ -66,9 +77,9 @@ def prediction_correlations(
 def coordinates(features: np.ndarray) -> np.ndarray:
     """(S, F) -> (S, min(S, F)) float64 with the same distances and angles between the S points.
 
-    This is how many features take seconds: regression without scaling of the features depends on
-    nothing but these distances and angles, so predictions stay the same. Ten splits of 640 images
-    with 16,384 features and 50 neurons take 2.4 s on one CPU core instead of 119 s.
+    Regression without scaling of the features depends only on these distances and angles, so
+    predictions stay the same: ten splits of 640 images with 16,384 features and 50 neurons take
+    2.4 s on one CPU core instead of 119 s.
     """
     centred = features - features.mean(0, dtype=np.float64)
     if centred.shape[1] <= len(centred):
@@ -76,34 +87,39 @@ def coordinates(features: np.ndarray) -> np.ndarray:
     return np.linalg.qr(centred.T, mode='r').T
 
 
+def _rank(points: np.ndarray) -> int:
+    return int(np.linalg.matrix_rank(points - points.mean(0)))
+
+
 def mean(responses: np.ndarray) -> np.ndarray:
-    """(S, N, R) -> (S, N): over the repetitions there are; NaN where there is none."""
+    """(S, N, R) -> (S, N): over the repetitions that are not NaN; NaN if all are."""
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'Mean of empty slice')
         return np.nanmean(responses, axis=-1)
 
 
 def split_half_reliabilities(responses: np.ndarray) -> np.ndarray:
-    """Correlation of the means of two halves of the repetitions, corrected to all of them.
+    """Correlation of the means of two halves of the repetitions, corrected to all repetitions.
 
-    Spearman and Brown: 2 r / (1 + r). Aggregated it is the ceiling of the correlations.
+    The correction is that of Spearman and Brown, 2 r / (1 + r). The `aggregate` of the results is
+    the ceiling.
 
     Args:
-      responses: (S, N, R) of N neurons to S images, R >= 2 times, NaN where there is none; images
-        that one of the halves lacks are left out of their correlation.
+      responses: (S, N, R) of N neurons to S images in R >= 2 repetitions, NaN if missing. Images
+        that are missing in one of the halves are left out of the correlation.
 
     Returns:
       (SPLITS, N) float64.
 
     Raises:
-      ValueError: there are not two repetitions.
+      ValueError: there are fewer than two repetitions.
     """
     from scipy import stats
     from sklearn.model_selection import ShuffleSplit
 
     if responses.ndim != 3 or responses.shape[2] < 2:
         raise ValueError(
-            f'responses {responses.shape} must be (images, neurons, repetitions), at least 2 '
+            f'responses {responses.shape} must be (images, neurons, repetitions) with at least 2 '
             'repetitions.'
         )
     repetitions = np.arange(responses.shape[2])
@@ -118,30 +134,27 @@ def split_half_reliabilities(responses: np.ndarray) -> np.ndarray:
 
 
 def aggregate(values: np.ndarray) -> np.ndarray:
-    """(SPLITS, ..., N) -> (...): median over neurons, leaving out NaN, then mean over splits."""
+    """(SPLITS, ..., N) -> (...): median over neurons, ignoring NaN, then mean over splits."""
     return np.nanmedian(values, axis=-1).mean(0)
 
 
 def ceiled_since_2026(score, ceiling):
-    """r² / ceiling: explained variance over the variance that can be explained.
-
-    Brain-Score's formula since January 2026.
-    """
+    """r² / ceiling: explained over explainable variance; Brain-Score's since January 2026."""
     return score**2 / ceiling
 
 
 def ceiled_until_2026(score, ceiling):
-    """(r / ceiling)²: Brain-Score's formula until January 2026, that of papers from before."""
+    """(r / ceiling)²: Brain-Score's before January 2026, and that of earlier papers."""
     return (score / ceiling) ** 2
 
 
 def bootstrap_interval(
     statistic: Callable[[np.ndarray], np.ndarray], neurons: int
 ) -> tuple[float, float]:
-    """Percentile interval of a statistic of N neurons if others had been recorded.
+    """Percentile bootstrap interval of a statistic of N neurons, resampling the neurons.
 
     Args:
-      statistic: maps indices of neurons (..., N), with repetitions, to its values (...).
+      statistic: maps indices of neurons (..., N), drawn with replacement, to values (...).
 
     Returns:
       The bounds, NaN for a single neuron.
@@ -165,15 +178,22 @@ def bootstrap_interval(
 
 
 def halves(stimuli: int, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of two halves of the images: one to choose a layer on, one to report it on."""
-    return next(_splits(stimuli, groups, 1, 0.5))
+    """Indices of two halves of the images: one to choose a layer on, one to report it on.
+
+    Raises:
+      UsageError: there are too few images, or too few of a group.
+    """
+    return _splits(stimuli, groups, 1, 0.5)[0]
 
 
 def _splits(
     stimuli: int, groups: np.ndarray | None, count: int, train_size: float
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> list[tuple[np.ndarray, np.ndarray]]:
     from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
 
     split = ShuffleSplit if groups is None else StratifiedShuffleSplit
     shuffled = split(count, train_size=train_size, random_state=SEED)
-    return shuffled.split(np.zeros(stimuli), groups)
+    try:
+        return list(shuffled.split(np.zeros(stimuli), groups))
+    except ValueError as e:
+        raise UsageError(f'{stimuli} images cannot be split: {e}') from e

@@ -1,8 +1,8 @@
-"""Representational dissimilarity matrices and how alike they are.
+"""Representational dissimilarity matrices (RDMs) and their similarity.
 
 Kriegeskorte et al. (2008), "Representational similarity analysis"; the noise ceiling is that of
-Nili et al. (2014), "A toolbox for representational similarity analysis". A matrix is kept as the
-vector of its P = S (S - 1) / 2 pairs of images.
+Nili et al. (2014), "A toolbox for representational similarity analysis". A matrix of S images is
+stored as the vector of its P = S (S - 1) / 2 pairs.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 def rdm(features: np.ndarray) -> np.ndarray:
     """1 - Pearson correlation over the features, for all pairs of images: (S, ...) -> (P,).
 
-    NaN for images to which all features are the same.
+    NaN for pairs with an image for which all features are equal.
     """
     features = np.asarray(features, np.float64).reshape(len(features), -1)
     with np.errstate(invalid='ignore', divide='ignore'):
@@ -19,20 +19,19 @@ def rdm(features: np.ndarray) -> np.ndarray:
 
 
 def similarity(model: np.ndarray, measured: np.ndarray) -> float:
-    """Mean Spearman correlation of one matrix (P,) with several (M, P).
+    """Mean Spearman correlation of one matrix (P,) with M others (M, P).
 
-    Several are those of animals, sessions or repetitions, for each of which `noise_ceiling` tells
-    what can be reached.
+    The others are of different animals, sessions or repetitions.
     """
     ranked, others = _standard_ranks(model[None]), _standard_ranks(measured)
     return float((others @ ranked[0]).mean())
 
 
 def noise_ceiling(measured: np.ndarray) -> tuple[float, float]:
-    """Lower and upper bound of the `similarity` of the best model with M >= 2 matrices (M, P).
+    """Bounds (lower, upper) of the `similarity` of the best model with M >= 2 matrices (M, P).
 
-    The upper bound is that of the mean of their ranks, which is the best for these very matrices;
-    the lower one is that of the mean of all but the one it is compared with.
+    The upper bound is reached by the mean of their ranks, which no model can exceed. For the lower
+    bound, each matrix is compared with the mean of the others.
 
     Raises:
       ValueError: there are fewer than two.

@@ -8,17 +8,17 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from lcn_jax.brain.assembly import Assembly
-from lcn_jax.data import archives
+from lcn_jax.data import archives, encoded
 from lcn_jax.errors import UsageError
 
 SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 
 
 def read(source: str) -> dict[str, bytes]:
-    """Path inside a folder or zip -> image file, in the order of the names: 2.png before 10.png.
+    """Path inside a folder or zip -> image file, in natural order: 2.png before 10.png.
 
     Raises:
-      UsageError: `source` is not there, is corrupt, or has no images.
+      UsageError: `source` is missing, is corrupt, or has no images.
     """
     with archives.files(Path(source)) as files:
         names = [name for name in files if PurePosixPath(name).suffix.lower() in SUFFIXES]
@@ -28,21 +28,18 @@ def read(source: str) -> dict[str, bytes]:
 
 
 def decode(file: bytes, name: str) -> np.ndarray:
-    """(H, W, 3) uint8; UsageError, with the name, if it is no whole image."""
+    """(H, W, 3) uint8; UsageError, with the name, if the image is not whole."""
     from PIL import Image
 
-    try:
-        with Image.open(io.BytesIO(file)) as image:
-            return np.asarray(image.convert('RGB'))
-    except (OSError, SyntaxError) as error:  # Pillow's broken PNGs are SyntaxErrors
-        raise UsageError(f'{name} is not a whole image: {error}.') from error
+    with encoded.decoding(name), Image.open(io.BytesIO(file)) as image:
+        return np.asarray(image.convert('RGB'))
 
 
 def choose(files: dict[str, bytes], ids: Sequence[str]) -> dict[str, bytes]:
-    """The files with these names, in their order; folders and endings may be left out.
+    """The files with these names, in the order of `ids`; folders and suffixes may be left out.
 
     Raises:
-      UsageError: there is no such file, or more than one.
+      UsageError: a name fits no file, or several.
     """
     by_id = {}
     for path in files:
@@ -59,11 +56,11 @@ def choose(files: dict[str, bytes], ids: Sequence[str]) -> dict[str, bytes]:
 
 
 def shown(source: str, neurons: Assembly) -> list[np.ndarray]:
-    """The images that neurons responded to, in their order: (H, W, 3) uint8 of any sizes.
+    """The images shown to the neurons, in the order of the responses: (H, W, 3) uint8, any sizes.
 
     Raises:
-      UsageError: as `read` and `decode`, or they are not as many as were responded to, or are not
-        called so.
+      UsageError: as `read`, `decode` and `choose`; or the number of images differs from that of the
+        responses.
     """
     files = read(source)
     if neurons.stimuli is not None:

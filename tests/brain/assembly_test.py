@@ -1,6 +1,8 @@
 """Responses of neurons, as files have them."""
 
+import io
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,11 +39,12 @@ class TestAssembly:
             (dict(group='kind'), "no 'kind' for each image; it has name"),
             (dict(axes=('stimuli', 'time', 'repetitions')), 'they must be stimuli, neuroids'),
             (dict(responses=np.full((4, 3, 2), np.nan)), 'fewer than two'),
+            (dict(responses=np.full((4, 3, 2), np.inf)), 'infinite responses'),
             (
                 dict(stimulus_id=np.ones((4, 1))),
-                r'`stimulus_id` of shape \(4, 1\); one for each',
+                r'`stimulus_id` of shape \(4, 1\); with one for each image it',
             ),
-            (dict(region=np.ones(4)), r'one for each neuron would be \(3,\)\. Are the axes'),
+            (dict(region=np.ones(4)), r'one for each neuron it would be \(3,\)\. Are the axes'),
         ],
     )
     def test_what_cannot_be_used_is_refused(self, tmp_path, change, message):
@@ -56,11 +59,23 @@ class TestAssembly:
     def test_files_that_are_not_there_or_no_npz(self, tmp_path):
         with pytest.raises(UsageError, match='there is no file'):
             assembly.read(str(tmp_path / 'a.npz'))
-        (tmp_path / 'b.npz').write_text('hello')
-        with pytest.raises(UsageError, match='is no npz file'):
+        whole = Path(self.save(tmp_path, responses=rng(0).normal(size=(4, 3, 2)))).read_bytes()
+        array = io.BytesIO()
+        np.save(array, np.zeros((4, 3, 2)))
+        pickled = io.BytesIO()
+        np.savez(pickled, responses=np.array([{}, None]))
+        for content in (b'', b'hello', whole[:-30], array.getvalue(), pickled.getvalue()):
+            (tmp_path / 'b.npz').write_bytes(content)
+            with pytest.raises(UsageError, match=r'b\.npz is not a valid npz file'):
+                assembly.read(str(tmp_path / 'b.npz'))
+        flipped = bytearray(whole)
+        flipped[200] ^= 1  # in the array: the checksum tells
+        (tmp_path / 'b.npz').write_bytes(flipped)
+        with pytest.raises(UsageError, match='Bad CRC-32'):
             assembly.read(str(tmp_path / 'b.npz'))
 
-    def test_netcdf(self, tmp_path):
+    @pytest.mark.parametrize('ids', ['stimulus_id', 'image_id'])
+    def test_netcdf(self, tmp_path, ids):
         """Presentations in any order, of one image more, as Brain-Score's files have them."""
         xarray = pytest.importorskip('xarray')
         responses = rng(0).normal(size=(3, 2, 2))  # images, neurons, repetitions
@@ -69,7 +84,7 @@ class TestAssembly:
             np.array([responses[image, :, repetition] for image, repetition in order]).T[..., None],
             dims=('neuroid', 'presentation', 'time_bin'),
             coords={
-                'stimulus_id': ('presentation', [f'im{image}' for image, _ in order]),
+                ids: ('presentation', [f'im{image}' for image, _ in order]),
                 'object_name': ('presentation', [f'object{image % 2}' for image, _ in order]),
                 'region': ('neuroid', ['V4', 'IT']),
             },
@@ -97,6 +112,13 @@ class TestAssembly:
         array.to_netcdf(tmp_path / 'a.nc')
         found = assembly.read(str(tmp_path / 'a.nc'))
         np.testing.assert_array_equal(found.responses[:, 0], [[3, 2], [np.nan, 1]])
+
+    def test_netcdf_without_names_of_images(self, tmp_path):
+        xarray = pytest.importorskip('xarray')
+        array = xarray.DataArray(np.zeros((3, 1)), dims=('presentation', 'neuroid'))
+        array.to_netcdf(tmp_path / 'a.nc')
+        with pytest.raises(UsageError, match='the coordinate stimulus_id or image_id'):
+            assembly.read(str(tmp_path / 'a.nc'))
 
     def test_netcdf_without_xarray(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, 'xarray', None)

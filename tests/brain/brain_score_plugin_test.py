@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import re
 import sys
 import types
 
@@ -167,10 +168,16 @@ class TestPlugin:
         missing = folder / 'missing_images'
         assert str(missing) in str(stopped.value) and len(list(missing.iterdir())) == 6
         path = folder / 'lcn_jax_lc/first.npz'
-        printed = call(
-            'features', '--workdir=' + str(runs['lc']), f'--images={missing}', f'--out={path}'
+        (missing / 'broken.png').write_bytes(png(np.zeros((8, 8, 3), np.uint8))[:-30])
+        printed, errors = call(
+            'features',
+            '--workdir=' + str(runs['lc']),
+            f'--images={missing}',
+            f'--out={path}',
+            status=1,
         )
         assert '4 layers of 6 images' in printed
+        assert re.search(r'left out of .*first\.npz: broken\.png is not a whole image', errors)
         model = registry['lcn_jax_lc']()
         assert model.identifier == 'lcn_jax_lc'
         assert model.layers == [*LAYERS[1:]]

@@ -3,10 +3,13 @@
 import json
 import zipfile
 
+import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_networks import call, noisy, png
 
+from experiments.reports import brain as brain_report
 from lcn_jax.brain import assembly, features, stimuli
 from lcn_jax.errors import UsageError
 
@@ -35,25 +38,107 @@ def session(networks, tmp_path_factory):
     return folder
 
 
+class Pixels(nn.Module):
+    """Sows the named functions of its images, the only units that it has."""
+
+    names: tuple[str, ...]
+
+    @nn.compact
+    def __call__(self, images, train):
+        activations = {
+            'pixels': images,
+            'half': images[:, :4],
+            'narrow': images[:, :2, :4],
+            'constant': jnp.ones_like(images),
+            'infinite': images.at[3].set(jnp.inf),
+        }
+        for name in self.names:
+            self.sow('intermediates', name, activations[name])
+        return images.mean((1, 2))
+
+    def network(self, channels=3):
+        ones = np.ones(channels, np.float32)
+        return features.Network(self, {}, (8, 8, channels), 0 * ones, ones, step=0)
+
+
+class TestMarks:
+    """What cannot be scored is marked, and the rest is scored."""
+
+    def test_layers_networks_and_regions(self, capsys):
+        """Neurons read all pixels; one in MT was not shown the last image."""
+        shown = list(rng(0).integers(0, 256, (120, 8, 8, 3), np.uint8))
+        signal = np.reshape(shown, (120, -1)) @ rng(1).normal(size=(192, 8))
+        responses = noisy(signal, 0.9, repetitions=4, seed=2)
+        responses[-1, 7] = np.nan
+        neurons = assembly.Assembly(responses, None, None, np.array(['V4'] * 6 + ['MT'] * 2))
+        faulty = Pixels(('infinite', 'half', 'constant', 'pixels', 'narrow')).network()
+        networks = {
+            'dead': Pixels(('constant', 'narrow')).network(),
+            'faulty': faulty,
+            'silent': Pixels(()).network(),
+            'four': Pixels(('pixels',)).network(channels=4),
+            'again': faulty,
+        }
+        regions = brain_report.compare_regions(neurons, networks, shown)
+        assert list(regions) == ['MT', 'V4']
+        assert set(regions['MT']) == {'error'} and 'has 0 response' in regions['MT']['error']
+
+        runs = regions['V4']['runs']
+        assert list(runs) == list(networks)
+        layers = runs['faulty']['layers']
+        assert list(layers) == list(faulty.model.names)
+        assert layers['infinite'] == {'error': 'not finite for 2 of 120 images.'}
+        for name, units in (('constant', 0), ('narrow', 24)):
+            assert set(layers[name]) == {'error'}
+            assert layers[name]['error'].startswith(f'only {units} units vary independently')
+        assert layers['pixels']['score'] > layers['half']['score'] > 0.1
+        assert runs['faulty']['best']['layer'] == 'pixels'
+
+        assert 'best' not in runs['dead']
+        assert runs['dead']['error'].startswith('none of its layers can be scored; constant: only')
+        assert runs['silent']['error'].startswith('its model sows no activations')
+        assert runs['four']['error'].startswith('the network takes images of 4 channels')
+        assert runs['again']['best']['reference'] == 'faulty'
+        assert runs['again']['best']['difference'] == 0
+
+        printed = capsys.readouterr().out.splitlines()
+        for start in (
+            'infinite                             not scored: not finite for 2 of',
+            'dead is not scored: none of',
+            'MT is not scored: a neuron has 0',
+        ):
+            assert any(line.startswith(start) for line in printed), start
+
+        (axes,) = brain_report.plot(regions).axes
+        lines = {container.get_label(): container.lines[0] for container in axes.containers}
+        assert list(lines) == ['faulty', 'again']
+        drawn = np.isfinite(lines['faulty'].get_ydata())
+        assert drawn.tolist() == ['error' not in layer for layer in layers.values()]
+
+
 class TestExperiment:
     def test_finds_the_block(self, runs, session, tmp_path):
-        workdirs = list(map(str, runs.values()))
-        printed = call(
+        """A run that cannot be loaded is named, and the others are scored."""
+        workdirs = [*map(str, runs.values()), str(tmp_path / 'gone')]
+        printed, errors = call(
             'brain_score',
             '--workdir=' + ','.join(workdirs),
             f'--assembly={session}/neurons.npz',
             f'--images={session}/images.zip',
             '--group=kind',
             f'--out={tmp_path}',
+            status=1,
         )
+        assert f'error: {tmp_path} lacks runs that cannot be loaded: gone: ' in errors
         report = json.loads((tmp_path / 'brain_score.json').read_text())
-        assert report['workdirs'] == dict(zip(('conv', 'lc'), workdirs))
+        assert report['workdirs'] == dict(zip(('conv', 'lc', 'gone'), workdirs))
         assert list(report['regions']) == ['IT', 'V4']
         for name, neurons in (('V4', 8), ('IT', 4)):
             region = report['regions'][name]
             assert (region['neurons'], region['images'], region['repetitions']) == (neurons, 160, 4)
             assert 0.8 < region['ceiling_interval'][0] < region['ceiling_interval'][1] < 1
-            conv, other = region['runs'].values()
+            conv, other, gone = region['runs'].values()
+            assert 'holds no run' in gone['error']
             assert conv['best']['layer'] == 'stage2_block1' and conv['step'] == 3
             assert 'difference' not in conv['best']
             difference = conv['best']['score'] - other['best']['score']
@@ -64,6 +149,25 @@ class TestExperiment:
         low, high = report['regions']['V4']['runs']['lc']['best']['difference_interval']
         assert low < high < 0
         assert (tmp_path / 'brain_score.png').read_bytes().startswith(b'\x89PNG')
+
+    def test_nothing_can_be_scored(self, runs, session, tmp_path):
+        """30 images do not tell 25 components."""
+        with np.load(session / 'neurons.npz') as neurons:
+            few = {name: neurons[name][:30] for name in ('responses', 'stimulus_id')}
+        np.savez(tmp_path / 'few.npz', **few)
+        _, errors = call(
+            'brain_score',
+            f'--workdir={runs["conv"]}',
+            f'--assembly={tmp_path}/few.npz',
+            f'--images={session}/images.zip',
+            f'--out={tmp_path}/out',
+            status=1,
+        )
+        assert errors.splitlines()[-1].startswith(
+            'error: nothing can be scored: conv: none of its layers can be scored; stage1_block1: '
+            'only '
+        )
+        assert not (tmp_path / 'out/brain_score.json').exists()
 
     def test_other_images_than_responses_are_refused(self, session):
         neurons = assembly.Assembly(np.zeros((5, 2, 3)), None, None, np.array(['a', 'a']))

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -16,12 +17,77 @@ from lcn_jax.errors import UsageError
 rng = np.random.default_rng
 
 
+class Local(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(local.LocalConv(5, 3, name='conv')(x))
+        self.sow('intermediates', 'out', x)
+        return x
+
+
+class Foreign(nn.Module):
+    """A model that is not ours: it is nested, its names are not sorted, it has no BatchNorm."""
+
+    @nn.compact
+    def __call__(self, images, train):
+        x = nn.relu(nn.Conv(4, (3, 3), name='first_conv')(images))
+        self.sow('intermediates', 'wide', x)
+        x = Local(name='deep')(x)
+        self.sow('intermediates', 'sparsity', (x == 0).mean())  # no activation
+        x = x.mean((1, 2))
+        self.sow('intermediates', 'pooled', x)
+        return nn.Dense(3, name='classes')(x)
+
+
+@pytest.fixture(scope='module')
+def foreign():
+    model = Foreign()
+    variables = jax.jit(model.init, static_argnames='train')(
+        jax.random.key(0), np.zeros((1, 6, 8, 3), np.float32), train=False
+    )
+    ones = np.ones(3, np.float32)
+    return features.Network(model, {'params': variables['params']}, (6, 8, 3), ones / 2, ones, 0)
+
+
+class TestForeignModel:
+    def test_layers_are_what_it_sows_in_order(self, foreign):
+        assert features.blocks(foreign) == ('wide', 'deep/out')
+        assert features.main_layers(foreign) == ('wide', 'deep/out', 'pooled', 'logits')
+
+    def test_activations_are_its_own(self, foreign):
+        images = rng(0).integers(0, 256, (3, 6, 8, 3), np.uint8)
+        names = ('wide', 'deep/conv', 'deep/out', 'pooled', 'classes', 'logits')
+        found = features.extract(foreign, list(images), names)
+        params = foreign.variables['params']
+        inputs = images.astype(np.float32) / 255 - 0.5
+        first = nn.Conv(4, (3, 3)).apply({'params': params['first_conv']}, inputs)
+        conv = params['deep']['conv']
+        deep = local.conv_local(nn.relu(first), conv['kernel'], padding=1) + conv['bias']
+        pooled = nn.relu(deep).mean((1, 2))
+        logits = pooled @ params['classes']['kernel'] + params['classes']['bias']
+        expected = {
+            'wide': nn.relu(first).transpose(0, 3, 1, 2),
+            'deep/conv': deep.transpose(0, 3, 1, 2),
+            'deep/out': nn.relu(deep).transpose(0, 3, 1, 2),
+            'pooled': pooled,
+            'classes': logits,
+            'logits': logits,
+        }
+        assert list(found) == list(expected)
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+    def test_a_number_of_channels_that_image_files_do_not_have(self):
+        with pytest.raises(UsageError, match=r'4 channels; image files give 1 \(grey\) or 3'):
+            features.resized([np.zeros((8, 8, 3), np.uint8)], (8, 8, 4))
+
+
 class TestFeatures:
     @pytest.mark.parametrize('kind', ['conv', 'lc'])
     def test_blocks_are_what_the_network_computes(self, networks, found, images, kind):
         """From each block, what comes after it follows."""
         network, found = networks[kind], found[kind]
-        assert features.blocks(network.model) == LAYERS[1:3]
+        assert features.blocks(network) == LAYERS[1:3]
         assert [x.shape[1:] for x in found.values()] == [
             *((4, 8, 8), (4, 8, 8), (8, 4, 4)), (8,), (10,), (8, 4, 4),
         ]  # fmt: skip
@@ -75,7 +141,7 @@ class TestFeatures:
 
     def test_unknown_layers_are_refused_with_those_there_are(self, networks, images):
         with pytest.raises(
-            ValueError, match=r"'block7'; known: stem_conv, .*stage2_block1, pooled"
+            UsageError, match=r"'block7'; known: stem_conv, .*stage2_block1, pooled, logits"
         ):
             features.extract(networks['conv'], images, ['block7'])
 
@@ -85,7 +151,7 @@ class TestFeatures:
 
 
 def test_the_core_needs_no_scikit_learn():
-    code = 'import lcn_jax.brain.features, lcn_jax.brain.predictivity, lcn_jax.brain.behaviour, sys'
+    code = 'import lcn_jax.brain.features, lcn_jax.brain.predictivity, lcn_jax.brain.scores, sys'
     subprocess.run(
         [sys.executable, '-c', f'{code}; sys.exit("sklearn" in sys.modules)'],
         check=True,

@@ -13,8 +13,8 @@ from PIL import Image
 from scipy import stats
 from tiny_networks import noisy
 
-from experiments.reports import brain as brain_report
-from lcn_jax.brain import assembly, predictivity, stimuli
+from lcn_jax.brain import assembly, predictivity, scores, stimuli
+from lcn_jax.errors import UsageError
 
 NEURAL_DIR = os.environ.get('LCN_NEURAL_DIR')
 rng = np.random.default_rng
@@ -73,7 +73,7 @@ class TestPredictivity:
         ceiling = predictivity.aggregate(predictivity.split_half_reliabilities(responses))
         score = predictivity.aggregate(correlations)
         assert predictivity.ceiled_since_2026(score, ceiling) == pytest.approx(1, abs=0.05)
-        low, high = brain_report.interval(correlations)
+        low, high = scores.interval(correlations)
         assert low < score < high and high - low < 0.05
 
     def test_without_noise_the_readout_is_found(self):
@@ -89,7 +89,7 @@ class TestPredictivity:
         """
         x, y = rng(0).normal(size=(300, 80)), rng(1).normal(size=(300, 50))
         correlations = predictivity.prediction_correlations(x, y)
-        low, high = brain_report.interval(correlations)
+        low, high = scores.interval(correlations)
         assert low < 0 < high
         assert high - low < 0.08
 
@@ -139,13 +139,13 @@ class TestPredictivity:
         It hangs on the density at the median, which 400 values tell to a few tenths at worst.
         """
         values = rng(0).normal(size=(1, 400))
-        low, high = brain_report.interval(values)
+        low, high = scores.interval(values)
         assert high - low == pytest.approx(2 * 1.96 * np.sqrt(np.pi / 800), rel=0.3)
 
     def test_differences_are_over_the_same_neurons(self):
         """They are exact where every neuron differs by the same, however different neurons are."""
         values = rng(0).normal(size=(10, 30))
-        found = brain_report.difference(values, values + 0.25)
+        found = scores.difference(values, values + 0.25)
         assert found['difference'] == pytest.approx(0.25)
         assert found['difference_interval'] == pytest.approx((0.25, 0.25))
 
@@ -157,10 +157,26 @@ class TestPredictivity:
             np.sort(np.concatenate(predictivity.halves(100, groups))), np.arange(100)
         )
 
-    def test_too_few_features_are_refused(self):
-        x = np.repeat(rng(0).normal(size=(60, 20)), 2, axis=1)
-        with pytest.raises(ValueError, match=r'25 components .* there are 20'):
-            predictivity.prediction_correlations(x, np.zeros((60, 2)))
+    @pytest.mark.parametrize(
+        'change, message',
+        [
+            (lambda x: np.repeat(x[:, :20], 2, axis=1), 'only 20 units vary .* over 54 images'),
+            (lambda x: np.ones_like(x), 'only 0 units vary'),
+            (lambda x: np.where(np.arange(60)[:, None] < 26, x, 0), 'only .* units vary'),
+            (lambda x: np.where(np.arange(60)[:, None] == 7, np.inf, x), 'for 1 of 60 images'),
+            (lambda x: np.where(np.arange(40) == 7, np.nan, x), 'not finite for 60 of 60'),
+        ],
+        ids=['copies', 'constant', 'rarely active', 'infinite', 'nan'],
+    )
+    def test_features_that_cannot_be_regressed_on_are_refused(self, change, message):
+        """Those that vary over 26 images do not vary over as many in each split."""
+        x = rng(0).normal(size=(60, 40))
+        with pytest.raises(UsageError, match=message):
+            predictivity.prediction_correlations(change(x), rng(1).normal(size=(60, 2)))
+
+    def test_groups_that_cannot_be_split_are_refused(self):
+        with pytest.raises(UsageError, match=r'60 images cannot be split: .* only 1 member'):
+            predictivity.halves(60, np.arange(60) == 7)
 
 
 @pytest.mark.skipif(NEURAL_DIR is None, reason='LCN_NEURAL_DIR is not set')

@@ -72,9 +72,11 @@ def png(image):
     return file.getvalue()
 
 
-def call(module, *flags):
-    """What a binary prints."""
-    return subprocess.run(
+def call(module, *flags, status=0):
+    """What a binary writes to stdout and stderr."""
+    done = subprocess.run(
         [sys.executable, '-m', f'experiments.{module}', *flags],
-        cwd=tiny_runs.ROOT, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+        cwd=tiny_runs.ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr
+    return done.stdout, done.stderr

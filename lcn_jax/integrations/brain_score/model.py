@@ -91,7 +91,7 @@ class LiveNetwork:
 
         self._features, self._stimuli = features, stimuli
         self._network = network = features.load(str(workdir))
-        self.layers = list(features.main_layers(network.model))
+        self.layers = list(features.main_layers(network))
         weights = jax.tree.leaves((network.variables, network.mean, network.std))
         self.version = short([zlib.crc32(np.asarray(leaf).tobytes()) for leaf in weights])
 
