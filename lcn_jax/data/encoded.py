@@ -1,6 +1,8 @@
 """Encoded images: what tfds stores when there is no tensorflow to encode arrays."""
 
+import contextlib
 import io
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -22,13 +24,19 @@ def rgb(file: bytes, name: str) -> bytes:
     """
     from PIL import Image
 
+    with decoding(name), Image.open(io.BytesIO(file)) as image:
+        if image.mode == 'RGB':
+            image.draft('RGB', (1, 1))  # reads all of a JPEG, at an eighth of its resolution
+            image.load()
+            return file
+        return _png(image.convert('RGB'))
+
+
+@contextlib.contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Turns Pillow's errors inside into a UsageError whose message starts with `name`."""
     try:
-        with Image.open(io.BytesIO(file)) as image:
-            if image.mode == 'RGB':
-                image.draft('RGB', (1, 1))  # reads all of a JPEG, at an eighth of its resolution
-                image.load()
-                return file
-            return _png(image.convert('RGB'))
+        yield
     except (OSError, SyntaxError) as error:  # Pillow's broken PNGs are SyntaxErrors
         raise UsageError(f'{name} is not a whole image: {error}.') from error
 

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 
-from lcn_jax.errors import UsageError
+from lcn_jax.data import encoded
 
 AREAS, LOG_ASPECT = (0.08, 1.0), np.log(4 / 3)  # of random crops: parts of the area, shape
 RESIZE = 256 / 224  # shorter side of an evaluated image over its centre crop
@@ -55,17 +55,14 @@ def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
 def _crop(file: bytes, size: int, name: str, box_of) -> np.ndarray:
     from PIL import Image
 
-    try:
-        with Image.open(io.BytesIO(file)) as image:
-            width, height = image.size
-            left, top, right, bottom = box_of(width, height)
-            # JPEGs can be decoded at 1/2, 1/4 or 1/8: the least with `size` pixels in the box.
-            image.draft(
-                'RGB', (int(width * size / (right - left)), int(height * size / (bottom - top)))
-            )
-            across, down = image.size[0] / width, image.size[1] / height
-            box = left * across, top * down, right * across, bottom * down
-            colour = image if image.mode == 'RGB' else image.convert('RGB')
-            return np.asarray(colour.resize((size, size), Image.Resampling.BILINEAR, box))
-    except (OSError, SyntaxError) as error:  # Pillow's broken PNGs are SyntaxErrors
-        raise UsageError(f'{name} is not a whole image: {error}.') from error
+    with encoded.decoding(name), Image.open(io.BytesIO(file)) as image:
+        width, height = image.size
+        left, top, right, bottom = box_of(width, height)
+        # JPEGs can be decoded at 1/2, 1/4 or 1/8: the least with `size` pixels in the box.
+        image.draft(
+            'RGB', (int(width * size / (right - left)), int(height * size / (bottom - top)))
+        )
+        across, down = image.size[0] / width, image.size[1] / height
+        box = left * across, top * down, right * across, bottom * down
+        colour = image if image.mode == 'RGB' else image.convert('RGB')
+        return np.asarray(colour.resize((size, size), Image.Resampling.BILINEAR, box))
