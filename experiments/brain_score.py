@@ -11,7 +11,6 @@ A layer that cannot be scored is marked, with the reason, and so is a network wi
 layer. If a run cannot be loaded, the others are scored, and the exit status is 1.
 """
 
-import json
 import pathlib
 import time
 
@@ -21,8 +20,8 @@ from experiments.common import cli
 from experiments.common.provenance import provenance
 from experiments.reports import brain as brain_report
 from lcn_jax.brain import assembly, features, stimuli
-from lcn_jax.errors import UsageError, writing
-from lcn_jax.training.metrics import plain
+from lcn_jax.errors import UsageError
+from lcn_jax.files import make_folder, to_json, write_text
 
 WORKDIR = flags.DEFINE_list('workdir', None, 'Folders of runs, separated by commas.')
 CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
@@ -52,8 +51,7 @@ def main(argv):
     del argv
     started = time.perf_counter()
     out = pathlib.Path(OUT.value)
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     neurons = assembly.read(ASSEMBLY.value, tuple(AXES.value), GROUP.value)
     images = stimuli.shown(IMAGES.value, neurons)
     workdirs = named(WORKDIR.value)
@@ -80,7 +78,7 @@ def main(argv):
         'seconds': round(time.perf_counter() - started, 1),
         'regions': regions,
     }
-    (out / 'brain_score.json').write_text(json.dumps(plain(report), indent=1) + '\n')
+    write_text(out / 'brain_score.json', to_json(report, indent=1))
     print(f'{out} is written')
     if broken:
         raise UsageError(f'{out} lacks runs that cannot be loaded: {described(broken)}')

@@ -12,7 +12,8 @@ from absl import flags
 
 from experiments.common import cli
 from lcn_jax.brain import exchange, features, stimuli
-from lcn_jax.errors import UsageError, writing
+from lcn_jax.errors import UsageError
+from lcn_jax.files import make_folder
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that experiments.train wrote.')
 CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
@@ -30,8 +31,7 @@ def main(argv):
     network = features.load(WORKDIR.value, CHECKPOINT.value, DATA_DIR.value)
     layers = LAYERS.value or features.main_layers(network)
     files = stimuli.read(IMAGES.value)
-    with writing(OUT.value):
-        pathlib.Path(OUT.value).parent.mkdir(parents=True, exist_ok=True)
+    make_folder(pathlib.Path(OUT.value).parent)
     left_out = exchange.write(OUT.value, network, files, layers)
     print(f'{OUT.value} has {len(layers)} layers of {len(files) - len(left_out)} images')
     if left_out:

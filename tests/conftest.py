@@ -13,7 +13,7 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
         'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
     }
 
-import jax  # noqa: E402
+import jax
 
 jax.config.update('jax_num_cpu_devices', 8)
 

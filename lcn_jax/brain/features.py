@@ -17,7 +17,8 @@ import numpy as np
 from lcn_jax.data import sources
 from lcn_jax.data.batches import Pixels, normalise
 from lcn_jax.errors import UsageError
-from lcn_jax.training import checkpoint, state, train, wake
+from lcn_jax.training import checkpoint
+from lcn_jax.training.experiment import Experiment
 
 MODES = {1: 'L', 3: 'RGB'}  # Pillow's names, by number of channels
 NOT_BLOCKS = ('stem', 'pooled')  # activations before and after the blocks
@@ -50,22 +51,17 @@ def load(workdir: str, which: str = 'latest', data_dir: str | None = None) -> Ne
         missing.
     """
     config = checkpoint.read_config(workdir)
-    model, image_shape = train.make_model(config), train.image_shape(config)
-    optimizer = wake.optimizer(config, total_steps=1)  # only its shapes matter
-    create = functools.partial(
-        state.create, model=model, optimizer=optimizer, image_shape=image_shape
-    )
-    shapes = jax.eval_shape(create, jax.random.key(0))
+    experiment = Experiment.create(config)
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         step = checkpoints.find(which)
-        trained = checkpoints.restore(step, shapes).state
+        trained = checkpoints.restore(step, experiment.shapes).state
     mean, std = config.mean, config.std
     if not mean:
         mean, std = _pixel_statistics(config.dataset, data_dir or config.data_dir)
     return Network(
-        model=model,
-        variables=jax.device_put({'params': trained.params, 'batch_stats': trained.batch_stats}),
-        image_shape=image_shape,
+        model=experiment.model,
+        variables=jax.device_put(trained.variables),
+        image_shape=experiment.image_shape,
         mean=np.array(mean, np.float32),
         std=np.array(std, np.float32),
         step=step,

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lcn_jax.data import archives, sources
-from lcn_jax.errors import UsageError, writing
+from lcn_jax.errors import UsageError
+from lcn_jax.files import make_folder
 
 
 def prepare(
@@ -45,8 +46,7 @@ def prepare(
 
     path = Path(source).expanduser() if source else None
     labels = Path(val_labels).expanduser() if val_labels else None
-    with writing(data_dir):
-        os.makedirs(os.path.expanduser(data_dir), exist_ok=True)
+    make_folder(os.path.expanduser(data_dir))
     with contextlib.ExitStack() as stack:
         if dataset.startswith('cifar') and path:
             path = stack.enter_context(_cifar_folder(path))

@@ -9,8 +9,9 @@ import numpy as np
 import tiny_runs
 from PIL import Image
 
-from lcn_jax.training import checkpoint, state, train, wake
+from lcn_jax.training import checkpoint
 from lcn_jax.training import config as configs
+from lcn_jax.training.experiment import Experiment
 
 rng = np.random.default_rng
 
@@ -29,11 +30,7 @@ def make_config(kind):
 
 def make_state(config, seed):
     """Random numbers that let the activity through, which take less time than an initialisation."""
-    optimizer = wake.optimizer(config, total_steps=1)
-    model, shape = train.make_model(config), train.image_shape(config)
-    shapes = jax.eval_shape(
-        lambda key: state.create(key, model, optimizer, shape), jax.random.key(0)
-    )
+    shapes = Experiment.create(config).shapes
     random = rng(seed)
 
     def values(path, leaf):
