@@ -15,6 +15,7 @@ from etils import epath
 from lcn_jax.errors import UsageError
 
 Path = str | os.PathLike
+SCHEMES = ('gs', 's3', 'az', 'hf')  # of the URLs that epath knows
 NON_FINITE = ('inf', '-inf', 'nan')
 
 
@@ -26,7 +27,7 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ImportError) as e:  # ImportError: epath lacks a package for this kind of URL
+    except OSError as e:
         raise _not_written(path, str(e)) from e
     except ValueError as e:
         if 'Error writing' not in str(e):  # how tensorstore reports a full disk, among others
@@ -42,9 +43,30 @@ def _not_written(path: Path, reason: str) -> UsageError:
     )
 
 
+def locate(path: Path) -> epath.Path:
+    """The absolute path, with ~ expanded, or the URL.
+
+    Raises:
+      UsageError: no installed package opens this kind of URL.
+    """
+    scheme, separator, _ = os.fspath(path).partition('://')
+    if not separator:
+        return epath.Path(path).expanduser().absolute()
+    try:
+        if scheme not in SCHEMES:
+            raise ImportError(f'known are {", ".join(SCHEMES)}')
+        epath.Path(path).exists()  # imports the package
+    except ImportError as e:
+        raise UsageError(
+            f'cannot open {os.fspath(path)}: there is no package for {scheme}:// paths ({e}). '
+            'Install it, or choose a local folder.'
+        ) from e
+    return epath.Path(path)
+
+
 def make_folder(path: Path) -> epath.Path:
     """The folder at `path`, made with its parents if it does not exist; UsageError if it cannot."""
-    folder = epath.Path(path)
+    folder = locate(path)
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
     return folder

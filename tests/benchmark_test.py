@@ -1,7 +1,6 @@
 """The benchmark: what it compares is the same, and what it writes is whole."""
 
 import functools
-import importlib
 import json
 import os
 import pathlib
@@ -12,30 +11,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
 
 from experiments.configs import cifar10, imagenet
+from experiments.measure import layers, steps, timing
 from lcn_jax.grid import Grid
 from lcn_jax.local import IMPLEMENTATIONS, LocalConv
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-@pytest.fixture(scope='module')
-def benchmark():
-    for name in {'out', 'quick'} & set(flags.FLAGS):  # of another binary that a test imports
-        delattr(flags.FLAGS, name)
-    return importlib.import_module('experiments.benchmark')
-
-
 @pytest.mark.parametrize('kernel_size, strides, padding', [(3, 1, 1), (1, 2, 0)])
-def test_conv_local_of_flax_computes_the_same(benchmark, kernel_size, strides, padding):
+def test_conv_local_of_flax_computes_the_same(kernel_size, strides, padding):
     fields = dict(
         features=5, kernel_size=kernel_size, strides=strides, padding=padding, use_bias=False,
         layout='HWNC', dtype=jnp.float32,
     )  # fmt: skip
     x = jax.random.normal(jax.random.key(0), (6, 6, 4, 3))
-    ours, theirs = LocalConv(**fields), benchmark.ConvLocal(**fields)
+    ours, theirs = LocalConv(**fields), steps.ConvLocal(**fields)
     kernel = jax.jit(ours.init)(jax.random.key(1), x)['params']['kernel']
     (name, shapes), *others = jax.eval_shape(theirs.init, jax.random.key(1), x)['params'].items()
     assert not others
@@ -47,33 +39,33 @@ def test_conv_local_of_flax_computes_the_same(benchmark, kernel_size, strides, p
     )
 
 
-def test_candidates_for_a_layer_compute_the_same(benchmark):
+def test_candidates_for_a_layer_compute_the_same():
     """The convolution too, if its kernel is at every position."""
-    shape = benchmark.LayerShape(Grid.create(6, 3, 2, 1), channels=3, features=5)
-    candidates = benchmark.layer_candidates(shape, 2, 'float32')
+    shape = layers.LayerShape(Grid.create(6, 3, 2, 1), channels=3, features=5)
+    candidates = layers.layer_candidates(shape, 2, 'float32')
     conv, (x_NHWC, kernel, dy_NHWC) = candidates.pop('conv')
-    expected = jax.jit(benchmark.with_gradients(conv))(x_NHWC, kernel, dy_NHWC)
+    expected = jax.jit(layers.with_gradients(conv))(x_NHWC, kernel, dy_NHWC)
     assert set(candidates) == set(IMPLEMENTATIONS)
     for layer, (x, kernels, dy) in candidates.values():
         kernels = jnp.broadcast_to(kernel, kernels.shape)
-        y, dx, dkernels = jax.jit(benchmark.with_gradients(layer))(x, kernels, dy)
+        y, dx, dkernels = jax.jit(layers.with_gradients(layer))(x, kernels, dy)
         actual = y.transpose(2, 0, 1, 3), dx.transpose(2, 0, 1, 3), dkernels.sum((0, 1))
         jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), actual, expected)
 
 
-def test_layers_are_found_in_the_networks(benchmark):
-    assert [str(s) for s in benchmark.distinct_layers(cifar10.get_config('lc'))] == [
+def test_layers_are_found_in_the_networks():
+    assert [str(s) for s in layers.distinct_layers(cifar10.get_config('lc'))] == [
         '32×32 3→16 3×3', '32×32 16→16 3×3', '32×32 16→32 3×3 /2', '32×32 16→32 1×1 /2',
         '16×16 32→32 3×3', '16×16 32→64 3×3 /2', '16×16 32→64 1×1 /2', '8×8 64→64 3×3',
     ]  # fmt: skip
-    of_resnet18 = benchmark.distinct_layers(imagenet.get_config('lc'))
+    of_resnet18 = layers.distinct_layers(imagenet.get_config('lc'))
     assert len(of_resnet18) == 11
     assert str(of_resnet18[0]) == '224×224 3→32 7×7 /2'
 
 
-def test_slow_candidates_take_fewer_turns_all_over_the_run(benchmark, monkeypatch):
+def test_slow_candidates_take_fewer_turns_all_over_the_run(monkeypatch):
     cost, calls, now = {'fast': 1.0, 'slow': 30.0}, [], 0.0
-    monkeypatch.setattr(benchmark.time, 'perf_counter', lambda: now)
+    monkeypatch.setattr(timing.time, 'perf_counter', lambda: now)
 
     def call(name):
         nonlocal now
@@ -81,17 +73,17 @@ def test_slow_candidates_take_fewer_turns_all_over_the_run(benchmark, monkeypatc
         now += cost[name]
 
     candidates = {name: functools.partial(call, name) for name in cost}
-    settings = benchmark.Settings((), '', 1, 1, 'float32', turns=9, fewest_turns=3)
-    assert benchmark.medians(candidates, 100.0, settings) == cost
+    settings = timing.Settings((), '', 1, 1, 'float32', turns=9, fewest_turns=3)
+    assert timing.medians(candidates, 100.0, settings) == cost
     warm_up, turns = calls[:2], calls[2:]
     assert warm_up == ['fast', 'slow']
     assert turns[::2] == turns[1::2] == ['fast', 'slow', 'fast', 'fast'] * 3
 
 
-def test_floor_is_the_larger_of_flops_and_bytes(benchmark):
+def test_floor_is_the_larger_of_flops_and_bytes():
     rates = {'float32_flops': 100.0, 'bfloat16_flops': 400.0, 'copy_bytes': 10.0}
-    assert benchmark.floor(200, 10, 'float32', rates) == {'seconds': 2.0, 'bound_by': 'FLOPs'}
-    assert benchmark.floor(200, 10, 'bfloat16', rates) == {'seconds': 1.0, 'bound_by': 'bytes'}
+    assert layers.floor(200, 10, 'float32', rates) == {'seconds': 2.0, 'bound_by': 'FLOPs'}
+    assert layers.floor(200, 10, 'bfloat16', rates) == {'seconds': 1.0, 'bound_by': 'bytes'}
 
 
 def test_a_quick_run_writes_numbers_and_a_chart(tmp_path):

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from lcn_jax.errors import UsageError
-from lcn_jax.files import write_text, writing
+from lcn_jax.files import locate, write_text, writing
 from lcn_jax.training import config as configs
 from lcn_jax.training.metrics import Sums
 from lcn_jax.training.state import TrainState
@@ -210,11 +210,11 @@ def read_config(workdir: str) -> ConfigDict:
 
 
 def _folder(workdir: str) -> epath.Path:
-    return epath.Path(workdir).absolute() / 'checkpoints'
+    return locate(workdir) / 'checkpoints'
 
 
 def _config_path(workdir: str) -> epath.Path:
-    return epath.Path(workdir) / 'config.json'
+    return locate(workdir) / 'config.json'
 
 
 def _as_json(config: ConfigDict) -> str:

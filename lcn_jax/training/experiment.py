@@ -82,26 +82,38 @@ class Experiment:
         """key -> state."""
         return parallel.per_device(self.initial_state, [0])
 
+    def wake_step(self, total_steps: int) -> Callable:
+        """The wake step of one device in a training of `total_steps` steps, not compiled."""
+        config = self.config
+        return partial(
+            wake.step,
+            model=self.model,
+            optimizer=self.optimizer(total_steps),
+            batch=dict(
+                batch_size=config.batch_size,
+                size=config.image_size,
+                padding=config.translations.padding,
+                repetitions=config.translations.repetitions,
+                flips=config.flip,
+            ),
+        )
+
     @cached_property
     def wake(self) -> Callable[[int], Callable]:
         """total_steps -> (state, Sums, pixels, order, key, steps -> state, Sums).
 
         The program of a training of `total_steps` steps; it takes `steps` of them.
         """
-        return functools.cache(self._make_wake)
+        return functools.cache(lambda steps: wake.compile_stretch(self.wake_step(steps)))
 
-    def _make_wake(self, total_steps: int) -> Callable:
-        config = self.config
-        batch = dict(
-            batch_size=config.batch_size,
-            size=config.image_size,
-            padding=config.translations.padding,
-            repetitions=config.translations.repetitions,
-            flips=config.flip,
-        )
-        optimizer = self.optimizer(total_steps)
-        return wake.compile_stretch(
-            partial(wake.step, model=self.model, optimizer=optimizer, batch=batch)
+    @property
+    def sleep_step(self) -> Callable[[state.TrainState, jax.Array], state.TrainState]:
+        """The sleep of one device, not compiled."""
+        return partial(
+            sleep_step.step,
+            grids=self.grids,
+            rule=sleep_step.rule(self.config),
+            share_moments=self.config.sleep.share_moments,
         )
 
     @cached_property
@@ -111,13 +123,7 @@ class Experiment:
         Raises:
           UsageError: the rule cannot run on the kernels of this network.
         """
-        step = partial(
-            sleep_step.step,
-            grids=self.grids,
-            rule=sleep_step.rule(self.config),
-            share_moments=self.config.sleep.share_moments,
-        )
-        program = parallel.per_device(step, (0, None), donate=[0])
+        program = parallel.per_device(self.sleep_step, (0, None), donate=[0])
         try:
             jax.eval_shape(program, parallel.replicated_shapes(self.shapes), jax.random.key(0))
         except (TypeError, ValueError) as e:

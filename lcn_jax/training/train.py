@@ -5,11 +5,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from ml_collections import ConfigDict
 
 from lcn_jax.data import batches
 from lcn_jax.errors import Diverged, Stopped, UsageError
+from lcn_jax.files import locate
 from lcn_jax.training import config as configs
 from lcn_jax.training import faults, inputs, metrics, parallel
 from lcn_jax.training.experiment import Experiment
@@ -126,8 +126,8 @@ def open_log(
     }
     sinks = [lambda record: report({**record, **run})]
     if config.tensorboard and jax.process_index() == 0:
-        sinks.append(metrics.tensorboard(epath.Path(workdir) / 'tensorboard'))
-    return metrics.Log(epath.Path(workdir) / 'metrics.jsonl', step, sinks)
+        sinks.append(metrics.tensorboard(locate(workdir) / 'tensorboard'))
+    return metrics.Log(locate(workdir) / 'metrics.jsonl', step, sinks)
 
 
 def evaluated_split(config: ConfigDict) -> str:

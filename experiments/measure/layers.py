@@ -1,0 +1,141 @@
+"""Times, memory and floors of single layers."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+from jax import lax
+
+from experiments.measure.timing import KNOWN_NETWORKS, Compiled, Settings, medians, say
+from experiments.reports.benchmark import DIRECTIONS
+from lcn_jax import local
+from lcn_jax.grid import Grid
+from lcn_jax.training import cost
+from lcn_jax.training.experiment import Experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerShape:
+    """What tells layers apart."""
+
+    grid: Grid
+    channels: int
+    features: int
+
+    def __str__(self):
+        grid = self.grid
+        (height, width), (kh, kw), stride = grid.input_size, grid.kernel_size, grid.stride[0]
+        strided = f' /{stride}' if stride > 1 else ''
+        return f'{height}×{width} {self.channels}→{self.features} {kh}×{kw}{strided}'
+
+
+def distinct_layers(config: ml_collections.ConfigDict) -> list[LayerShape]:
+    """The locally connected layers of a network that differ, in the order of computation."""
+    experiment = Experiment.create(config)
+    layers = cost.layers(experiment.model, experiment.image_shape)
+    shapes = [LayerShape(layer.grid, *layer.kernel[-2:]) for layer in layers if layer.grid]
+    return list(dict.fromkeys(shapes))
+
+
+def convolution(x: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
+    return lax.conv_general_dilated(
+        x, kernel, grid.stride, grid.padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+
+
+def with_gradients(layer: Callable) -> Callable:
+    """(x, kernel, dy) -> y, dx, dkernel."""
+
+    def compute(x, kernel, dy):
+        y, pullback = jax.vjp(layer, x, kernel)
+        return y, *pullback(dy)
+
+    return compute
+
+
+def layer_candidates(
+    shape: LayerShape, batch_size: int, dtype: str
+) -> dict[str, tuple[Callable, tuple[jax.Array, ...]]]:
+    """(x, kernel) -> y, with x, kernel and dy to call it and its derivative with."""
+    grid = shape.grid
+    kernel_shape = (*grid.kernel_size, shape.channels, shape.features)
+
+    def random(seed, *shape):
+        return jax.random.normal(jax.random.key(seed), shape, dtype)
+
+    x_HWNC = random(0, *grid.input_size, batch_size, shape.channels)
+    dy_HWNC = random(1, *grid.output_size, batch_size, shape.features)
+    kernels = random(2, *grid.output_size, *kernel_shape)
+    options = dict(stride=grid.stride, padding=grid.padding, layout='HWNC')
+    return {
+        'conv': (
+            functools.partial(convolution, grid=grid),
+            (x_HWNC.transpose(2, 0, 1, 3), random(3, *kernel_shape), dy_HWNC.transpose(2, 0, 1, 3)),
+        )
+    } | {
+        name: (
+            functools.partial(local.conv_local, implementation=name, **options),
+            (x_HWNC, kernels, dy_HWNC),
+        )
+        for name in local.IMPLEMENTATIONS
+    }
+
+
+def floor(flops: int, moved: int, dtype: str, rates: Mapping[str, float]) -> dict[str, float | str]:
+    """The least seconds for so many FLOPs and so many bytes, and which of them it is."""
+    seconds = {'FLOPs': flops / rates[f'{dtype}_flops'], 'bytes': moved / rates['copy_bytes']}
+    bound_by = max(seconds, key=seconds.get)
+    return {'seconds': seconds[bound_by], 'bound_by': bound_by}
+
+
+def measure_layer(
+    shape: LayerShape, batch_size: int, rates: Mapping[str, float], settings: Settings
+) -> dict[str, Any]:
+    """Times, compiled memory and the locally connected layer's floor, by direction."""
+    candidates = layer_candidates(shape, batch_size, settings.dtype)
+    compiled, calls = {}, {}
+    for name, (layer, operands) in candidates.items():
+        for direction, program, arguments in (
+            ('forward', layer, operands[:2]),
+            ('forward_backward', with_gradients(layer), operands),
+        ):
+            compiled[direction, name] = Compiled.of(jax.jit(program), *arguments)
+            calls[direction, name] = functools.partial(compiled[direction, name].call, *arguments)
+    seconds = medians(calls, settings.layer_seconds, settings)
+
+    x, kernels, dy = candidates[local.default_implementation()][1]
+    flops, moved = 2 * batch_size * kernels.size, x.nbytes + kernels.nbytes + dy.nbytes
+    floors = {
+        'forward': floor(flops, moved, settings.dtype, rates),
+        # y, dx and the kernels' gradient from x, kernels and dy.
+        'forward_backward': floor(3 * flops, 2 * moved, settings.dtype, rates),
+    }
+    return {
+        'layer': str(shape),
+        'kernel_size': shape.grid.kernel_size,
+        'batch_size': batch_size,
+    } | {
+        direction: {
+            'seconds': {name: seconds[direction, name] for name in candidates},
+            'temp_bytes': {name: compiled[direction, name].temp_bytes for name in candidates},
+            'floor': floors[direction],
+        }
+        for direction in DIRECTIONS
+    }
+
+
+def measure_layers(rates: Mapping[str, float], settings: Settings) -> dict[str, list[dict]]:
+    """`measure_layer` of the layers of each network."""
+    measured = {}
+    for network in settings.networks:
+        get_config, smaller = KNOWN_NETWORKS[network]
+        shapes = distinct_layers(get_config('lc'))[: settings.most_layers]
+        measured[network] = []
+        for shape in shapes:
+            say(f'{network}, layer {shape}')
+            batch_size = max(1, settings.batch_size // smaller)
+            measured[network].append(measure_layer(shape, batch_size, rates, settings))
+    return measured

@@ -1,0 +1,167 @@
+"""Times and memory of training steps and sleeps, run as `train_and_evaluate` runs them."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.measure.timing import KNOWN_NETWORKS, Compiled, Settings, medians, say
+from experiments.reports.benchmark import FED, SLEEP_RULES
+from lcn_jax.data.batches import Pixels
+from lcn_jax.training import cost, parallel, wake
+from lcn_jax.training.experiment import Experiment
+from lcn_jax.training.metrics import Sums
+from lcn_jax.training.state import TrainState
+
+TOTAL_STEPS = 1000  # of the training that the steps are taken from
+
+
+class ConvLocal(nn.Module):
+    """`flax.linen.ConvLocal` with the fields that `ResNet` sets, in the layout HWNC."""
+
+    features: int
+    kernel_size: int
+    strides: int
+    padding: int
+    use_bias: bool
+    layout: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.layout != 'HWNC':
+            raise ValueError(f'ConvLocal is made for layout HWNC, got {self.layout!r}.')
+        y = nn.ConvLocal(
+            self.features,
+            kernel_size=(self.kernel_size,) * 2,
+            strides=(self.strides,) * 2,
+            padding=((self.padding,) * 2,) * 2,
+            use_bias=self.use_bias,
+            dtype=self.dtype,
+            # Positions are no part of the receptive field.
+            kernel_init=nn.initializers.variance_scaling(2, 'fan_in', 'normal', batch_axis=(0, 1)),
+        )(x.transpose(2, 0, 1, 3))
+        return y.transpose(1, 2, 0, 3)
+
+
+def experiment_of(settings: Settings, kind: str, rule: str = 'none') -> Experiment:
+    """The experiment of a kind of the network whose steps are measured."""
+    config = KNOWN_NETWORKS[settings.step_network][0](kind)
+    config.model.dtype, config.sleep.rule = settings.dtype, rule
+    config.batch_size = settings.batch_size * jax.device_count()
+    config.translations.repetitions = 1
+    return Experiment.create(config)
+
+
+def start(experiment: Experiment) -> TrainState:
+    """A fresh state on every device."""
+    return experiment.init(parallel.replicate(jax.random.key(0)))
+
+
+def update(experiment: Experiment) -> Callable:
+    """The wake step on a given batch."""
+    program = functools.partial(
+        wake.update, model=experiment.model, optimizer=experiment.optimizer(TOTAL_STEPS)
+    )
+    return parallel.per_device(program, (0, 0, 0), donate=[0])
+
+
+def constant_batch(experiment: Experiment, batch_size: int) -> tuple:
+    """Random images and labels, `batch_size` other ones for each device."""
+    rng = np.random.default_rng(0)
+    examples = batch_size * jax.local_device_count()
+    images = rng.standard_normal((examples, *experiment.image_shape), np.float32)
+    labels = rng.integers(experiment.model.num_classes, size=examples, dtype=np.int32)
+    return parallel.spread((images, labels))
+
+
+def dataset(experiment: Experiment, images: int) -> tuple:
+    """The arguments of `wake.step` after the state: sums, pixels, order and key."""
+    rng = np.random.default_rng(0)
+    shape = experiment.image_shape
+    pixels = Pixels(
+        images=rng.integers(256, size=(images, *shape), dtype=np.uint8),
+        labels=rng.integers(experiment.model.num_classes, size=images, dtype=np.int32),
+        mean=np.full(shape[-1:], 0.5, np.float32),
+        std=np.full(shape[-1:], 0.3, np.float32),
+    )
+    order = rng.permutation(images).astype(np.int32)
+    return *parallel.replicate((Sums.zero(), pixels, order)), jax.random.key(0)
+
+
+def advancing(compiled: Compiled, train_state: TrainState, *rest) -> Callable:
+    """A call continues from the state where the last one ended, in the same buffers."""
+
+    def call():
+        nonlocal train_state
+        train_state, _ = compiled.call(train_state, *rest)
+        return train_state
+
+    return call
+
+
+def measure_steps(settings: Settings) -> dict[str, Any]:
+    """Training steps on one batch, and ('... fed') on batches from a dataset on the device."""
+    lc = experiment_of(settings, 'lc')
+    conv_local = lc.model.clone(local_conv=ConvLocal)
+    experiments = {
+        'conv': experiment_of(settings, 'conv'),
+        'lc': lc,
+        'conv_local': dataclasses.replace(lc, model=conv_local),
+    }
+    batch = constant_batch(lc, settings.batch_size)
+    fed = dataset(lc, settings.images)
+    compiled, calls = {}, {}
+    for name, experiment in experiments.items():
+        say(f'{settings.step_network}, compiling the step {name}')
+        train_state = start(experiment)
+        compiled[name] = Compiled.of(update(experiment), train_state, *batch)
+        calls[name] = advancing(compiled[name], train_state, *batch)
+        if name not in FED:
+            continue
+        step = experiment.wake_step(TOTAL_STEPS)
+        step = parallel.per_device(step, (0, 0, 0, 0, None), donate=[0])
+        train_state = start(experiment)
+        compiled[f'{name} fed'] = Compiled.of(step, train_state, *fed)
+        calls[f'{name} fed'] = advancing(compiled[f'{name} fed'], train_state, *fed)
+    say(f'{settings.step_network}, training steps')
+    return {
+        'network': settings.step_network,
+        'batch_size': settings.batch_size,
+        'flops': settings.batch_size * cost.step_flops(cost.layers(lc.model, lc.image_shape)),
+        'seconds': medians(calls, settings.step_seconds, settings),
+        'temp_bytes': {name: program.temp_bytes for name, program in compiled.items()},
+        'compile_seconds': {name: program.compile_seconds for name, program in compiled.items()},
+    }
+
+
+def measure_sleep(settings: Settings) -> dict[str, Any]:
+    """One sleep by each rule, with the options of the config, and a wake step to compare with."""
+    lc = experiment_of(settings, 'lc')
+    batch = constant_batch(lc, settings.sleep_batch_size)
+    programs = {'wake': (update(lc), batch)}
+    for name in SLEEP_RULES:
+        experiment = experiment_of(settings, 'lc', rule=name)
+
+        def asleep(train_state, key, experiment=experiment):
+            return experiment.sleep_step(train_state, key), None
+
+        program = parallel.per_device(asleep, (0, None), donate=[0])
+        programs[name] = program, (jax.random.key(0),)
+    compiled, calls = {}, {}
+    for name, (program, rest) in programs.items():
+        train_state = start(lc)
+        compiled[name] = Compiled.of(program, train_state, *rest)
+        calls[name] = advancing(compiled[name], train_state, *rest)
+    say(f'{settings.step_network}, sleeps')
+    return {
+        'network': settings.step_network,
+        'batch_size': settings.sleep_batch_size,
+        'seconds': medians(calls, settings.step_seconds, settings),
+        'temp_bytes': {name: program.temp_bytes for name, program in compiled.items()},
+    }

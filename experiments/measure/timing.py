@@ -1,0 +1,136 @@
+"""Median times of compiled programs that take turns, and the rates of the machine."""
+
+import dataclasses
+import functools
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from experiments.configs import cifar10, digits, imagenet
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is measured and for how long; recorded in the JSON. Batches are those of a device."""
+
+    networks: tuple[str, ...]  # for their layers
+    step_network: str
+    batch_size: int
+    sleep_batch_size: int
+    dtype: str
+    images: int = 50_000  # of the synthetic dataset
+    most_layers: int | None = None  # of each network
+    matrix: int = 2048
+    copied_numbers: int = 1 << 26
+    turns: int = 9
+    fewest_turns: int = 3  # however slow a candidate is
+    layer_seconds: float = 1.0  # for all turns of a layer's candidate
+    step_seconds: float = 15.0  # for all turns of a step's candidate
+    turn_seconds: float = 0.02  # faster candidates are called several times in a turn
+
+    @classmethod
+    def quick(cls, dtype: str) -> 'Settings':
+        return cls(
+            ('tiny',), 'tiny', 2, 2, dtype, images=8, most_layers=1, matrix=64,
+            copied_numbers=1 << 10, turns=1, fewest_turns=1, turn_seconds=0.0,
+        )  # fmt: skip
+
+
+def _tiny(kind: str) -> ml_collections.ConfigDict:
+    config = digits.get_config(kind)
+    config.image_size = 8
+    config.model.stage_sizes, config.model.width = (1,), 4
+    return config
+
+
+# Of each network: its config, and how many times smaller its batches are than ResNet-20's.
+KNOWN_NETWORKS = {
+    'resnet20': (cifar10.get_config, 1),
+    'resnet18': (imagenet.get_config, 16),
+    'tiny': (_tiny, 1),
+}
+
+
+def medians(
+    candidates: Mapping[Any, Callable[[], Any]], seconds: float, settings: Settings
+) -> dict[Any, float]:
+    """Median seconds of a call of each candidate; they take turns.
+
+    A candidate has as many turns as fit into `seconds`, between those that `settings` allows; if it
+    has fewer than others, they are spread over all rounds. A turn begins with a call that is not
+    counted: the caches and the memory are still those of another program, but a training loop runs
+    the same one again and again.
+    """
+    calls, turns = {}, {}
+    for name, call in candidates.items():
+        first = _seconds(call, 1)
+        calls[name] = max(1, min(100, round(settings.turn_seconds / first)))
+        fitting = int(seconds / (calls[name] * first))
+        turns[name] = max(settings.fewest_turns, min(settings.turns, fitting))
+    times = {name: [] for name in candidates}
+    for turn in range(settings.turns):
+        for name, call in candidates.items():
+            if turn * turns[name] % settings.turns < turns[name]:
+                _seconds(call, 1)
+                times[name].append(_seconds(call, calls[name]) / calls[name])
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _seconds(call: Callable[[], Any], times: int) -> float:
+    start = time.perf_counter()
+    for _ in range(times):
+        result = call()
+    jax.block_until_ready(result)
+    return time.perf_counter() - start
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A compiled program with what compiling took and the memory it needs besides its arguments."""
+
+    call: Callable
+    compile_seconds: float
+    temp_bytes: int
+
+    @classmethod
+    def of(cls, program: Callable, *arguments) -> 'Compiled':
+        """`program` comes from `jax.jit` or `parallel.per_device`."""
+        start = time.perf_counter()
+        compiled = program.lower(*arguments).compile()
+        seconds = time.perf_counter() - start
+        return cls(compiled, seconds, compiled.memory_analysis().temp_size_in_bytes)
+
+
+def machine_rates(settings: Settings) -> dict[str, float]:
+    """FLOP/s of a large matrix product in float32 and bfloat16, and bytes/s, read and written."""
+    x = jnp.ones(settings.copied_numbers)
+    negate = jax.jit(jnp.negative, donate_argnums=0)  # in place: touching new memory costs more
+
+    def copy():
+        nonlocal x
+        x = negate(x)
+        return x
+
+    multiply = jax.jit(jnp.matmul)
+    candidates = {'copy': copy}
+    for dtype in ('float32', 'bfloat16'):
+        matrix = jnp.ones((settings.matrix,) * 2, dtype)
+        candidates[dtype] = functools.partial(multiply, matrix, matrix)
+    for call in candidates.values():
+        jax.block_until_ready(call())
+    seconds = medians(candidates, settings.step_seconds, settings)
+    return {
+        'float32_flops': 2 * settings.matrix**3 / seconds['float32'],
+        'bfloat16_flops': 2 * settings.matrix**3 / seconds['bfloat16'],
+        'copy_bytes': 2 * x.nbytes / seconds['copy'],
+    }
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,99 @@
+"""Files are whole or not there, JSON is strict, and errors of writing are one line."""
+
+import json
+import math
+import os
+import sys
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from lcn_jax import files
+from lcn_jax.errors import UsageError
+
+
+def test_infinities_survive_strict_json():
+    value = {'a': [1.5, math.inf, -math.inf], 'b': {'c': (2, None)}, 'd': 'text'}
+    text = files.to_json(value)
+    json.loads(text, parse_constant=lambda name: pytest.fail(f'{name} is not JSON'))
+    assert files.from_json(text) == value | {'b': {'c': [2, None]}}
+    assert math.isnan(files.from_json(files.to_json([math.nan]))[0])
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
+    path = tmp_path / 'file'
+    files.write_text(path, 'old')
+
+    def interrupted(self, text):
+        with open(self, 'w') as file:
+            file.write(text[:1])
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(type(files.epath.Path(path)), 'write_text', interrupted)
+    with pytest.raises(UsageError, match='No space left.*Make room') as error:
+        files.write_text(path, 'new')
+    assert '\n' not in str(error.value)
+    assert path.read_text() == 'old'
+    assert os.listdir(tmp_path) == ['file']
+
+
+def test_only_errors_of_writing_are_turned_into_one_line(tmp_path):
+    tensorstore = 'OUT_OF_RANGE: Error writing "a/0": File too large [os_error_code=\'27\']\nmore'
+    for e in (PermissionError(13, 'Permission denied'), ValueError(tensorstore)):
+        with pytest.raises(UsageError, match='cannot write .*place'), files.writing(tmp_path):
+            raise e
+    for bug in (ValueError('not enough values to unpack'), TypeError('bug'), KeyError('bug')):
+        with pytest.raises(type(bug)) as error, files.writing(tmp_path):
+            raise bug
+        assert error.value is bug
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UsageError, match='cannot write .*file/folder'):
+        files.make_folder(tmp_path / 'file' / 'folder')
+
+
+@pytest.fixture
+def bucket():
+    """An object store in memory, in the place of Google's."""
+
+    class Store(MemoryFileSystem):
+        protocol = 'gcs', 'gs'
+        store, pseudo_dirs = {}, ['']
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return MemoryFileSystem._strip_protocol(path.removeprefix('gs://'))
+
+        def open(self, path, mode='rb', **options):
+            if 'a' in mode:
+                raise NotImplementedError('object stores cannot append')
+            return super().open(path, mode, **options)
+
+    files.epath.backend.fsspec_backend._get_filesystem.cache_clear()
+    fsspec.register_implementation('gcs', Store, clobber=True)
+    yield 'gs://bucket'
+    fsspec.register_implementation('gcs', 'gcsfs.GCSFileSystem', clobber=True)
+    files.epath.backend.fsspec_backend._get_filesystem.cache_clear()
+
+
+def test_urls_are_written_where_they_point(bucket, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = files.make_folder(f'{bucket}/run')
+    files.write_text(folder / 'log', 'one\n')
+    files.append_text(folder / 'log', 'two\n')
+    assert files.epath.Path(f'{bucket}/run/log').read_text() == 'one\ntwo\n'
+    assert [path.name for path in folder.iterdir()] == ['log']
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize('url', ['s3://bucket/run', 'ftp://host/run'])
+def test_a_url_without_a_package_for_it_is_one_line(url, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, 's3fs', None)  # cannot be imported
+    with pytest.raises(UsageError, match=f'cannot open {url}.*Install') as error:
+        files.make_folder(url)
+    assert '\n' not in str(error.value)
+    assert os.listdir(tmp_path) == []
