@@ -8,17 +8,12 @@ JAX_NUM_CPU_DEVICES=8 in the environment describes a run on eight devices.
 """
 
 import jax
-from absl import flags
-from ml_collections import config_flags
 
 from experiments.common import cli, overview
 from lcn_jax.training import cost
 from lcn_jax.training.experiment import Experiment
 
-CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'File with get_config(kind), a colon, and the kind.', lock_config=True
-)
-flags.mark_flag_as_required('config')
+CONFIG = cli.define_config('File with get_config(kind), a colon, and the kind.')
 
 
 def main(argv):

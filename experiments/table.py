@@ -34,9 +34,7 @@ from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.progress import Progress
 from lcn_jax.training.train import evaluated_split, train_and_evaluate
 
-CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'File with get_config(kind); no colon.', lock_config=True
-)
+CONFIG = cli.define_config('File with get_config(kind); no colon.')
 OUT = flags.DEFINE_string('out', 'runs/table', 'Folder of the runs and the table.')
 SEEDS = flags.DEFINE_integer('seeds', 5, 'Networks in each cell.', lower_bound=1)
 EPOCHS = flags.DEFINE_integer('epochs', None, 'Instead of those of the config.', lower_bound=1)
@@ -45,7 +43,6 @@ PADDINGS = flags.DEFINE_list(
 )
 ROWS = flags.DEFINE_list('rows', None, f'By default all: {", ".join(table_report.ROWS)}.')
 SEARCH = flags.DEFINE_bool('search', False, 'Look for learning rates and weight decays.')
-flags.mark_flag_as_required('config')
 
 # Row: kind and fields. ws(n) is a sleep after every n-th step, by averaging or the Hebbian rule.
 SETTINGS = {

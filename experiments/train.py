@@ -16,7 +16,6 @@ import os
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from experiments.common import cli, overview
 from lcn_jax.training import parallel
@@ -24,9 +23,7 @@ from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.progress import Progress, duration
 from lcn_jax.training.train import evaluated_split, train_and_evaluate
 
-CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'File with get_config(kind), a colon, and the kind.', lock_config=True
-)
+CONFIG = cli.define_config('File with get_config(kind), a colon, and the kind.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder, or URL, that the run writes to.')
 MULTI_PROCESS = flags.DEFINE_bool(
     'multi_process', False, 'Join the processes that a TPU pod or SLURM has started.'
@@ -38,7 +35,7 @@ NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Their number.', low
 PROCESS_ID = flags.DEFINE_integer(
     'process_id', None, 'The number of this one, from 0.', lower_bound=0
 )
-flags.mark_flags_as_required(['config', 'workdir'])
+flags.mark_flag_as_required('workdir')
 
 
 def main(argv):

@@ -29,12 +29,13 @@ def call(module, *flags, devices=1):
         ([f'--config={CONFIGS}/digits.py:dense'], "unknown kind 'dense'; known: conv, lc, "),
         ([f'--config={CONFIGS}/digits.py:lc', '--config.sleep.evry=2'], 'no config field evry'),
         ([f'--config={CONFIGS}/digits.py:lc', '--config.epochs=many'], '--config.epochs=many'),
-        ([f'--config={CONFIGS}/no_such.py:lc'], 'No such file'),
+        ([f'--config={CONFIGS}/no_such.py:lc'], 'no config file'),
+        ([f'--config={CONFIGS}/no_such.py:lc', '--config.epochs=2'], 'no config file'),
         ([f'--config={CONFIGS}/cifar10.py:lc', '--config.data_dir=/no/such'], 'no folder /no/such'),
         ([f'--config={CONFIGS}/cifar10.py:lc', '--config.data_dir=.'], 'has not been prepared'),
         ([f'--config={CONFIGS}/digits.py:lc', '--config.batch_size=61'], 'over 2 devices'),
     ],
-    ids=['kind', 'field', 'value', 'file', 'folder', 'dataset', 'batch'],
+    ids=['kind', 'field', 'value', 'file', 'override', 'folder', 'dataset', 'batch'],
 )
 def test_a_mistake_is_one_line(flags, message, tmp_path):
     done = call('train', *flags, f'--workdir={tmp_path}', devices=2)
@@ -53,7 +54,7 @@ def test_workdir_is_required():
 
 def test_ctrl_c_before_there_is_anything_to_save_leaves_no_traceback():
     program = (
-        'import signal; from experiments import cli; '
+        'import signal; from experiments.common import cli; '
         'signal.signal(signal.SIGINT, signal.default_int_handler); '  # a shell may have it ignored
         'cli.run(lambda argv: signal.raise_signal(signal.SIGINT))'
     )

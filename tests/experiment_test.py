@@ -113,7 +113,7 @@ def test_a_workdir_of_the_version_before_belongs_to_the_same_config(tmp_path):
         config
     )
     config.model.name = 'tiny_runs:other'
-    with pytest.raises(UsageError, match='model.name is resnet there, tiny_runs:other here'):
+    with pytest.raises(UsageError, match=r'model.name is resnet there, tiny_runs:other here'):
         checkpoint.check_same(str(tmp_path), config)
 
 

@@ -31,7 +31,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(type(files.epath.Path(path)), 'write_text', interrupted)
-    with pytest.raises(UsageError, match='No space left.*Make room') as error:
+    with pytest.raises(UsageError, match=r'No space left.*Make room') as error:
         files.write_text(path, 'new')
     assert '\n' not in str(error.value)
     assert path.read_text() == 'old'
@@ -41,7 +41,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
 def test_only_errors_of_writing_are_turned_into_one_line(tmp_path):
     tensorstore = 'OUT_OF_RANGE: Error writing "a/0": File too large [os_error_code=\'27\']\nmore'
     for e in (PermissionError(13, 'Permission denied'), ValueError(tensorstore)):
-        with pytest.raises(UsageError, match='cannot write .*place'), files.writing(tmp_path):
+        with pytest.raises(UsageError, match=r'cannot write .*place'), files.writing(tmp_path):
             raise e
     for bug in (ValueError('not enough values to unpack'), TypeError('bug'), KeyError('bug')):
         with pytest.raises(type(bug)) as error, files.writing(tmp_path):
@@ -51,7 +51,7 @@ def test_only_errors_of_writing_are_turned_into_one_line(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(UsageError, match='cannot write .*file/folder'):
+    with pytest.raises(UsageError, match=r'cannot write .*file/folder'):
         files.make_folder(tmp_path / 'file' / 'folder')
 
 

@@ -1,12 +1,22 @@
-"""What the binaries have in common: a user's mistake ends in one line, not in a traceback."""
+"""Running a binary: a user's mistake ends in one line instead of a traceback."""
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 from lcn_jax.errors import Stopped, UsageError
+
+
+def define_config(text: str) -> flags.FlagHolder:
+    """The required flag `--config`: a file with `get_config(kind)`, a colon, and the kind."""
+    holder = config_flags.DEFINE_config_file('config', None, text, lock_config=True)
+    flags.mark_flag_as_required('config')
+    return holder
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
@@ -15,26 +25,6 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     The exit status is then 1. A run that was asked to stop says so, and the status is 0; Ctrl-C
     where there is nothing to save ends with 130, as in a shell.
     """
-
-    def parse(argv):
-        try:
-            rest = flags.FLAGS(argv)
-            for value in flags.FLAGS.flag_values_dict().values():
-                hasattr(
-                    value, 'keys'
-                )  # a config file that could not be loaded raises only when used
-        except (AttributeError, KeyError) as e:
-            # The message is a message quoted, or quoted twice.
-            _fail(
-                'there is no config field '
-                + str(e).replace('\\n', '; ').replace('\\', '').strip('"\'')
-            )
-        except Exception as e:  # a config file is a program and may fail in any way
-            # ml_collections puts the whole traceback into the message; what went wrong comes last.
-            _fail(str(e).rpartition('UsageError: ')[2])
-        if len(rest) > 1:
-            _fail(f'unexpected argument {rest[1]!r}; flags look like --name=value.')
-        return rest
 
     def guarded(argv):
         warnings.showwarning = lambda message, *_: print('warning:', message, file=sys.stderr)
@@ -49,9 +39,37 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         except KeyboardInterrupt:
             sys.exit(130)
 
-    app.run(guarded, flags_parser=parse)
+    app.run(guarded, flags_parser=_parse)
 
 
-def _fail(message: object) -> None:
+def _parse(argv: Sequence[str]) -> Sequence[str]:
+    """The arguments that are not flags: only the name of the program."""
+    try:
+        rest = flags.FLAGS(argv)
+    except OSError:  # an override of a config whose file could not be read
+        _check_config_file()
+        raise
+    except (AttributeError, KeyError) as e:
+        # The message is a message quoted, or quoted twice.
+        text = str(e).replace('\\n', '; ').replace('\\', '').strip('"\'')
+        _fail(f'there is no config field {text}')
+    except (flags.Error, ValueError, TypeError) as e:
+        # ml_collections puts the whole traceback into the message, with the reason at its end.
+        _fail(str(e).rpartition('UsageError: ')[2])
+    _check_config_file()
+    if len(rest) > 1:
+        _fail(f'unexpected argument {rest[1]!r}; flags look like --name=value.')
+    return rest
+
+
+def _check_config_file() -> None:
+    """ml_collections would notice a missing file only when the config is first used."""
+    if 'config' in flags.FLAGS:
+        path = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')[0]
+        if not os.path.isfile(path):
+            _fail(f'there is no config file {path}.')
+
+
+def _fail(message: object) -> NoReturn:
     print('error:', ' '.join(str(message).split()), file=sys.stderr)
     sys.exit(1)
