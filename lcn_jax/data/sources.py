@@ -11,6 +11,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from lcn_jax import files
 from lcn_jax.data import specs
 from lcn_jax.data.specs import SPECS, Spec
 from lcn_jax.data.splits import Split
@@ -105,16 +106,14 @@ class Source:
             kept = json.loads(path.read_text())
             return np.array(kept['mean'], np.float32), np.array(kept['std'], np.float32)
         mean, std = self.split('train').read().pixel_statistics()
-        part = path.with_name(f'{path.name}.{os.getpid()}')  # other runs may start now
-        with contextlib.suppress(OSError):
-            part.write_text(json.dumps({'mean': mean.tolist(), 'std': std.tolist()}))
-            part.replace(path)
+        with contextlib.suppress(UsageError):
+            files.write_text(path, files.to_json({'mean': mean.tolist(), 'std': std.tolist()}))
         return mean, std
 
     def _open(self, folder: str) -> Any:
         import tensorflow_datasets as tfds
 
-        if self.name in SPECS or self.name.partition(':')[2].isidentifier():
+        if self.name in SPECS or specs.is_own(self.name):
             return specs.builder_class(self.name)(data_dir=folder)
         try:
             return tfds.builder(self.name, data_dir=folder)

@@ -1,11 +1,11 @@
 """What is known of a dataset before it is read: classes, sizes, splits, and how it is prepared."""
 
 import dataclasses
-import importlib
 from typing import Any
 
 import numpy as np
 
+from lcn_jax import plugins
 from lcn_jax.data import encoded
 from lcn_jax.errors import UsageError
 
@@ -77,6 +77,11 @@ SPECS = {
 }
 
 
+def is_own(name: str) -> bool:
+    """Whether it is 'module:Builder'; after a colon, tfds itself has versions: 'mnist:3.0.1'."""
+    return name.partition(':')[2].isidentifier()
+
+
 def builder_class(name: str) -> type:
     """The tfds builder of a dataset in SPECS, of 'module:Class', or of a name that tfds knows.
 
@@ -86,17 +91,16 @@ def builder_class(name: str) -> type:
     import tensorflow_datasets as tfds
 
     path = SPECS[name].builder if name in SPECS else name
-    module, _, builder = path.partition(':')
-    try:
-        if not builder.isidentifier():  # 'mnist', 'mnist:3.0.1'
-            return tfds.builder_cls(module)
-        found = getattr(importlib.import_module(module), builder)
-    except (ImportError, AttributeError, ValueError) as error:
-        reason = str(error).partition('\n')[0]
-        raise UsageError(
-            f'unknown dataset {name!r} ({reason}); known: {", ".join(sorted(SPECS))}, any image '
-            "classification dataset of tfds, and 'module:Builder'."
-        ) from None
+    if is_own(path):
+        found = plugins.load(path, 'dataset', SPECS)
+    else:
+        try:
+            found = tfds.builder_cls(path.partition(':')[0])
+        except ValueError:  # not found
+            raise UsageError(
+                f'unknown dataset {name!r}; known: {", ".join(SPECS)}, the image classification '
+                "datasets of tfds, or 'module:Builder' for one of your own."
+            ) from None
     if not (isinstance(found, type) and issubclass(found, tfds.core.DatasetBuilder)):
         raise UsageError(f'{name} is not a class of tfds.core.DatasetBuilder.')
     return found

@@ -1,4 +1,4 @@
-"""Images that differ in size, read while training: worker processes decode, crop and make whole batches.
+"""Images that differ in size, read while training: workers make whole batches of them.
 
 A batch follows from the seed and its step alone, so there is no state to store. Nothing here
 touches a device: the workers import it.
