@@ -184,6 +184,15 @@ def test_other_colours_become_rgb(mode):
     assert np.abs(crop.astype(int) - expected).mean() < 3
 
 
+@pytest.mark.parametrize('mode', ['L', 'RGB'])
+def test_grey_crops_have_one_channel(mode):
+    image = np.repeat(tiny_archives.pictures(1, (64, 48))[0][..., :1], 3, -1)
+    grey = photographs.centre_crop(tiny_archives.encode(image, mode=mode), 32, 1, 'image')
+    expected = photographs.centre_crop(tiny_archives.encode(image), 32, 3, 'image')
+    assert grey.shape == (32, 32, 1)
+    np.testing.assert_allclose(grey[..., 0].astype(int), expected[..., 0], atol=1)
+
+
 def config_for(data_dir):
     config = configs.default()
     config.dataset, config.data_dir = 'imagenet2012', data_dir

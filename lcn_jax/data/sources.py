@@ -44,7 +44,7 @@ class Source:
     @functools.cached_property
     def builder(self) -> Any:
         """The tfds builder, prepared; UsageError if it is not, or not in array_record form."""
-        folder = local_or_gs(self.data_dir)
+        folder = data_folder(self.data_dir)
         known = SPECS.get(self.name)
         on_first_use = known is not None and known.source is None
         if not (on_first_use or folder.is_dir()):
@@ -178,16 +178,16 @@ def divide(examples: int, validation: int, train_images: int) -> tuple[np.ndarra
     return np.sort(kept), np.sort(held_out)
 
 
-def local_or_gs(data_dir: str) -> Any:
+def data_folder(data_dir: str) -> Any:
     """`data_dir` as an epath.Path; UsageError if array_record cannot read and write there."""
     from etils import epath
 
-    folder = epath.Path(data_dir).expanduser()
     if '://' in data_dir and not data_dir.startswith('gs://'):
         raise UsageError(
             f'datasets are read from folders and gs:// buckets, not from {data_dir}: copy it to a '
             'folder, or mount it as one.'
         )
+    folder = epath.Path(data_dir).expanduser()
     try:
         folder.exists()
     except ImportError as error:

@@ -127,8 +127,8 @@ def of_prepared(builder: Any) -> Spec:
         )
     if images.np_dtype != np.uint8 or images.shape[2] not in encoded.MODES:
         raise UsageError(
-            f'images of {builder.name} are {images.np_dtype} with {images.shape[2]} channels; they '
-            f'must be uint8 with {" or ".join(map(str, encoded.MODES))}.'
+            f'images of {builder.name} are {np.dtype(images.np_dtype)} with {images.shape[2]} '
+            f'channels; they must be uint8 with {" or ".join(map(str, encoded.MODES))}.'
         )
     evaluation = [split for split in ('test', 'validation') if split in info.splits]
     return Spec(
