@@ -52,11 +52,11 @@ class Source:
                 f'there is no folder {folder}: set --config.data_dir to where {self.name} has been '
                 'prepared.'
             )
-        builder = self._open(os.fspath(folder))
-        if on_first_use and not builder.is_prepared():
-            _prepare_quietly(self.name, os.fspath(folder))
-            builder = self._open(os.fspath(folder))
-        if not builder.is_prepared():
+        builder = self._find(folder)
+        if builder is None and on_first_use:
+            _prepare_quietly(specs.builder_class(self.name), os.fspath(folder))
+            builder = self._find(folder)
+        if builder is None:
             raise self._not_prepared()
         check_format(builder)
         return builder
@@ -110,15 +110,15 @@ class Source:
             files.write_text(path, files.to_json({'mean': mean.tolist(), 'std': std.tolist()}))
         return mean, std
 
-    def _open(self, folder: str) -> Any:
-        import tensorflow_datasets as tfds
+    def _find(self, folder: Any) -> Any:
+        """A reader of the prepared dataset, which needs no code of its builder; None if missing."""
+        from tensorflow_datasets.core import read_only_builder
 
-        if self.name in SPECS or specs.is_own(self.name):
-            return specs.builder_class(self.name)(data_dir=folder)
+        name = specs.builder_class(self.name).name if specs.is_own(self.name) else self.name
         try:
-            return tfds.builder(self.name, data_dir=folder)
-        except (ValueError, AssertionError):  # not found, or no such config or version
-            raise self._not_prepared() from None
+            return read_only_builder.builder_from_files(name, data_dir=folder)
+        except ValueError:  # not found, or not a name
+            return None
 
     def _not_prepared(self) -> UsageError:
         known = SPECS.get(self.name)
@@ -206,14 +206,13 @@ def check_format(builder: Any) -> None:
         )
 
 
-def _prepare_quietly(name: str, folder: str) -> None:
+def _prepare_quietly(builder: type, folder: str) -> None:
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()  # it takes a second
-    make = specs.builder_class(name)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            make(data_dir=folder, file_format=FORMAT).download_and_prepare()
+            builder(data_dir=folder, file_format=FORMAT).download_and_prepare()
     except OSError:
-        if not make(data_dir=folder).is_prepared():  # else another run was faster
+        if not builder(data_dir=folder).is_prepared():  # else another run was faster
             raise

@@ -9,14 +9,16 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import jax
-import ml_collections
 import numpy as np
+from ml_collections import ConfigDict
 
 from lcn_jax.data import batches, shards, sources, streaming
 from lcn_jax.data.batches import Pixels
 from lcn_jax.data.sources import Source
 from lcn_jax.data.splits import Images, Split
 from lcn_jax.training import parallel
+
+MeanStd = tuple[np.ndarray, np.ndarray]  # (C,) float32 each, of the training pixels in [0, 1]
 
 
 class Input(Protocol):
@@ -34,7 +36,7 @@ class Input(Protocol):
         """Pixels with a leading axis of devices; in all of them every example is once."""
 
 
-def make(config: ml_collections.ConfigDict, key: jax.Array) -> Input:
+def make(config: ConfigDict, key: jax.Array) -> Input:
     """The images of `config`'s dataset, in random order from `key`.
 
     Raises:
@@ -42,9 +44,9 @@ def make(config: ml_collections.ConfigDict, key: jax.Array) -> Input:
     """
     source = Source(config.dataset, config.data_dir)
     train, evaluated = source.train_and_evaluated(config.validation, config.train_images)
-    mean, std = sources.normalisation(config, source)
+    statistics = sources.normalisation(config, source)
     kind = Resident if source.spec.fits else Streamed
-    return kind(config, key, train, evaluated, mean, std)
+    return kind(config, key, train, evaluated, statistics)
 
 
 class Resident:
@@ -52,12 +54,11 @@ class Resident:
 
     def __init__(
         self,
-        config: ml_collections.ConfigDict,
+        config: ConfigDict,
         key: jax.Array,
         train: Split,
         evaluated: Split,
-        mean: np.ndarray,
-        std: np.ndarray,
+        statistics: MeanStd,
     ):
         self.examples = len(train)
         self._key = key
@@ -66,11 +67,11 @@ class Resident:
         )
         self._epoch, self._order = None, None
         images = train.read()
-        self._train = parallel.replicate(Pixels(images.images, images.labels, mean, std))
+        self._train = parallel.replicate(Pixels(images.images, images.labels, *statistics))
         shared_out = share_out(
             evaluated.read(), jax.process_index(), jax.process_count(), jax.device_count()
         )
-        self._evaluated = Pixels(*parallel.spread(shared_out), *parallel.replicate((mean, std)))
+        self._evaluated = Pixels(*parallel.spread(shared_out), *parallel.replicate(statistics))
 
     def train(self, first, last):
         epoch = first // self._steps_per_epoch
@@ -88,18 +89,17 @@ class Streamed:
 
     def __init__(
         self,
-        config: ml_collections.ConfigDict,
+        config: ConfigDict,
         key: jax.Array,
         train: Split,
         evaluated: Split,
-        mean: np.ndarray,
-        std: np.ndarray,
+        statistics: MeanStd,
     ):
         repetitions = config.translations.repetitions
         steps_per_epoch = shards.steps_per_epoch(len(train), config.batch_size, repetitions)
         self.examples = len(train)
         self._workers = config.workers
-        self._statistics = parallel.replicate((mean, std))
+        self._statistics = parallel.replicate(statistics)
         in_common = dict(
             batch_size=config.batch_size,
             channels=train.spec.image_shape[2],
