@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import tiny_archives
 
-from lcn_jax.data import batches, sources
+from lcn_jax.data import batches, shards, sources, splits
 from lcn_jax.data.batches import Pixels
-from lcn_jax.data.sources import MISSING, Split
+from lcn_jax.data.shards import MISSING
+from lcn_jax.data.sources import Source
+from lcn_jax.data.splits import Images
 from lcn_jax.errors import UsageError
 from lcn_jax.training import config as configs
 from lcn_jax.training import inputs
@@ -118,7 +120,7 @@ def test_repetitions_are_one_image_at_different_offsets():
 @pytest.mark.parametrize('repetitions', [1, 2, 4])
 def test_every_image_once_an_epoch(repetitions):
     pixels = random_pixels()
-    steps = batches.steps_per_epoch(12, 4, repetitions)
+    steps = shards.steps_per_epoch(12, 4, repetitions)
     labels = [
         make_batch(pixels, step, batch_size=4, repetitions=repetitions)[1] for step in range(steps)
     ]
@@ -172,11 +174,11 @@ def test_batches_follow_the_key_and_the_step():
 @pytest.mark.parametrize('batch_size', [3, 8])
 def test_evaluation_counts_every_example_once(examples, processes, devices, batch_size):
     pixels = random_pixels(examples, size=4)
-    split = Split(pixels.images, pixels.labels)
+    all_images = Images(pixels.images, pixels.labels)
     local = devices // processes
     seen, parts = [], []
     for process in range(processes):
-        images, labels = inputs.share_out(split, process, processes, devices)
+        images, labels = inputs.share_out(all_images, process, processes, devices)
         parts.append(len(labels))
         for device in range(local):
             own = slice(device * len(labels) // local, (device + 1) * len(labels) // local)
@@ -218,17 +220,17 @@ def test_resident_input_trains_on_the_rest(data_dir, validation, train_images):
     config = small_config('cifar10', data_dir)
     config.validation, config.train_images = validation, train_images
     made = inputs.make(config, KEY)
-    splits = sources.load('cifar10', data_dir)
+    train, test = (Source('cifar10', data_dir).split(name).read() for name in ('train', 'test'))
     kept, held_out = sources.divide(20, validation, train_images)
-    expected = splits['train'].take(held_out) if validation else splits['test']
+    expected = train.labels[held_out] if validation else test.labels
     ((pixels, order, steps),) = made.train(0, 2)
     assert made.examples == (train_images or 20 - validation)
     assert steps == 2
-    np.testing.assert_array_equal(pixels.images[0], splits['train'].images[kept])
+    np.testing.assert_array_equal(pixels.images[0], train.images[kept])
     np.testing.assert_array_equal(np.sort(order[0]), np.arange(made.examples))
     (pixels,) = made.evaluate()
     labels = np.asarray(pixels.labels).ravel()
-    np.testing.assert_array_equal(labels[labels != MISSING], expected.labels)
+    np.testing.assert_array_equal(labels[labels != MISSING], expected)
 
 
 def test_resident_input_orders_each_epoch_anew(data_dir):
@@ -245,17 +247,18 @@ def test_resident_input_orders_each_epoch_anew(data_dir):
 
 def test_pixel_statistics_are_exact():
     images = random_pixels(5, 9).images
-    mean, std = Split(images, np.zeros(5, np.int32)).pixel_statistics()
+    mean, std = Images(images, np.zeros(5, np.int32)).pixel_statistics()
     np.testing.assert_allclose(mean, (images / 255).mean((0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)), rtol=1e-6)
 
 
-def test_pixel_statistics_are_kept_and_can_be_given(data_dir):
-    train = sources.load('cifar100', data_dir)['train']
-    computed = sources.pixel_statistics('cifar100', data_dir, train)
-    np.testing.assert_array_equal(computed, train.pixel_statistics())
-    other = Split(train.images[:1], train.labels[:1])
-    np.testing.assert_array_equal(sources.pixel_statistics('cifar100', data_dir, other), computed)
+def test_pixel_statistics_are_kept_and_can_be_given(data_dir, monkeypatch):
+    source = Source('cifar100', data_dir)
+    computed = source.pixel_statistics()
+    np.testing.assert_array_equal(computed, source.split('train').read().pixel_statistics())
+    monkeypatch.setattr(splits.Split, 'read', None)  # nothing is computed again
+    np.testing.assert_array_equal(Source('cifar100', data_dir).pixel_statistics(), computed)
+    monkeypatch.undo()
 
     config = small_config('cifar100', data_dir)
     ((pixels, _, _),) = inputs.make(config, KEY).train(0, 1)
@@ -268,28 +271,28 @@ def test_pixel_statistics_are_kept_and_can_be_given(data_dir):
 
 
 def test_reading_in_blocks_loses_nothing(data_dir, monkeypatch):
-    whole = sources.load('cifar10', data_dir)
-    monkeypatch.setattr(sources, 'READ_BLOCK', 7)
-    for name, split in sources.load('cifar10', data_dir).items():
-        np.testing.assert_array_equal(split.images, whole[name].images)
-        np.testing.assert_array_equal(split.labels, whole[name].labels)
+    split = Source('cifar10', data_dir).split('train')
+    whole = split.read()
+    monkeypatch.setattr(splits, 'READ_BLOCK', 7)
+    chosen = np.array([19, 3, 4, 0, 8, 8, 1, 2, 15])
+    for part, examples in ((split, np.arange(20)), (split.take(chosen), chosen)):
+        np.testing.assert_array_equal(part.read().images, whole.images[examples])
+        np.testing.assert_array_equal(part.read().labels, whole.labels[examples])
     rows = np.concatenate([tiny_archives.cifar_rows(4, (10,), i) for i in range(5)])
     expected = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     images = {image.tobytes(): label for image, label in zip(expected, rows[:, 0])}
-    found = {i.tobytes(): label for i, label in zip(whole['train'].images, whole['train'].labels)}
+    found = {i.tobytes(): label for i, label in zip(whole.images, whole.labels)}
     assert found == images
 
 
 def test_what_is_not_there_is_named(data_dir, tmp_path):
-    with pytest.raises(UsageError, match="unknown dataset 'mnist'; known: cifar10"):
-        sources.spec('mnist')
     with pytest.raises(UsageError, match='there is no folder /not/there'):
-        sources.load('cifar10', '/not/there')
+        Source('cifar10', '/not/there').split('train')
     with pytest.raises(UsageError, match=f'not been prepared in {tmp_path}.*--source=PATH'):
-        sources.load('tiny_imagenet', str(tmp_path))
-    prepared = sources.builder('tiny_imagenet', data_dir)
-    with pytest.raises(UsageError, match=f'no test images in {prepared.data_path}'):
-        sources.examples_in(prepared, 'test')
+        Source('tiny_imagenet', str(tmp_path)).split('train')
+    source = Source('tiny_imagenet', data_dir)
+    with pytest.raises(UsageError, match=f'no test images in {source.builder.data_path}'):
+        source.split('test')
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ import pytest
 import tiny_archives
 from PIL import Image
 
-from lcn_jax.data import photographs, sources, streaming
+from lcn_jax.data import photographs, streaming
 from lcn_jax.data.prepare import prepare
-from lcn_jax.data.sources import MISSING
+from lcn_jax.data.shards import MISSING
+from lcn_jax.data.sources import Source
+from lcn_jax.data.splits import Split
 from lcn_jax.errors import UsageError
 from lcn_jax.training import config as configs
 from lcn_jax.training import inputs
@@ -28,9 +30,9 @@ def data_dir(tmp_path_factory):
 
 
 def train_batches(data_dir, **changes):
-    files = streaming.Files.of('imagenet2012', data_dir, 'train')
-    options = {'steps': 20, 'batch_size': 4, 'repetitions': 1, 'size': 16, 'shard': (0, 1)}
-    return streaming.TrainBatches(files, seed=0, **(options | changes))
+    split = Source('imagenet2012', data_dir).split('train')
+    options = {'steps': 20, 'batch_size': 4, 'repetitions': 1, 'size': 16, 'channels': 3}
+    return streaming.TrainBatches(split, seed=0, shard=(0, 1), **(options | changes))
 
 
 def same(one, other):
@@ -38,12 +40,13 @@ def same(one, other):
 
 
 def test_files_are_labelled_and_named(data_dir):
-    files = streaming.Files.of('imagenet2012', data_dir, 'train')
-    classes = sources.builder('imagenet2012', data_dir).info.features['label'].names
-    names = [files[i][2] for i in range(len(files))]
+    source = Source('imagenet2012', data_dir)
+    split = source.split('train')
+    classes = source.builder.info.features['label'].names
+    names = [split[i][2].partition(',')[0] for i in range(len(split))]
     assert sorted(names) == sorted(f'{w}_{i}.JPEG' for w in tiny_archives.WNIDS for i in range(4))
-    assert [classes[files[i][1]] for i in range(len(files))] == [n.split('_')[0] for n in names]
-    assert files.take(np.array([5, 2]))[1] == files[2]
+    assert [classes[split[i][1]] for i in range(len(split))] == [n.split('_')[0] for n in names]
+    assert split.take(np.array([5, 2]))[1] == split[2]
 
 
 def test_workers_and_resuming_change_nothing(data_dir):
@@ -59,7 +62,7 @@ def test_workers_and_resuming_change_nothing(data_dir):
 
 def test_every_image_once_an_epoch_in_another_order(data_dir):
     batches = train_batches(data_dir, batch_size=6, repetitions=2)
-    numbered = dataclasses.replace(batches, files=Numbered(batches.files))
+    numbered = dataclasses.replace(batches, split=Numbered(batches.split))
     epochs = [[numbered[step][1] for step in range(4 * e, 4 * e + 4)] for e in (0, 1)]
     for epoch in epochs:
         assert (np.bincount(np.concatenate(epoch)) == 2).all()
@@ -80,7 +83,7 @@ def test_copies_of_an_image_lie_apart_and_shards_make_the_whole(data_dir):
 
 def test_crops_differ_by_image_step_and_seed(data_dir):
     batches = train_batches(data_dir, batch_size=4)
-    batches = dataclasses.replace(batches, files=batches.files.take(np.zeros(12, int)))  # one image
+    batches = dataclasses.replace(batches, split=batches.split.take(np.zeros(12, int)))  # one image
     other = dataclasses.replace(batches, seed=1)
     crops = np.concatenate([batches[0][0], batches[1][0], other[0][0]])
     assert len(np.unique(crops, axis=0)) == 12
@@ -89,10 +92,10 @@ def test_crops_differ_by_image_step_and_seed(data_dir):
 @pytest.mark.parametrize('batch_size', [2, 4, 6])
 @pytest.mark.parametrize('processes', [1, 2])
 def test_evaluation_counts_every_example_once(data_dir, batch_size, processes):
-    files = Numbered(streaming.Files.of('imagenet2012', data_dir, 'validation'))
+    split = Numbered(Source('imagenet2012', data_dir).split('validation'))
     labels, lengths = [], set()
     for process in range(processes):
-        made = streaming.EvalBatches(files, batch_size, 16, (process, processes))
+        made = streaming.EvalBatches(split, batch_size, 16, 3, (process, processes))
         lengths.add(len(made))
         for step in range(len(made)):
             images, numbers = made[step]
@@ -104,15 +107,15 @@ def test_evaluation_counts_every_example_once(data_dir, batch_size, processes):
 
 @dataclasses.dataclass(frozen=True)
 class Numbered:
-    """Files whose labels are their numbers."""
+    """A split whose labels are the numbers of its images."""
 
-    files: streaming.Files
+    split: Split
 
     def __len__(self):
-        return len(self.files)
+        return len(self.split)
 
     def __getitem__(self, index):
-        file, _, name = self.files[index]
+        file, _, name = self.split[index]
         return file, int(index), name
 
 
@@ -148,7 +151,7 @@ def test_crops_are_parts_of_the_image():
         def integers(self, high):
             return next(self.draws)
 
-    crop = photographs.random_resized_crop(file, 31, Fixed(), 'image')
+    crop = photographs.random_resized_crop(file, 31, 3, Fixed(), 'image')
     side = round(np.sqrt(0.5 * 200 * 240))
     centres = (np.arange(31) + 0.5) * side / 31 - 0.5
     np.testing.assert_allclose(crop[1:-1, 5, 0], 30 + centres[1:-1], atol=1)
@@ -168,7 +171,7 @@ def test_centre_crop_is_resize_256_and_crop_224(size, shape):
     expected = np.asarray(resized)[top : top + size, left : left + size].astype(int)
     for file_format in ('PNG', 'JPEG'):  # a JPEG is decoded at a lower resolution
         file = tiny_archives.encode(image, file_format)
-        crop = photographs.centre_crop(file, size, 'image')
+        crop = photographs.centre_crop(file, size, 3, 'image')
         assert crop.shape == (size, size, 3)
         assert np.abs(crop - expected).mean() < 2.5
 
@@ -176,9 +179,18 @@ def test_centre_crop_is_resize_256_and_crop_224(size, shape):
 @pytest.mark.parametrize('mode', ['L', 'CMYK'])
 def test_other_colours_become_rgb(mode):
     image = np.repeat(tiny_archives.pictures(1, (64, 64))[0][..., :1], 3, -1)
-    crop = photographs.centre_crop(tiny_archives.encode(image, 'JPEG', mode), 32, 'image')
-    expected = photographs.centre_crop(tiny_archives.encode(image), 32, 'image')
+    crop = photographs.centre_crop(tiny_archives.encode(image, 'JPEG', mode), 32, 3, 'image')
+    expected = photographs.centre_crop(tiny_archives.encode(image), 32, 3, 'image')
     assert np.abs(crop.astype(int) - expected).mean() < 3
+
+
+@pytest.mark.parametrize('mode', ['L', 'RGB'])
+def test_grey_crops_have_one_channel(mode):
+    image = np.repeat(tiny_archives.pictures(1, (64, 48))[0][..., :1], 3, -1)
+    grey = photographs.centre_crop(tiny_archives.encode(image, mode=mode), 32, 1, 'image')
+    expected = photographs.centre_crop(tiny_archives.encode(image), 32, 3, 'image')
+    assert grey.shape == (32, 32, 1)
+    np.testing.assert_allclose(grey[..., 0].astype(int), expected[..., 0], atol=1)
 
 
 def config_for(data_dir):
@@ -240,8 +252,7 @@ def test_statistics_must_be_given(data_dir):
 
 @pytest.mark.parametrize('workers', [0, 1])
 def test_broken_image_is_named(workers):
-    files = Broken()
-    batches = streaming.EvalBatches(files, 2, 16, (0, 1))
+    batches = streaming.EvalBatches(Broken(), 2, 16, 3, (0, 1))
     with pytest.raises(UsageError, match=re.escape('broken.JPEG is not a whole image')):
         list(streaming.stream(batches, 0, workers))
 

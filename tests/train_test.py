@@ -137,15 +137,16 @@ def test_evaluation_counts_every_example_once(tiny):
 
     from lcn_jax.data import sources
 
-    splits = sources.load('digits', config.data_dir)
-    mean, std = splits['train'].pixel_statistics()
+    source = sources.Source('digits', config.data_dir)
+    test = source.split('test').read()
+    mean, std = source.split('train').read().pixel_statistics()
     one = train.parallel.first(state)
     logits = experiment.model.apply(
         {'params': one.params, 'batch_stats': one.batch_stats},
-        (splits['test'].images / np.float32(255) - mean) / std,
+        (test.images / np.float32(255) - mean) / std,
         train=False,
     )
-    labels = splits['test'].labels
+    labels = test.labels
     hits = (np.argmax(logits, 1) == labels).sum()
     log_likelihood = jax.nn.log_softmax(logits)[np.arange(597), labels]
     np.testing.assert_allclose(counted.loss, -log_likelihood.sum(), rtol=1e-4)

@@ -18,7 +18,7 @@ def of_run(experiment: Experiment, workdir: str) -> str:
       UsageError: the devices cannot divide the batch.
     """
     config = experiment.config
-    beside = ', and the images' if sources.spec(config.dataset).fits else ''
+    beside = ', and the images' if sources.spec(config.dataset, config.data_dir).fits else ''
     step = checkpoint.latest_step(workdir)
     start = 'from the start' if step is None else f'continues from step {step}'
     return '\n'.join(

@@ -57,7 +57,7 @@ jax.config.update('jax_compilation_cache_dir', f'{folder}/cache')  # for what th
 # at one position knows it everywhere; a locally connected one has to learn it at each of them.
 
 # %%
-images = sources.load('digits', f'{folder}/data')['train'].images
+images = sources.Source('digits', f'{folder}/data').split('train').read().images
 figure, axes = plt.subplots(2, 8, figsize=(8, 2.2), layout='constrained')
 for ax, image in zip(axes.flat, images):
     ax.imshow(image[..., 0], cmap='gray_r')

@@ -79,7 +79,7 @@ print('blocks:', features.blocks(trained.model))
 # same variance as this signal.
 
 # %%
-images = sources.load('digits', config.data_dir)['test'].images[:300]
+images = sources.Source('digits', config.data_dir).split('test').read().images[:300]
 units = features.extract(trained, images, ['stage2_block1'])['stage2_block1'].reshape(300, -1)
 units = units[:, units.std(0) > 0]  # some are silent
 

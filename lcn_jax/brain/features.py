@@ -51,26 +51,21 @@ def load(workdir: str, which: str = 'latest', data_dir: str | None = None) -> Ne
         missing.
     """
     config = checkpoint.read_config(workdir)
+    if data_dir is not None:
+        config.data_dir = data_dir
     experiment = Experiment.create(config)
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         step = checkpoints.find(which)
         trained = checkpoints.restore(step, experiment.shapes).state
-    mean, std = config.mean, config.std
-    if not mean:
-        mean, std = _pixel_statistics(config.dataset, data_dir or config.data_dir)
+    mean, std = sources.normalisation(config, sources.Source(config.dataset, config.data_dir))
     return Network(
         model=experiment.model,
         variables=jax.device_put(trained.variables),
         image_shape=experiment.image_shape,
-        mean=np.array(mean, np.float32),
-        std=np.array(std, np.float32),
+        mean=mean,
+        std=std,
         step=step,
     )
-
-
-@functools.lru_cache(maxsize=8)
-def _pixel_statistics(dataset: str, data_dir: str) -> tuple[np.ndarray, np.ndarray]:
-    return sources.pixel_statistics(dataset, data_dir, sources.load(dataset, data_dir)['train'])
 
 
 def blocks(network: Network) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from lcn_jax.data.sources import MISSING
+from lcn_jax.data.shards import MISSING, places_in_epoch, positions
 
 
 @flax.struct.dataclass
@@ -23,14 +23,6 @@ class Pixels:
     labels: jax.Array
     mean: jax.Array
     std: jax.Array
-
-
-def steps_per_epoch(examples: int, batch_size: int, repetitions: int) -> int:
-    """Steps in which every image appears once (`repetitions` copies of it in one batch).
-
-    The images that do not fill a last batch wait for another epoch's order.
-    """
-    return examples // (batch_size // repetitions)
 
 
 def epoch_order(key: jax.Array, epoch: jax.Array, examples: int) -> jax.Array:
@@ -95,16 +87,11 @@ def train_batch(
     Returns:
       images (batch_size / count, size, size, C) float32 and labels (batch_size / count,).
     """
-    index, count = shard
-    per_shard = batch_size // count
-    mine = index * per_shard + jnp.arange(per_shard)
+    mine = positions(batch_size, shard)
     if order is None:
-        chosen = jnp.arange(per_shard)
+        chosen = jnp.arange(len(mine))
     else:
-        unique = batch_size // repetitions
-        position = step % steps_per_epoch(len(order), batch_size, repetitions)
-        # Copies of an image lie `unique` apart, so that every shard sees as many as it can.
-        chosen = order[position * unique + mine % unique]
+        chosen = order[places_in_epoch(step, len(order), batch_size, repetitions, shard)]
     offset_key, flip_key = jax.random.split(jax.random.fold_in(key, step))
     offsets = jax.random.randint(offset_key, (batch_size, 2), -padding, padding + 1)
     images = normalise(pixels.images[chosen], pixels)

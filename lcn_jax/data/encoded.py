@@ -8,6 +8,8 @@ import numpy as np
 
 from lcn_jax.errors import UsageError
 
+MODES = {1: 'L', 3: 'RGB'}  # number of channels -> Pillow's name
+
 
 def png(image: np.ndarray) -> bytes:
     """(H, W) or (H, W, 3) uint8 as a PNG file."""
@@ -30,6 +32,25 @@ def rgb(file: bytes, name: str) -> bytes:
             image.load()
             return file
         return _png(image.convert('RGB'))
+
+
+def decode(file: bytes, channels: int, name: str) -> np.ndarray:
+    """(H, W, channels) uint8, in grey or in colour.
+
+    Raises:
+      UsageError: it is truncated, or no image; the message starts with `name`.
+    """
+    from PIL import Image
+
+    with decoding(name), Image.open(io.BytesIO(file)) as image:
+        pixels = np.asarray(with_channels(image, channels))
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def with_channels(image, channels: int):
+    """A Pillow image in grey or in colour."""
+    mode = MODES[channels]
+    return image if image.mode == mode else image.convert(mode)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ PIXELS = 3 * 32 * 32
 class _FromFolder:
     """A builder's constructor argument `source`: the folder of the unpacked official files."""
 
-    def __init__(self, *, source: Path, **kwargs):
+    def __init__(self, *, source: Path | None = None, **kwargs):
         super().__init__(**kwargs)
         self._source = source
 

@@ -11,19 +11,21 @@ RESIZE = 256 / 224  # shorter side of an evaluated image over its centre crop
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
-def random_resized_crop(file: bytes, size: int, rng: np.random.Generator, name: str) -> np.ndarray:
+def random_resized_crop(
+    file: bytes, size: int, channels: int, rng: np.random.Generator, name: str
+) -> np.ndarray:
     """A random part of the image, 8 to 100 % of its area and 3:4 to 4:3 in shape.
 
     Returns:
-      (size, size, 3) uint8.
+      (size, size, channels) uint8.
 
     Raises:
-      UsageError: the file is no whole image; the message starts with `name`.
+      UsageError: the file is not a whole image; the message starts with `name`.
     """
-    return _crop(file, size, name, lambda width, height: random_box(width, height, rng))
+    return _crop(file, size, channels, name, lambda width, height: random_box(width, height, rng))
 
 
-def centre_crop(file: bytes, size: int, name: str) -> np.ndarray:
+def centre_crop(file: bytes, size: int, channels: int, name: str) -> np.ndarray:
     """The middle of the image after its shorter side became 256/224 of `size`.
 
     Returns and raises as `random_resized_crop`.
@@ -34,7 +36,7 @@ def centre_crop(file: bytes, size: int, name: str) -> np.ndarray:
         left, top = (width - side) / 2, (height - side) / 2
         return left, top, left + side, top + side
 
-    return _crop(file, size, name, box)
+    return _crop(file, size, channels, name, box)
 
 
 def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
@@ -52,17 +54,17 @@ def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
     return left, top, left + w, top + h
 
 
-def _crop(file: bytes, size: int, name: str, box_of) -> np.ndarray:
+def _crop(file: bytes, size: int, channels: int, name: str, box_of) -> np.ndarray:
     from PIL import Image
 
     with encoded.decoding(name), Image.open(io.BytesIO(file)) as image:
         width, height = image.size
         left, top, right, bottom = box_of(width, height)
         # JPEGs can be decoded at 1/2, 1/4 or 1/8: the least with `size` pixels in the box.
-        image.draft(
-            'RGB', (int(width * size / (right - left)), int(height * size / (bottom - top)))
-        )
+        enough = int(width * size / (right - left)), int(height * size / (bottom - top))
+        image.draft(encoded.MODES[channels], enough)
         across, down = image.size[0] / width, image.size[1] / height
         box = left * across, top * down, right * across, bottom * down
-        colour = image if image.mode == 'RGB' else image.convert('RGB')
-        return np.asarray(colour.resize((size, size), Image.Resampling.BILINEAR, box))
+        colours = encoded.with_channels(image, channels)
+        crop = np.asarray(colours.resize((size, size), Image.Resampling.BILINEAR, box))
+    return crop.reshape(size, size, channels)

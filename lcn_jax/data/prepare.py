@@ -33,7 +33,7 @@ def prepare(
     Raises:
       UsageError: `source` is not there, not what it should be, or corrupt. No data is left behind.
     """
-    from_what = sources.spec(dataset).source
+    from_what = sources.spec(dataset, data_dir).source
     if val_labels and dataset != 'imagenet2012':
         raise UsageError(f'--val_labels is for imagenet2012, not for {dataset}.')
     if source and not from_what:

@@ -2,162 +2,166 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import os
+from typing import Any
 
+import ml_collections
 import numpy as np
 
+from lcn_jax import files
+from lcn_jax.data import specs
+from lcn_jax.data.specs import SPECS, Spec
+from lcn_jax.data.splits import Split
 from lcn_jax.errors import UsageError
 
-MISSING = -1  # the label of what only fills a batch
-READ_BLOCK = 1000  # tfds decodes a block twice as fast as examples one by one
+FORMAT = 'array_record'  # tfds' file format that can be read without tensorflow
+
+
+def spec(name: str, data_dir: str) -> Spec:
+    """What is known of a dataset; one that is not in SPECS must be prepared under `data_dir`."""
+    return Source(name, data_dir).spec
 
 
 @dataclasses.dataclass(frozen=True)
-class Spec:
-    """What the configs and the model need to know of a dataset before it is read.
+class Source:
+    """A dataset prepared under `data_dir`. Nothing is read before it is needed.
 
-    image_shape: (H, W, C); H and W are None if images differ in size. evaluation: the split that is
-    kept for the end. source: what the dataset is prepared from.
+    name: of a dataset in SPECS; 'module:Builder'; or anything that tfds finds prepared under
+    `data_dir`: 'fashion_mnist', 'name/config', 'name:version'.
     """
 
-    num_classes: int
-    image_shape: tuple[int | None, int | None, int]
-    evaluation: str
-    source: str | None
+    name: str
+    data_dir: str
 
-    @property
-    def fits(self) -> bool:
-        """Whether the dataset lives on the device as a whole; others are streamed."""
-        return None not in self.image_shape
+    @functools.cached_property
+    def spec(self) -> Spec:
+        """UsageError if the dataset must be prepared and is not, or is not of images and labels."""
+        return SPECS[self.name] if self.name in SPECS else specs.of_prepared(self.builder)
 
+    @functools.cached_property
+    def builder(self) -> Any:
+        """The tfds builder, prepared; UsageError if it is not, or not in array_record form."""
+        folder = data_folder(self.data_dir)
+        known = SPECS.get(self.name)
+        on_first_use = known is not None and known.source is None
+        if not (on_first_use or folder.is_dir()):
+            raise UsageError(
+                f'there is no folder {folder}: set --config.data_dir to where {self.name} has been '
+                'prepared.'
+            )
+        builder = self._find(folder)
+        if builder is None and on_first_use:
+            _prepare_quietly(specs.builder_class(self.name), os.fspath(folder))
+            builder = self._find(folder)
+        if builder is None:
+            raise self._not_prepared()
+        check_format(builder)
+        return builder
 
-CIFAR = 'cifar-{}-binary.tar.gz or the folder it unpacks to; downloaded if tensorflow is installed'
+    def split(self, name: str) -> Split:
+        """UsageError if the split is empty or was not prepared."""
+        splits = self.builder.info.splits
+        if name not in splits or not splits[name].num_examples:
+            raise UsageError(
+                f'there are no {name} images in {self.builder.data_path}: delete it and prepare it '
+                'again.'
+            )
+        return Split(
+            folder=os.fspath(self.builder.data_path),
+            name=name,
+            spec=self.spec,
+            examples=np.arange(splits[name].num_examples),
+        )
 
-SPECS = {
-    'digits': Spec(10, (16, 16, 1), 'test', None),
-    'cifar10': Spec(10, (32, 32, 3), 'test', CIFAR.format(10)),
-    'cifar100': Spec(100, (32, 32, 3), 'test', CIFAR.format(100)),
-    'tiny_imagenet': Spec(
-        200, (64, 64, 3), 'validation', 'tiny-imagenet-200.zip or the folder it unpacks to'
-    ),
-    'imagenet2012': Spec(
-        1000,
-        (None, None, 3),
-        'validation',
-        'the folder of ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar',
-    ),
-}
+    def train_and_evaluated(self, validation: int, train_images: int) -> tuple[Split, Split]:
+        """The images to train on, and those to evaluate on.
 
+        If `validation` is not 0, this many training images are held out and evaluated on; if
+        `train_images` is not 0, only this many of the rest are trained on.
 
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Images (N, H, W, C) uint8 and labels (N,) int32, in the order of the files."""
-
-    images: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, examples: np.ndarray) -> 'Split':
-        return Split(self.images[examples], self.labels[examples])
+        Raises:
+          UsageError: there are not as many.
+        """
+        train = self.split('train')
+        kept, held_out = divide(len(train), validation, train_images)
+        if validation:
+            return train.take(kept), train.take(held_out)
+        if self.spec.evaluation is None:
+            raise UsageError(
+                f'{self.name} has no split test or validation to evaluate on: hold out training '
+                'images with config.validation.'
+            )
+        return train.take(kept), self.split(self.spec.evaluation)
 
     def pixel_statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation (C,) of the pixels scaled to [0, 1], exact up to rounding."""
-        values = np.arange(256) / 255
-        moments = []
-        for channel in np.moveaxis(self.images, -1, 0):
-            frequency = np.bincount(channel.ravel(), minlength=256) / channel.size
-            mean = frequency @ values
-            moments.append((mean, np.sqrt(frequency @ (values - mean) ** 2)))
-        mean, std = np.array(moments, np.float32).T
+        """Mean and standard deviation (C,) of the pixels of all training images, in [0, 1].
+
+        They are computed once, and kept beside the prepared data if it can be written to.
+        """
+        path = self.builder.data_path / 'pixel_statistics.json'
+        if path.exists():
+            kept = json.loads(path.read_text())
+            return np.array(kept['mean'], np.float32), np.array(kept['std'], np.float32)
+        mean, std = self.split('train').read().pixel_statistics()
+        with contextlib.suppress(UsageError):
+            files.write_text(path, files.to_json({'mean': mean.tolist(), 'std': std.tolist()}))
         return mean, std
 
+    def _find(self, folder: Any) -> Any:
+        """A reader of the prepared dataset, which needs no code of its builder; None if missing."""
+        from tensorflow_datasets.core import read_only_builder
 
-def spec(name: str) -> Spec:
-    """What is known of a dataset; UsageError lists the known ones."""
-    if name not in SPECS:
-        raise UsageError(f'unknown dataset {name!r}; known: {", ".join(sorted(SPECS))}.')
-    return SPECS[name]
-
-
-def builder(name: str, data_dir: str):
-    """The tfds builder of a dataset prepared under `data_dir`; digits are prepared on first use.
-
-    Raises:
-      UsageError: the folder is not there, or the dataset has not been prepared in it.
-    """
-    source = spec(name).source
-    import tensorflow_datasets as tfds
-
-    data_dir = os.path.expanduser(data_dir)
-    place = {'data_dir': data_dir, 'file_format': 'array_record'}
-    if name == 'digits':
-        from lcn_jax.data.digits import Digits
-
-        os.makedirs(data_dir, exist_ok=True)
-        tfds.disable_progress_bar()  # it takes a second
-        digits = Digits(**place)
+        name = specs.builder_class(self.name).name if specs.is_own(self.name) else self.name
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                digits.download_and_prepare()
-        except OSError:
-            digits = Digits(**place)
-            if not digits.is_prepared():  # else another run was faster
-                raise
-        return digits
-    if not os.path.isdir(data_dir):
-        raise UsageError(
-            f'there is no folder {data_dir}: set --config.data_dir to where {name} has been '
-            'prepared.'
+            return read_only_builder.builder_from_files(name, data_dir=folder)
+        except ValueError:  # not found, or not a name
+            return None
+
+    def _not_prepared(self) -> UsageError:
+        known = SPECS.get(self.name)
+        command = f'python -m experiments.prepare --dataset={self.name} --data_dir={self.data_dir}'
+        if known is not None:
+            return UsageError(
+                f'{self.name} has not been prepared in {self.data_dir}; run: {command} '
+                f'--source=PATH, where PATH is {known.source}.'
+            )
+        return UsageError(
+            f'{self.name} is none of {", ".join(sorted(SPECS))}, and has not been prepared in '
+            f'{self.data_dir}; run: {command}, for images of your own with --source=PATH.'
         )
-    if name == 'tiny_imagenet':
-        from lcn_jax.data.tiny_imagenet import TinyImagenet
-
-        prepared = TinyImagenet(**place)
-    else:
-        prepared = tfds.builder(name, **place)
-    if not prepared.is_prepared():
-        raise UsageError(
-            f'{name} has not been prepared in {data_dir}; run: python -m experiments.prepare '
-            f'--dataset={name} --data_dir={data_dir} --source=PATH, where PATH is {source}.'
-        )
-    return prepared
 
 
-def load(name: str, data_dir: str) -> dict[str, Split]:
-    """Reads the splits 'train' and 'test' of a prepared dataset that fits into memory.
+def normalisation(
+    config: ml_collections.ConfigDict, source: Source
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (C,) float32 that images are normalised with.
 
-    'test' is what the paper tests on: of TinyImageNet, the official validation images.
+    Those of `config`, else those of the training images.
 
     Raises:
-      UsageError: as `builder`, or a split is empty.
+      UsageError: they are needed and cannot be computed.
     """
-    splits = {'train': 'train', 'test': spec(name).evaluation}
-    prepared = builder(name, data_dir)
-    return {key: _read(prepared, split) for key, split in splits.items()}
-
-
-def examples_in(prepared, split: str) -> int:
-    """The size of a split; UsageError if it is empty or was not prepared."""
-    splits = prepared.info.splits
-    if split not in splits or not splits[split].num_examples:
+    if config.mean:
+        return np.array(config.mean, np.float32), np.array(config.std, np.float32)
+    if not source.spec.fits:
         raise UsageError(
-            f'there are no {split} images in {prepared.data_path}: delete it and prepare it again.'
+            f'set config.mean and config.std: those of {source.name}, whose images differ in size, '
+            'are not computed.'
         )
-    return splits[split].num_examples
+    return source.pixel_statistics()
 
 
 def divide(examples: int, validation: int, train_images: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the examples to train on, and of `validation` random ones to evaluate on.
 
-    If `train_images` is not 0, only so many random ones are trained on. Both in the order of the
+    If `train_images` is not 0, only this many random ones are trained on. Both in the order of the
     files. The choice is the same in all runs, so that their results can be compared.
 
     Raises:
-      UsageError: there are not so many.
+      UsageError: there are not as many.
     """
     if not 0 <= validation < examples:
         raise UsageError(
@@ -174,28 +178,41 @@ def divide(examples: int, validation: int, train_images: int) -> tuple[np.ndarra
     return np.sort(kept), np.sort(held_out)
 
 
-def pixel_statistics(name: str, data_dir: str, train: Split) -> tuple[np.ndarray, np.ndarray]:
-    """`train.pixel_statistics()` of the whole training split, kept beside the prepared data."""
-    path = os.path.join(builder(name, data_dir).data_path, 'pixel_statistics.json')
-    if os.path.exists(path):
-        with open(path) as file:
-            kept = json.load(file)
-        return np.array(kept['mean'], np.float32), np.array(kept['std'], np.float32)
-    mean, std = train.pixel_statistics()
-    if os.access(os.path.dirname(path), os.W_OK):
-        part = f'{path}.{os.getpid()}'  # other runs may start now
-        with open(part, 'w') as file:
-            json.dump({'mean': mean.tolist(), 'std': std.tolist()}, file)
-        os.replace(part, path)
-    return mean, std
+def data_folder(data_dir: str) -> Any:
+    """`data_dir` as an epath.Path; UsageError if array_record cannot read and write there."""
+    from etils import epath
+
+    if '://' in data_dir and not data_dir.startswith('gs://'):
+        raise UsageError(
+            f'datasets are read from folders and gs:// buckets, not from {data_dir}: copy it to a '
+            'folder, or mount it as one.'
+        )
+    folder = epath.Path(data_dir).expanduser()
+    try:
+        folder.exists()
+    except ImportError as error:
+        raise UsageError(f'{data_dir} cannot be read: {error}.') from error
+    return folder
 
 
-def _read(prepared, split: str) -> Split:
-    examples = examples_in(prepared, split)
-    source = prepared.as_data_source(split)
-    images, labels = [], []
-    for start in range(0, examples, READ_BLOCK):
-        block = source.__getitems__(range(start, min(start + READ_BLOCK, examples)))
-        images.append(np.stack([example['image'] for example in block]))
-        labels.append(np.array([example['label'] for example in block], np.int32))
-    return Split(np.concatenate(images), np.concatenate(labels))
+def check_format(builder: Any) -> None:
+    """UsageError if a prepared dataset cannot be read without tensorflow."""
+    formats = {known.value for known in builder.info.available_file_formats()}
+    if FORMAT not in formats:
+        raise UsageError(
+            f'{builder.data_path} holds {", ".join(sorted(formats))} files, which tensorflow '
+            f'wrote; only {FORMAT} files are read: prepare {builder.name} in another --data_dir, '
+            'and set --config.data_dir to it.'
+        )
+
+
+def _prepare_quietly(builder: type, folder: str) -> None:
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()  # it takes a second
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder(data_dir=folder, file_format=FORMAT).download_and_prepare()
+    except OSError:
+        if not builder(data_dir=folder).is_prepared():  # else another run was faster
+            raise

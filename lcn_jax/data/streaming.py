@@ -1,4 +1,4 @@
-"""ImageNet read while training: worker processes decode, crop and make whole batches.
+"""Images that differ in size, read while training: workers make whole batches of them.
 
 A batch follows from the seed and its step alone, so there is no state to store. Nothing here
 touches a device: the workers import it.
@@ -13,52 +13,14 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from lcn_jax.data.photographs import centre_crop, random_resized_crop
-from lcn_jax.data.sources import MISSING, builder, examples_in
+from lcn_jax.data.shards import MISSING, places_in_epoch, positions, steps_per_epoch
+from lcn_jax.data.splits import Split
 
-Batch = tuple[np.ndarray, np.ndarray]  # images (N, size, size, 3) uint8 and labels (N,) int32
-
-
-@dataclasses.dataclass(frozen=True)
-class Files:
-    """Encoded images of a prepared dataset: those of `split` numbered in `examples`."""
-
-    name: str
-    data_dir: str
-    split: str
-    examples: np.ndarray
-
-    @classmethod
-    def of(cls, name: str, data_dir: str, split: str) -> 'Files':
-        """The whole split; UsageError if it is not there, or empty."""
-        examples = examples_in(builder(name, data_dir), split)
-        return cls(name, data_dir, split, np.arange(examples))
-
-    def take(self, chosen: np.ndarray) -> 'Files':
-        return dataclasses.replace(self, examples=self.examples[chosen])
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> tuple[bytes, int, str]:
-        """(encoded image, label, file name)."""
-        example = self._source[int(self.examples[index])]
-        return example['image'], example['label'], example['file_name'].decode()
-
-    @functools.cached_property
-    def _source(self) -> Any:
-        import tensorflow_datasets as tfds
-
-        skip = {'image': tfds.decode.SkipDecoding()}
-        return builder(self.name, self.data_dir).as_data_source(self.split, decoders=skip)
-
-    def __getstate__(self):
-        # Open files do not go to the workers.
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+Batch = tuple[np.ndarray, np.ndarray]  # images (N, size, size, C) uint8 and labels (N,) int32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,31 +32,32 @@ class TrainBatches:
     the whole batch.
     """
 
-    files: Files
+    split: Split
     seed: int
     steps: int
     batch_size: int
     repetitions: int
     size: int
+    channels: int
     shard: tuple[int, int]
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, step: int) -> Batch:
-        index, count = self.shard
-        unique = self.batch_size // self.repetitions
-        epoch, position = divmod(step, len(self.files) // unique)
-        order = epoch_order(self.seed, epoch, len(self.files))
-        per_shard = self.batch_size // count
-        members = (index * per_shard + np.arange(per_shard)) % unique
-        distinct, copies = np.unique(members, return_inverse=True)
-        images = np.empty((len(distinct), self.size, self.size, 3), np.uint8)
+        places = places_in_epoch(
+            step, len(self.split), self.batch_size, self.repetitions, self.shard
+        )
+        epoch = step // steps_per_epoch(len(self.split), self.batch_size, self.repetitions)
+        order = _order(self.seed, epoch, len(self.split))
+        distinct, copies = np.unique(places, return_inverse=True)
+        images = np.empty((len(distinct), self.size, self.size, self.channels), np.uint8)
         labels = np.empty(len(distinct), np.int32)
-        for i, member in enumerate(distinct):
+        for i, place in enumerate(distinct):
+            member = place % (self.batch_size // self.repetitions)
             rng = np.random.default_rng((self.seed, step, member))
-            file, labels[i], name = self.files[order[position * unique + member]]
-            images[i] = random_resized_crop(file, self.size, rng, name)
+            file, labels[i], name = self.split[order[place]]
+            images[i] = random_resized_crop(file, self.size, self.channels, rng, name)
         return images[copies], labels[copies]
 
 
@@ -105,23 +68,22 @@ class EvalBatches:
     Every process has as many batches; labels are MISSING beyond the end.
     """
 
-    files: Files
+    split: Split
     batch_size: int
     size: int
+    channels: int
     shard: tuple[int, int]
 
     def __len__(self) -> int:
-        return -(-len(self.files) // self.batch_size)
+        return -(-len(self.split) // self.batch_size)
 
     def __getitem__(self, step: int) -> Batch:
-        index, count = self.shard
-        per_shard = self.batch_size // count
-        start = step * self.batch_size + index * per_shard
-        images = np.zeros((per_shard, self.size, self.size, 3), np.uint8)
-        labels = np.full(per_shard, MISSING, np.int32)
-        for i, example in enumerate(range(start, min(start + per_shard, len(self.files)))):
-            file, labels[i], name = self.files[example]
-            images[i] = centre_crop(file, self.size, name)
+        examples = step * self.batch_size + positions(self.batch_size, self.shard)
+        images = np.zeros((len(examples), self.size, self.size, self.channels), np.uint8)
+        labels = np.full(len(examples), MISSING, np.int32)
+        for i, example in enumerate(examples[examples < len(self.split)]):
+            file, labels[i], name = self.split[example]
+            images[i] = centre_crop(file, self.size, self.channels, name)
         return images, labels
 
 
@@ -171,6 +133,6 @@ def _live_with_parent(worker: int, workers: int) -> None:
 
 
 @functools.lru_cache(maxsize=2)
-def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
+def _order(seed: int, epoch: int, examples: int) -> np.ndarray:
     """(examples,) the order of the images in an epoch."""
     return np.random.default_rng((seed, epoch)).permutation(examples)

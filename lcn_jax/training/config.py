@@ -180,7 +180,7 @@ def _check_model(config: ConfigDict) -> None:
 
 
 def _check_images(config: ConfigDict) -> None:
-    dataset, translations = sources.spec(config.dataset), config.translations
+    dataset, translations = sources.spec(config.dataset, config.data_dir), config.translations
     if config.batch_size % translations.repetitions:
         raise UsageError(
             f'config.batch_size {config.batch_size} must be a multiple of '

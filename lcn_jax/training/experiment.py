@@ -48,7 +48,7 @@ class Experiment:
           UsageError: the config has values that are unknown or do not go together.
         """
         configs.check(config)
-        dataset = sources.spec(config.dataset)
+        dataset = sources.spec(config.dataset, config.data_dir)
         experiment = cls(
             config=configs.without_seed(config),
             model=make_model(config, dataset.num_classes),

@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import jax
-import ml_collections
 import numpy as np
+from ml_collections import ConfigDict
 
-from lcn_jax.data import batches, sources, streaming
+from lcn_jax.data import batches, shards, sources, streaming
 from lcn_jax.data.batches import Pixels
-from lcn_jax.errors import UsageError
+from lcn_jax.data.sources import Source
+from lcn_jax.data.splits import Images, Split
 from lcn_jax.training import parallel
+
+MeanStd = tuple[np.ndarray, np.ndarray]  # (C,) float32 each, of the training pixels in [0, 1]
 
 
 class Input(Protocol):
@@ -33,41 +36,42 @@ class Input(Protocol):
         """Pixels with a leading axis of devices; in all of them every example is once."""
 
 
-def make(config: ml_collections.ConfigDict, key: jax.Array) -> Input:
-    """The images `config` asks for, in random order from `key`.
-
-    If `config.validation` is not 0, so many training images are held out and evaluated on; if
-    `config.train_images` is not 0, only so many of the rest are trained on.
+def make(config: ConfigDict, key: jax.Array) -> Input:
+    """The images of `config`'s dataset, in random order from `key`.
 
     Raises:
-      UsageError: the data is not there, or the config asks too much of it.
+      UsageError: the data is not there, or has fewer images than the config takes from it.
     """
-    fits = sources.spec(config.dataset).fits
-    return Resident(config, key) if fits else Streamed(config, key)
+    source = Source(config.dataset, config.data_dir)
+    train, evaluated = source.train_and_evaluated(config.validation, config.train_images)
+    statistics = sources.normalisation(config, source)
+    kind = Resident if source.spec.fits else Streamed
+    return kind(config, key, train, evaluated, statistics)
 
 
 class Resident:
     """All images on the devices: training images on each, evaluated images shared out."""
 
-    def __init__(self, config: ml_collections.ConfigDict, key: jax.Array):
-        splits = sources.load(config.dataset, config.data_dir)
-        train, evaluated = splits['train'], splits['test']
-        mean, std = config.mean, config.std
-        if not mean:
-            mean, std = sources.pixel_statistics(config.dataset, config.data_dir, train)
-        train, evaluated = _divide(config, train, evaluated)
+    def __init__(
+        self,
+        config: ConfigDict,
+        key: jax.Array,
+        train: Split,
+        evaluated: Split,
+        statistics: MeanStd,
+    ):
         self.examples = len(train)
         self._key = key
-        self._steps_per_epoch = _steps_per_epoch(config, self.examples)
+        self._steps_per_epoch = shards.steps_per_epoch(
+            len(train), config.batch_size, config.translations.repetitions
+        )
         self._epoch, self._order = None, None
-        statistics = np.array([mean, std], np.float32)
-        self._train = parallel.replicate(Pixels(train.images, train.labels, *statistics))
+        images = train.read()
+        self._train = parallel.replicate(Pixels(images.images, images.labels, *statistics))
         shared_out = share_out(
-            evaluated, jax.process_index(), jax.process_count(), jax.device_count()
+            evaluated.read(), jax.process_index(), jax.process_count(), jax.device_count()
         )
-        self._evaluated = Pixels(
-            *parallel.spread(shared_out), *parallel.replicate(tuple(statistics))
-        )
+        self._evaluated = Pixels(*parallel.spread(shared_out), *parallel.replicate(statistics))
 
     def train(self, first, last):
         epoch = first // self._steps_per_epoch
@@ -83,34 +87,34 @@ class Resident:
 class Streamed:
     """Images decoded on the host while the devices compute."""
 
-    def __init__(self, config: ml_collections.ConfigDict, key: jax.Array):
-        dataset = sources.spec(config.dataset)
-        if not config.mean:
-            raise UsageError(
-                f'set config.mean and config.std: those of {config.dataset} are not computed.'
-            )
-        train, evaluated = (
-            streaming.Files.of(config.dataset, config.data_dir, split)
-            for split in ('train', dataset.evaluation)
-        )
-        train, evaluated = _divide(config, train, evaluated)
+    def __init__(
+        self,
+        config: ConfigDict,
+        key: jax.Array,
+        train: Split,
+        evaluated: Split,
+        statistics: MeanStd,
+    ):
+        repetitions = config.translations.repetitions
+        steps_per_epoch = shards.steps_per_epoch(len(train), config.batch_size, repetitions)
         self.examples = len(train)
         self._workers = config.workers
-        self._statistics = parallel.replicate(
-            tuple(np.array([config.mean, config.std], np.float32))
-        )
-        shard = jax.process_index(), jax.process_count()
-        self._train_batches = streaming.TrainBatches(
-            files=train,
-            seed=int(jax.random.bits(key)),
-            steps=_steps_per_epoch(config, self.examples) * config.epochs,
+        self._statistics = parallel.replicate(statistics)
+        in_common = dict(
             batch_size=config.batch_size,
-            repetitions=config.translations.repetitions,
+            channels=train.spec.image_shape[2],
+            shard=(jax.process_index(), jax.process_count()),
+        )
+        self._train_batches = streaming.TrainBatches(
+            split=train,
+            seed=int(jax.random.bits(key)),
+            steps=steps_per_epoch * config.epochs,
+            repetitions=repetitions,
             size=config.image_size + 2 * config.translations.padding,
-            shard=shard,
+            **in_common,
         )
         self._eval_batches = streaming.EvalBatches(
-            files=evaluated, batch_size=config.batch_size, size=config.image_size, shard=shard
+            split=evaluated, size=config.image_size, **in_common
         )
         self._next, self._stream = None, None
 
@@ -129,29 +133,15 @@ class Streamed:
             yield Pixels(images, labels, *self._statistics)
 
 
-def _divide(config: ml_collections.ConfigDict, train, evaluated):
-    """The images to train on and to evaluate on, of a split or its files."""
-    if not (config.validation or config.train_images):
-        return train, evaluated
-    kept, held_out = sources.divide(len(train), config.validation, config.train_images)
-    return train.take(kept), train.take(held_out) if config.validation else evaluated
-
-
-def _steps_per_epoch(config: ml_collections.ConfigDict, examples: int) -> int:
-    repetitions = config.translations.repetitions
-    return batches.steps_per_epoch(examples, config.batch_size, repetitions)
-
-
 def share_out(
-    split: sources.Split, process: int, processes: int, devices: int
+    images: Images, process: int, processes: int, devices: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The images and labels of one of the processes, filled up so that all devices have as many.
 
     Each device gets the same ones whichever process it belongs to.
     """
-    fill = -len(split) % devices
-    images = np.pad(split.images, [(0, fill)] + [(0, 0)] * 3)
-    labels = np.pad(split.labels, (0, fill), constant_values=sources.MISSING)
-    share = len(labels) // processes
-    own = slice(process * share, (process + 1) * share)
-    return images[own], labels[own]
+    fill = -len(images) % devices
+    own = shards.positions(len(images) + fill, (process, processes))
+    filled = np.pad(images.images, [(0, fill)] + [(0, 0)] * 3)
+    labels = np.pad(images.labels, (0, fill), constant_values=shards.MISSING)
+    return filled[own], labels[own]

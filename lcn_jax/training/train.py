@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lcn_jax.data import batches
+from lcn_jax.data import shards
 from lcn_jax.errors import Diverged, Stopped, UsageError
 from lcn_jax.files import locate
 from lcn_jax.training import config as configs
@@ -100,7 +100,7 @@ def make_schedule(config: ConfigDict, examples: int) -> Schedule:
     """
     parallel.check_batch_size(config.batch_size)
     repetitions = config.translations.repetitions
-    steps_per_epoch = batches.steps_per_epoch(examples, config.batch_size, repetitions)
+    steps_per_epoch = shards.steps_per_epoch(examples, config.batch_size, repetitions)
     if steps_per_epoch == 0:
         raise UsageError(
             f'config.batch_size {config.batch_size} is larger than the {examples} training images.'

@@ -1,0 +1,140 @@
+"""What is known of a dataset before it is read: classes, sizes, splits, and how it is prepared."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from lcn_jax import plugins
+from lcn_jax.data import encoded
+from lcn_jax.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What the config, the model and the reader need to know of a dataset.
+
+    image_shape: (H, W, C); H and W are None if images differ in size. evaluation: the split that is
+    kept for the end, None if there is no such split. image, label: names of the features.
+
+    Of the datasets in SPECS, also how they are prepared. builder: 'module:Class' of a tfds builder,
+    which is made with `data_dir` to read, and with `data_dir`, `file_format`, `source` and
+    `options` to prepare. source: what it is prepared from, for messages; None if it needs nothing,
+    and is prepared on first use. downloads: it can do without `source` if tensorflow is installed.
+    """
+
+    num_classes: int
+    image_shape: tuple[int | None, int | None, int]
+    evaluation: str | None
+    image: str = 'image'
+    label: str = 'label'
+    builder: str | None = None
+    source: str | None = None
+    downloads: bool = False
+    options: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Whether the dataset lives on the device as a whole; others are streamed."""
+        return None not in self.image_shape
+
+
+CIFAR = 'cifar-{}-binary.tar.gz or the folder it unpacks to; downloaded if tensorflow is installed'
+
+SPECS = {
+    'digits': Spec(10, (16, 16, 1), 'test', builder='lcn_jax.data.digits:Digits'),
+    'cifar10': Spec(
+        10,
+        (32, 32, 3),
+        'test',
+        builder='lcn_jax.data.official:Cifar10',
+        source=CIFAR.format(10),
+        downloads=True,
+    ),
+    'cifar100': Spec(
+        100,
+        (32, 32, 3),
+        'test',
+        builder='lcn_jax.data.official:Cifar100',
+        source=CIFAR.format(100),
+        downloads=True,
+    ),
+    'tiny_imagenet': Spec(
+        200,
+        (64, 64, 3),
+        'validation',
+        builder='lcn_jax.data.tiny_imagenet:TinyImagenet',
+        source='tiny-imagenet-200.zip or the folder it unpacks to',
+    ),
+    'imagenet2012': Spec(
+        1000,
+        (None, None, 3),
+        'validation',
+        builder='lcn_jax.data.official:Imagenet2012',
+        source='the folder of ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar',
+        options=('val_labels',),
+    ),
+}
+
+
+def is_own(name: str) -> bool:
+    """Whether it is 'module:Builder'; after a colon, tfds itself has versions: 'mnist:3.0.1'."""
+    return name.partition(':')[2].isidentifier()
+
+
+def builder_class(name: str) -> type:
+    """The tfds builder of a dataset in SPECS, of 'module:Class', or of a name that tfds knows.
+
+    Raises:
+      UsageError: there is none.
+    """
+    import tensorflow_datasets as tfds
+
+    path = SPECS[name].builder if name in SPECS else name
+    if is_own(path):
+        found = plugins.load(path, 'dataset', SPECS)
+    else:
+        try:
+            found = tfds.builder_cls(path.partition(':')[0])
+        except ValueError:  # not found
+            raise UsageError(
+                f'unknown dataset {name!r}; known: {", ".join(SPECS)}, the image classification '
+                "datasets of tfds, or 'module:Builder' for one of your own."
+            ) from None
+    if not (isinstance(found, type) and issubclass(found, tfds.core.DatasetBuilder)):
+        raise UsageError(f'{name} is not a class of tfds.core.DatasetBuilder.')
+    return found
+
+
+def of_prepared(builder: Any) -> Spec:
+    """What the info of a prepared dataset says.
+
+    Raises:
+      UsageError: it is not a dataset of images with a class each.
+    """
+    import tensorflow_datasets as tfds
+
+    info = builder.info
+    image, label = info.supervised_keys or ('image', 'label')
+    features = dict(info.features.items()) if hasattr(info.features, 'items') else {}
+    images, labels = features.get(image), features.get(label)
+    if not (
+        isinstance(images, tfds.features.Image) and isinstance(labels, tfds.features.ClassLabel)
+    ):
+        raise UsageError(
+            f'{builder.name} is not a dataset of images with a class each: its supervised_keys '
+            f'are {info.supervised_keys} and its features {", ".join(features)}.'
+        )
+    if images.np_dtype != np.uint8 or images.shape[2] not in encoded.MODES:
+        raise UsageError(
+            f'images of {builder.name} are {np.dtype(images.np_dtype)} with {images.shape[2]} '
+            f'channels; they must be uint8 with {" or ".join(map(str, encoded.MODES))}.'
+        )
+    evaluation = [split for split in ('test', 'validation') if split in info.splits]
+    return Spec(
+        num_classes=labels.num_classes,
+        image_shape=tuple(images.shape),
+        evaluation=evaluation[0] if evaluation else None,
+        image=image,
+        label=label,
+    )

@@ -1,0 +1,123 @@
+"""The splits of a prepared dataset: encoded images on disk, or all of them in memory."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from lcn_jax.data import encoded
+from lcn_jax.data.specs import Spec
+from lcn_jax.errors import UsageError
+
+READ_BLOCK = 1000  # records are read twice as fast together as one by one
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Images (N, H, W, C) uint8 and labels (N,) int32, in the order of the files."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pixel_statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation (C,) of the pixels scaled to [0, 1], exact up to rounding."""
+        values = np.arange(256) / 255
+        moments = []
+        for channel in np.moveaxis(self.images, -1, 0):
+            frequency = np.bincount(channel.ravel(), minlength=256) / channel.size
+            mean = frequency @ values
+            moments.append((mean, np.sqrt(frequency @ (values - mean) ** 2)))
+        mean, std = np.array(moments, np.float32).T
+        return mean, std
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Encoded images in the folder of a prepared dataset: those of split `name` in `examples`.
+
+    Opens its files when the first image is read; a copy in another process opens its own.
+    """
+
+    folder: str
+    name: str
+    spec: Spec
+    examples: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def take(self, chosen: np.ndarray) -> 'Split':
+        return dataclasses.replace(self, examples=self.examples[chosen])
+
+    def __getitem__(self, index: int) -> tuple[bytes, int, str]:
+        """(encoded image, label, a name of the image for messages).
+
+        Raises:
+          UsageError: the image cannot be read, or its label is not one of the classes.
+        """
+        example = int(self.examples[index])
+        try:
+            record = self._records[example]
+        except RuntimeError as error:  # array_record raises nothing else; it has checksums
+            raise UsageError(
+                f'image {example} of {self.name} in {self.folder} cannot be read ({error}): delete '
+                'the folder and prepare the dataset again.'
+            ) from error
+        return self._parse(example, record)
+
+    def read(self) -> Images:
+        """Decodes all of them, which must have one size.
+
+        Raises:
+          UsageError: as `[]`, or an image is corrupt, or has another size than its dataset.
+        """
+        images = np.empty((len(self), *self.spec.image_shape), np.uint8)
+        labels = np.empty(len(self), np.int32)
+        for start in range(0, len(self), READ_BLOCK):
+            for i, (file, label, name) in enumerate(self._block(start), start):
+                image = encoded.decode(file, self.spec.image_shape[2], name)
+                if image.shape != images.shape[1:]:
+                    raise UsageError(
+                        f'{name} has shape {image.shape}; the dataset has {self.spec.image_shape}.'
+                    )
+                images[i], labels[i] = image, label
+        return Images(images, labels)
+
+    def _block(self, start: int) -> list[tuple[bytes, int, str]]:
+        stop = min(start + READ_BLOCK, len(self))
+        examples = self.examples[start:stop].tolist()
+        try:
+            records = self._records.__getitems__(examples)
+        except RuntimeError:  # one of them is corrupt: find out which
+            return [self[i] for i in range(start, stop)]
+        return [self._parse(example, record) for example, record in zip(examples, records)]
+
+    def _parse(self, example: int, record: dict[str, Any]) -> tuple[bytes, int, str]:
+        name = f'image {example} of {self.name} in {self.folder}'
+        if 'file_name' in record:
+            name = f'{record["file_name"].decode()}, {name},'
+        label = int(record[self.spec.label])
+        if not 0 <= label < self.spec.num_classes:
+            raise UsageError(
+                f'{name} has label {label}, which is none of the {self.spec.num_classes} '
+                'classes; of a split without labels nothing can be learnt or evaluated.'
+            )
+        return record[self.spec.image], label, name
+
+    @functools.cached_property
+    def _records(self) -> Any:
+        import tensorflow_datasets as tfds
+
+        return tfds.builder_from_directory(self.folder).as_data_source(
+            self.name,
+            decoders={self.spec.image: tfds.decode.SkipDecoding()},
+            file_format='array_record',
+        )
+
+    def __getstate__(self):
+        # Open files do not go to other processes.
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

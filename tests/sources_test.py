@@ -1,0 +1,229 @@
+import json
+import os
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+import tiny_archives
+import unheard_of
+from etils.epath.testing import mock_epath
+
+from lcn_jax.data import sources, specs
+from lcn_jax.data.prepare import prepare
+from lcn_jax.data.sources import Source
+from lcn_jax.data.specs import Spec
+from lcn_jax.errors import UsageError
+from lcn_jax.training import config as configs
+from lcn_jax.training import inputs
+from lcn_jax.training.experiment import Experiment
+from lcn_jax.training.train import train_and_evaluate
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp('data'))
+    unheard_of.prepare(unheard_of.Stripes, folder)
+    unheard_of.prepare(unheard_of.Postcards, folder)
+    return folder
+
+
+def config_for(dataset, data_dir):
+    config = configs.default()
+    config.dataset, config.data_dir, config.image_size = dataset, data_dir, 8
+    config.model.stage_sizes, config.model.width = (1,), 2
+    config.batch_size, config.epochs, config.workers = 8, 1, 0
+    if dataset == 'postcards':
+        config.mean, config.std = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
+    return config
+
+
+STRIPES = Spec(3, (12, 10, 1), 'validation', image='picture', label='kind')
+
+
+@pytest.mark.parametrize(
+    ('name', 'expected'),
+    [
+        ('stripes', STRIPES),
+        ('unheard_of:Stripes', STRIPES),
+        ('stripes:1.0.0', STRIPES),
+        ('postcards', Spec(2, (None, None, 3), 'test')),
+        ('unheard_of:Postcards', Spec(2, (None, None, 3), 'test')),
+    ],
+)
+def test_prepared_datasets_are_described_by_their_info(data_dir, name, expected):
+    assert sources.spec(name, data_dir) == expected
+
+
+def test_own_images_are_read_as_they_were_written(data_dir):
+    for split, number in (('train', 24), ('validation', 9)):
+        read = Source('unheard_of:Stripes', data_dir).split(split).read()
+        found = {image.tobytes(): label for image, label in zip(read.images, read.labels)}
+        expected = {image.tobytes(): i % 3 for i, image in enumerate(unheard_of.stripes(number))}
+        assert read.images.shape == (number, 12, 10, 1)
+        assert found == expected
+
+
+@pytest.mark.parametrize(
+    ('name', 'classes', 'channels', 'steps', 'evaluated'),
+    [('stripes', 3, 1, 3, 9), ('postcards', 2, 3, 2, 5)],
+)
+def test_own_data_trains_by_config_alone(
+    data_dir, tmp_path, name, classes, channels, steps, evaluated
+):
+    config = config_for(name, data_dir)
+    last = train_and_evaluate(config, str(tmp_path))
+    assert last['step'] == steps
+    hits = last['test_top1'] * evaluated
+    assert hits == pytest.approx(round(hits), abs=1e-4)
+    params = Experiment.create(config).shapes.params
+    assert params['logits']['kernel'].shape[1] == classes
+    assert params['stem_conv']['kernel'].shape[2] == channels
+
+
+def test_own_data_without_a_split_to_evaluate_on(tmp_path):
+    unheard_of.prepare(unheard_of.Odd, str(tmp_path))
+    config = config_for('odd', str(tmp_path))
+    with pytest.raises(
+        UsageError, match=r'odd has no split test or validation.*config\.validation'
+    ):
+        inputs.make(config, KEY)
+    config.validation = 1
+    assert inputs.make(config, KEY).examples == 3
+
+
+def test_streamed_data_needs_given_statistics(data_dir):
+    config = config_for('postcards', data_dir)
+    config.mean, config.std = (), ()
+    with pytest.raises(UsageError, match=r'set config\.mean and config\.std: those of postcards'):
+        inputs.make(config, KEY)
+
+
+@pytest.mark.parametrize(
+    ('features', 'message'),
+    [
+        ({'label': tfds.features.Scalar(np.int64)}, 'not a dataset of images with a class each'),
+        ({'image': tfds.features.Tensor(shape=(8, 8, 3), dtype=np.uint8)}, 'not a dataset of'),
+        ({'image': tfds.features.Image(shape=(8, 8, 4))}, 'uint8 with 4 channels; they must be'),
+        ({'image': tfds.features.Image(shape=(8, 8, 1), dtype=np.uint16)}, 'uint16 with 1 channel'),
+    ],
+)
+def test_data_that_is_not_image_classification_is_refused(tmp_path, features, message):
+    builder = unheard_of.Odd(data_dir=str(tmp_path), **features)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        specs.of_prepared(builder)
+
+
+@pytest.mark.parametrize(
+    ('example', 'message'),
+    [
+        ({'image': b'not an image'}, 'is not a whole image'),
+        ({'image': tiny_archives.encode(np.zeros((9, 8, 3), np.uint8))}, 'has shape (9, 8, 3)'),
+        ({'label': -1}, 'has label -1, which is none of the 2 classes'),
+    ],
+)
+def test_a_bad_example_is_named(tmp_path, example, message):
+    folder = unheard_of.prepare(unheard_of.Odd, str(tmp_path), example=example)
+    split = Source('odd', str(tmp_path)).split('train')
+    with pytest.raises(UsageError, match=re.escape(message)) as error:
+        split.read()
+    (named,) = re.findall(r'image (\d) of train in (\S+)', str(error.value))
+    assert named[1].rstrip(',') == folder
+    others = np.array([i for i in range(4) if i != int(named[0])])
+    assert len(split.take(others).read()) == 3
+    assert '\n' not in str(error.value)
+
+
+def test_a_corrupt_record_is_named(tmp_path):
+    folder = Path(unheard_of.prepare(unheard_of.Stripes, str(tmp_path)))
+    (file,) = folder.glob('*train.array_record*')
+    content = bytearray(file.read_bytes())
+    content[content.index(b'number 7') + 3] ^= 1
+    file.write_bytes(content)
+    split = Source('unheard_of:Stripes', str(tmp_path)).split('train')
+    with pytest.raises(UsageError, match=f'of train in {folder} cannot be read') as error:
+        split.read()
+    corrupt = int(re.search(r'image (\d+) of', str(error.value)).group(1))
+    others = [i for i in range(24) if i != corrupt]
+    notes = [split._records[i]['note'] for i in others]
+    assert sorted(notes) == sorted(f'number {i}'.encode() for i in range(24) if i != 7)
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('unheard', 'unheard is none of cifar10, cifar100, digits, .*--dataset=unheard'),
+        ('fashion_mnist', 'fashion_mnist is none of .* has not been prepared in'),
+        ('stripes:9.9.9', 'has not been prepared in'),
+        ('not a name', 'has not been prepared in'),
+        ('nowhere:Builder', "unknown dataset 'nowhere:Builder'"),
+        ('unheard_of:Missing', "unknown dataset 'unheard_of:Missing'"),
+        ('unheard_of:stripes', 'unheard_of:stripes is not a class'),
+        ('unheard_of:Odd', 'unheard_of:Odd is none of .* has not been prepared in'),
+    ],
+)
+def test_what_is_not_prepared_is_refused_in_one_line(data_dir, name, message):
+    with pytest.raises(UsageError, match=message) as error:
+        sources.spec(name, data_dir)
+    assert '\n' not in str(error.value)
+
+
+def as_tfrecord(folder: str) -> None:
+    """What tfds with tensorflow writes by default, as far as it is looked at: the metadata."""
+    info = Path(folder, 'dataset_info.json')
+    content = json.loads(info.read_text())
+    assert content['fileFormat'] == 'array_record'
+    info.write_text(json.dumps({**content, 'fileFormat': 'tfrecord'}))
+    for file in Path(folder).glob('*.array_record*'):
+        file.rename(str(file).replace('array_record', 'tfrecord'))
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'unheard_of:Stripes', 'stripes'])
+def test_files_of_tensorflow_are_refused_in_one_line(tmp_path, name):
+    if name == 'cifar10':
+        source = tiny_archives.write_folder(tmp_path / 'in', tiny_archives.cifar10_files())
+        prepare(name, str(tmp_path), str(source))
+    else:
+        unheard_of.prepare(unheard_of.Stripes, str(tmp_path))
+    as_tfrecord(os.fspath(Source(name, str(tmp_path)).builder.data_path))
+    with pytest.raises(UsageError, match=r'holds tfrecord files.*another --data_dir') as error:
+        Source(name, str(tmp_path)).split('train')
+    assert '\n' not in str(error.value)
+
+
+def test_buckets(data_dir):
+    """A bucket, played by a folder: all but the records themselves is read through epath."""
+    folder = Source('stripes', data_dir).builder.data_path
+    statistics = {'mean': [0.25], 'std': [0.5]}
+    kept = folder / 'pixel_statistics.json'
+    kept.write_text(json.dumps(statistics))
+
+    def there(function, path, *args, **kwargs):
+        return function(os.fspath(path).replace('gs://bucket', data_dir), *args, **kwargs)
+
+    with mock_epath(**dict.fromkeys(('exists', 'isdir', 'open', 'listdir', 'glob'), there)):
+        source = Source('stripes', 'gs://bucket')
+        assert source.spec == STRIPES
+        assert len(source.split('train')) == 24
+        assert source.split('train').folder == 'gs://bucket/stripes/1.0.0'
+        assert np.allclose(source.pixel_statistics(), [[0.25], [0.5]])
+    kept.unlink()
+
+
+def test_places_that_cannot_be_read_are_refused(tmp_path):
+    for url in ('s3://bucket/data', 'memory://data'):
+        with pytest.raises(UsageError, match=f'not from {url}'):
+            Source('cifar10', url).split('train')
+
+    def not_installed(function, path):
+        raise ImportError('Please install gcsfs')
+
+    with (
+        mock_epath(exists=not_installed),
+        pytest.raises(UsageError, match='gs://bucket cannot be read: Please install gcsfs'),
+    ):
+        Source('cifar10', 'gs://bucket').split('train')
