@@ -1,3 +1,4 @@
+import functools
 import os
 import re
 import subprocess
@@ -7,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 import tiny_archives
 from tiny_archives import WNIDS
 
-from lcn_jax.data import sources
+from lcn_jax.data import encoded, sources
 from lcn_jax.data.prepare import prepare
 from lcn_jax.errors import UsageError
 
@@ -24,7 +26,7 @@ def no_tensorflow():
 
 
 def examples(name, data_dir, split):
-    return list(sources.builder(name, data_dir).as_data_source(split))
+    return list(sources.Source(name, data_dir).builder.as_data_source(split))
 
 
 def test_tiny_imagenet_from_zip_and_folder(tmp_path):
@@ -47,7 +49,9 @@ def test_tiny_imagenet_from_zip_and_folder(tmp_path):
                     np.testing.assert_array_equal(example['image'], images[4 * label + i])
         for example in examples('tiny_imagenet', data_dir, 'validation'):
             assert example['file_name'].decode() == f'val_{example["label"]}.JPEG'
-    assert sources.builder('tiny_imagenet', data_dir).info.features['label'].names == list(WNIDS)
+    assert sources.Source('tiny_imagenet', data_dir).builder.info.features['label'].names == list(
+        WNIDS
+    )
 
 
 def test_cifar10_has_the_rows_of_its_files(tmp_path):
@@ -95,7 +99,7 @@ def test_imagenet_labels_and_colours(tmp_path):
     data_dir = str(tmp_path / 'data')
     counts = prepare('imagenet2012', data_dir, str(folder), str(folder / 'labels.txt'))
     assert counts == {'train': 2, 'validation': 3}
-    names = sources.builder('imagenet2012', data_dir).info.features['label'].names
+    names = sources.Source('imagenet2012', data_dir).builder.info.features['label'].names
     assert len(names) == 1000
     for example in examples('imagenet2012', data_dir, 'train'):
         assert names[example['label']] == WNIDS[1]
@@ -103,6 +107,73 @@ def test_imagenet_labels_and_colours(tmp_path):
     for example in examples('imagenet2012', data_dir, 'validation'):
         number = int(re.search(r'_(\d{8})\.', example['file_name'].decode()).group(1))
         assert names[example['label']] == WNIDS[number - 1]
+
+
+LAYOUTS = {
+    'cifar10': (tiny_archives.cifar10_files, tiny_archives.cifar10_python_files),
+    'cifar100': (tiny_archives.cifar100_files, tiny_archives.cifar100_python_files),
+    'tiny_imagenet': (tiny_archives.tiny_imagenet_files,),
+    'imagenet2012': (
+        tiny_archives.imagenet_files,
+        tiny_archives.imagenet_kaggle_files,
+        tiny_archives.imagenet_folders,
+    ),
+}
+
+
+def contents(name, data_dir):
+    """Split -> the stored examples, images encoded, in their order."""
+    prepared = sources.Source(name, data_dir).builder
+    skip = {'image': tfds.decode.SkipDecoding()}
+    return {
+        split: list(prepared.as_data_source(split, decoders=skip)) for split in prepared.info.splits
+    }
+
+
+@pytest.fixture(scope='module')
+def official(tmp_path_factory):
+    """name -> `contents` of a dataset prepared from the first of its layouts."""
+    folder = tmp_path_factory.mktemp('official')
+
+    @functools.cache
+    def prepared(name):
+        source = tiny_archives.write_folder(folder / name, LAYOUTS[name][0]())
+        labels = source / 'labels.txt' if name == 'imagenet2012' else None
+        prepare(name, str(folder / 'data'), str(source), labels and str(labels))
+        return contents(name, str(folder / 'data'))
+
+    return prepared
+
+
+@pytest.mark.parametrize('change', [dict, tiny_archives.littered])
+@pytest.mark.parametrize(
+    ('name', 'layout', 'form'),
+    [
+        (name, layout, form)
+        for name in LAYOUTS
+        for layout in LAYOUTS[name]
+        for form in ('folder', 'zip', 'tar.gz')
+        if form == 'folder' or layout is not tiny_archives.imagenet_files
+    ],
+)
+def test_all_layouts_give_the_same_examples(tmp_path, official, name, layout, change, form):
+    labels = None
+    if layout is tiny_archives.imagenet_files:
+        files = change(layout(change))
+        labels = str(tmp_path / 'in' / 'labels.txt')
+    else:
+        files = change({f'parent/{path}': content for path, content in layout().items()})
+    source = tmp_path / 'in'
+    match form:
+        case 'folder':
+            tiny_archives.write_folder(source, files)
+        case 'zip':
+            tiny_archives.write_zip(source, files, '')
+        case 'tar.gz':
+            source.write_bytes(tiny_archives.tar(files, 'gz'))
+    data_dir = str(tmp_path / 'data')
+    prepare(name, data_dir, str(source), labels)
+    assert contents(name, data_dir) == official(name)
 
 
 def test_digits_need_no_source_and_are_prepared_once(tmp_path):
@@ -163,7 +234,7 @@ def damaged_tiny_imagenet(folder, damage):
         ('no annotations', 'there is no tiny-imagenet-200/val/val_annotations.txt'),
         ('no validation images', 'val_annotations.txt lists no images'),
         ('validation image missing', 'there is no tiny-imagenet-200/val/images/val_2.JPEG'),
-        ('unknown class', 'line 4 of tiny-imagenet-200/val/val_annotations.txt'),
+        ('unknown class', 'val_annotations.txt has a line without a class of wnids.txt: '),
         ('truncated zip', 'may be corrupt'),
         ('flipped bit', f'{WNIDS[0]}_0.JPEG'),
         ('no zip', 'may be corrupt'),
@@ -212,9 +283,9 @@ def damaged_imagenet(folder, damage):
         ('truncated image', f'{WNIDS[0]}_0.JPEG is not a whole image'),
         ('unknown class', "'n99999999' is not one of the 1000 classes"),
         ('empty tar', 'no images'),
-        ('too few labels', '3 images and'),
+        ('too few labels', '3 validation images and'),
         ('unknown label', "'n99999999' is not one of the 1000 classes"),
-        ('no validation tar', 'there is no file'),
+        ('no validation tar', 'there is no'),
     ],
 )
 def test_damaged_imagenet(tmp_path, damage, message):
@@ -266,23 +337,104 @@ def check_refused(folder, name, source, message, val_labels=None):
     assert '\n' not in str(error.value)
     assert [path for path in data_dir.rglob('*') if path.is_file()] == []
     with pytest.raises(UsageError, match='has not been prepared'):
-        sources.builder(name, str(data_dir))
+        sources.Source(name, str(data_dir)).split('train')
 
 
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (('mnist', 'data'), "unknown dataset 'mnist'"),
+        (('no_such_dataset', 'data'), "unknown dataset 'no_such_dataset'"),
+        (('mnist', 'data'), 'mnist is prepared by tfds, which needs tensorflow: pip install'),
+        (('cifar10', 'data'), 'set --source to cifar-10-binary.tar.gz, cifar-10-python.tar.gz or'),
+        (('Birds', 'data', '.'), '--dataset=Birds is neither one of digits, cifar10'),
+        (('my-birds', 'data', '.'), 'small letters, digits and _'),
+        (('mnist', 'data', '.'), 'not the name of a dataset of tfds'),
+        (('no_such_module:Builder', 'data', '.'), "No module named 'no_such_module'"),
+        (('digits', 'gs://bucket/data'), '--data_dir=gs://bucket/data is a URL'),
+        (('cifar10', 'data', 's3://bucket/cifar.zip'), '--source=s3://bucket/cifar.zip is a URL'),
+        (('imagenet2012', 'data', '.', 'gs://labels'), '--val_labels=gs://labels is a URL'),
         (('tiny_imagenet', 'data'), 'set --source to tiny-imagenet-200.zip'),
         (('imagenet2012', 'data', '/not/there'), 'there is no /not/there'),
         (('digits', 'data', '.'), 'leave out --source'),
         (('cifar10', 'data', '.', 'labels.txt'), '--val_labels is for imagenet2012'),
     ],
 )
-def test_wrong_arguments(arguments, message):
+def test_wrong_arguments(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('lcn_jax.data.prepare._has_tensorflow', lambda: False)
     with pytest.raises(UsageError, match=re.escape(message)):
         prepare(*arguments)
-    assert not os.path.exists('data')
+    assert os.listdir() == []
+
+
+def prepared_as(file_format, data_dir):
+    """Digits under `data_dir`; their info says that tfds wrote another format."""
+    prepare('digits', str(data_dir))
+    info = next(data_dir.rglob('dataset_info.json'))
+    info.write_text(info.read_text().replace('array_record', file_format))
+
+
+def test_a_dataset_that_tensorflow_wrote_is_left_alone(tmp_path):
+    prepared_as('tfrecord', tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')}
+    with pytest.raises(UsageError, match=r'digits/1\.0\.0 holds tfrecord files') as error:
+        prepare('digits', str(tmp_path))
+    assert 'another --data_dir' in str(error.value)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')}
+
+
+def test_what_is_not_a_dataset_is_not_taken_for_one(tmp_path):
+    (tmp_path / 'digits' / '1.0.0').mkdir(parents=True)
+    with pytest.raises(UsageError, match=r'digits/1\.0\.0 is not a whole dataset: delete it'):
+        prepare('digits', str(tmp_path))
+
+
+def test_a_data_dir_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UsageError, match=r'cannot write \S+/file/data'):
+        prepare('digits', str(tmp_path / 'file' / 'data'))
+
+
+class Stripes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A builder of the user's own: `source` holds how many images there are."""
+
+    VERSION = tfds.core.Version('2.0.0')
+    name = 'stripes'
+
+    def __init__(self, *, source=None, **kwargs):
+        super().__init__(**kwargs)
+        self._source = source
+
+    def _info(self):
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(
+                {
+                    'image': tfds.features.Image(shape=(6, 5, 1)),
+                    'label': tfds.features.ClassLabel(num_classes=5),
+                }
+            ),
+            supervised_keys=('image', 'label'),
+        )
+
+    def _split_generators(self, dl_manager):
+        return {'train': self._generate_examples(int(self._source.read_text()))}
+
+    def _generate_examples(self, number):
+        for i in range(number):
+            image = np.zeros((6, 5), np.uint8)
+            image[:, i % 5] = 255
+            yield i, {'image': encoded.png(image), 'label': i % 5}
+
+
+def test_a_builder_of_ones_own(tmp_path):
+    (tmp_path / 'number').write_text('7')
+    name, data_dir = f'{__name__}:Stripes', str(tmp_path / 'data')
+    assert prepare(name, data_dir, str(tmp_path / 'number')) == {'train': 7}
+    source = sources.Source(name, data_dir)
+    assert (source.spec.num_classes, source.spec.image_shape) == (5, (6, 5, 1))
+    images = source.split('train').read()
+    np.testing.assert_array_equal(images.images.argmax(2)[:, 0, 0], images.labels)
 
 
 KILLED = """
@@ -290,13 +442,13 @@ import os, sys
 from lcn_jax.data import encoded
 from lcn_jax.data.prepare import prepare
 
-whole, seen = encoded.rgb, []
+whole, seen = encoded.stored, []
 
-def rgb(*arguments):
+def stored(*arguments):
     seen.append(arguments)
     return whole(*arguments) if len(seen) < 14 else os._exit(9)  # all of train is written
 
-encoded.rgb = rgb
+encoded.stored = stored
 prepare('tiny_imagenet', *sys.argv[1:])
 """
 
@@ -310,7 +462,7 @@ def test_what_was_killed_is_not_taken_for_whole(tmp_path):
     assert run.returncode == 9
     assert list(data_dir.rglob('*train.array_record*'))
     with pytest.raises(UsageError, match='has not been prepared'):
-        sources.builder('tiny_imagenet', str(data_dir))
+        sources.Source('tiny_imagenet', str(data_dir)).split('train')
     counts = prepare('tiny_imagenet', str(data_dir), str(source))
     assert counts == {'train': 12, 'validation': 3}
 

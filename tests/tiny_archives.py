@@ -1,8 +1,11 @@
 """Small archives in the layouts of the official ones, of random images that are always the same."""
 
 import io
+import pickle
+import struct
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +28,35 @@ def encode(image: np.ndarray, file_format: str = 'PNG', mode: str = 'RGB') -> by
     return file.getvalue()
 
 
-def tar(members: dict[str, bytes]) -> bytes:
+def tar(members: dict[str, bytes], compression: str = '') -> bytes:
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode='w') as archive:
+    with tarfile.open(fileobj=file, mode=f'w:{compression}') as archive:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     return file.getvalue()
+
+
+def littered(files: dict[str, bytes]) -> dict[str, bytes]:
+    """The files with what macOS, Windows and a NAS leave beside them, and text from Windows."""
+    litter = {}
+    for name, content in files.items():
+        folder, slash, base = name.rpartition('/')
+        if base.endswith(('.txt', '.csv')):
+            lines = content.decode().splitlines()
+            content = '\r\n\r\n'.join([*lines, '']).encode('utf-8-sig')
+        litter[name] = content
+        for junk in (
+            '.DS_Store',
+            f'._{base}',
+            'Thumbs.db',
+            'desktop.ini',
+            '.ipynb_checkpoints/1.png',
+        ):
+            litter[f'{folder}{slash}{junk}'] = b'\0\5\x16\7'
+        litter[f'__MACOSX/{folder}{slash}._{base}'] = litter[f'{folder}{slash}@eaDir/{base}'] = b''
+    return litter
 
 
 def tiny_imagenet_files(per_class: int = 4) -> dict[str, bytes]:
@@ -51,10 +75,10 @@ def tiny_imagenet_files(per_class: int = 4) -> dict[str, bytes]:
     return files
 
 
-def write_zip(path: Path, files: dict[str, bytes]) -> Path:
+def write_zip(path: Path, files: dict[str, bytes], folder: str = 'tiny-imagenet-200/') -> Path:
     with zipfile.ZipFile(path, 'w') as archive:
         for name, content in files.items():
-            archive.writestr(f'tiny-imagenet-200/{name}', content)
+            archive.writestr(folder + name, content)
     return path
 
 
@@ -65,20 +89,52 @@ def write_folder(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def imagenet_files(per_class: int = 4) -> dict[str, bytes]:
-    """The two tars and the labels; file names are not in the order of the tar."""
+def imagenet_images(per_class: int = 4) -> tuple[dict[str, dict[str, bytes]], dict[str, bytes]]:
+    """Wnid -> name -> training image, and name -> validation image, of the classes in order."""
     images = iter(pictures(len(WNIDS) * (per_class + 1), (60, 80), seed=1))
-    train = {}
-    for wnid in WNIDS:
-        members = {f'{wnid}_{i}.JPEG': encode(next(images)) for i in range(per_class)}
-        train[f'{wnid}.tar'] = tar(members)
+    train = {
+        wnid: {f'{wnid}_{i}.JPEG': encode(next(images)) for i in range(per_class)} for wnid in WNIDS
+    }
     names = [f'ILSVRC2012_val_{i:08d}.JPEG' for i in range(1, len(WNIDS) + 1)]
-    validation = {name: encode(next(images)) for name in reversed(names)}
+    last_first = {name: encode(next(images)) for name in reversed(names)}
+    return train, {name: last_first[name] for name in names}
+
+
+def imagenet_files(beside: Callable[[dict], dict] = dict) -> dict[str, bytes]:
+    """The two tars and the labels. Names are not in order; `beside` adds to what is in the tars."""
+    train, validation = imagenet_images()
+    tars = {f'{wnid}.tar': tar(beside(images)) for wnid, images in train.items()}
     return {
-        'ILSVRC2012_img_train.tar': tar(train),
-        'ILSVRC2012_img_val.tar': tar(validation),
+        'ILSVRC2012_img_train.tar': tar(beside(tars)),
+        'ILSVRC2012_img_val.tar': tar(beside(dict(reversed(validation.items())))),
         'labels.txt': '\n'.join(WNIDS).encode(),
     }
+
+
+def imagenet_kaggle_files() -> dict[str, bytes]:
+    """The same as Kaggle packs it."""
+    train, validation = imagenet_images()
+    data, annotations = 'ILSVRC/Data/CLS-LOC', 'ILSVRC/Annotations/CLS-LOC'
+    files = {f'{data}/test/ILSVRC2012_test_00000001.JPEG': b'', 'LOC_synset_mapping.txt': b''}
+    for wnid, images in train.items():
+        for name, image in images.items():
+            files[f'{data}/train/{wnid}/{name}'] = image
+            files[f'{annotations}/train/{wnid}/{name.removesuffix("JPEG")}xml'] = b'<annotation/>'
+    rows = ['ImageId,PredictionString']
+    for (name, image), wnid in zip(validation.items(), WNIDS):
+        files[f'{data}/val/{name}'] = image
+        # Places of one object or two, not in the order of the names.
+        rows.insert(
+            1, f'{name.removesuffix(".JPEG")},{f"{wnid} 85 1 499 272 " * (len(rows) % 2 + 1)}'
+        )
+    return files | {'LOC_val_solution.csv': '\n'.join(rows).encode()}
+
+
+def imagenet_folders() -> dict[str, bytes]:
+    """The same in folders of classes."""
+    train, validation = imagenet_images()
+    files = {f'train/{w}/{name}': train[w][name] for w in train for name in train[w]}
+    return files | {f'val/{w}/{name}': image for w, (name, image) in zip(WNIDS, validation.items())}
 
 
 def cifar_rows(number: int, classes: tuple[int, ...], seed: int) -> np.ndarray:
@@ -101,6 +157,65 @@ def cifar100_files(per_file: int = 20) -> dict[str, bytes]:
         'coarse_label_names.txt': '\n'.join(f'coarse {i}' for i in range(20)).encode(),
         'fine_label_names.txt': '\n'.join(f'fine {i}' for i in range(100)).encode(),
     }
+
+
+class _Python2(pickle._Pickler):
+    """Writes bytes as Python 2 wrote its strings."""
+
+    dispatch = dict(pickle._Pickler.dispatch)
+
+    def save_string(self, content):
+        if self.proto == 0:
+            self.write(pickle.STRING + repr(content)[1:].encode() + b'\n')
+        else:
+            self.write(pickle.BINSTRING + struct.pack('<i', len(content)) + content)
+        self.memoize(content)
+
+    dispatch[bytes] = save_string
+
+
+def python2_pickle(value, protocol: int = 2) -> bytes:
+    """A pickle as Python 2 wrote it, with its names of numpy's modules; strings are bytes here."""
+    file = io.BytesIO()
+    _Python2(file, protocol).dump(value)
+    return file.getvalue().replace(b'numpy._core', b'numpy.core')
+
+
+def cifar10_python_files(per_file: int = 4) -> dict[str, bytes]:
+    """The images of `cifar10_files` in the Python version."""
+    files = {}
+    for i, name in enumerate([f'data_batch_{i}' for i in range(1, 6)] + ['test_batch']):
+        rows = cifar_rows(per_file, (10,), i)
+        batch = {
+            b'batch_label': f'batch {i}'.encode(),
+            b'labels': rows[:, 0].tolist(),
+            b'data': np.ascontiguousarray(rows[:, 1:]),
+            b'filenames': [b'%d.png' % number for number in range(per_file)],
+        }
+        files[name] = python2_pickle(batch)
+    names = [f'class {i}'.encode() for i in range(10)]
+    meta = {b'num_cases_per_batch': per_file, b'label_names': names, b'num_vis': 3072}
+    return files | {'batches.meta': python2_pickle(meta, protocol=0), 'readme.html': b''}
+
+
+def cifar100_python_files(per_file: int = 20) -> dict[str, bytes]:
+    """The images of `cifar100_files` in the Python version."""
+    files = {}
+    for i, (name, number) in enumerate((('train', per_file), ('test', per_file // 2))):
+        rows = cifar_rows(number, (20, 100), i)
+        batch = {
+            b'filenames': [b'%d.png' % number for number in range(number)],
+            b'batch_label': b'batch',
+            b'fine_labels': rows[:, 1].tolist(),
+            b'coarse_labels': rows[:, 0].tolist(),
+            b'data': np.ascontiguousarray(rows[:, 2:]),
+        }
+        files[name] = python2_pickle(batch)
+    meta = {
+        f'{kind}_label_names'.encode(): [f'{kind} {i}'.encode() for i in range(number)]
+        for kind, number in (('fine', 100), ('coarse', 20))
+    }
+    return files | {'meta': python2_pickle(meta)}
 
 
 def prepare_all(folder: Path) -> str:

@@ -11,8 +11,6 @@ from lcn_jax.brain.assembly import Assembly
 from lcn_jax.data import archives, encoded
 from lcn_jax.errors import UsageError
 
-SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
-
 
 def read(source: str) -> dict[str, bytes]:
     """Path inside a folder or zip -> image file, in natural order: 2.png before 10.png.
@@ -21,7 +19,7 @@ def read(source: str) -> dict[str, bytes]:
       UsageError: `source` is missing, is corrupt, or has no images.
     """
     with archives.files(Path(source)) as files:
-        names = [name for name in files if PurePosixPath(name).suffix.lower() in SUFFIXES]
+        names = [name for name in files if archives.is_image(name)]
         if not names:
             raise UsageError(f'there are no images in {source}.')
         return {name: files[name]() for name in sorted(names, key=_natural)}

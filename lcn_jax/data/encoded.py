@@ -18,20 +18,37 @@ def png(image: np.ndarray) -> bytes:
     return _png(Image.fromarray(image))
 
 
-def rgb(file: bytes, name: str) -> bytes:
-    """`file` itself if it is a whole RGB image; greyscale, CMYK and the like become an RGB PNG.
+def stored(file: bytes, name: str, channels: int = 3) -> bytes:
+    """An image as datasets keep it: a JPEG of as many channels as it is, anything else as a PNG.
+
+    Transparency is dropped.
 
     Raises:
-      UsageError: it is truncated, or no image; the message starts with `name`.
+      UsageError: it is truncated, not an image, or of more than 8 bits a channel; the message
+        starts with `name`.
     """
     from PIL import Image
 
     with decoding(name), Image.open(io.BytesIO(file)) as image:
-        if image.mode == 'RGB':
-            image.draft('RGB', (1, 1))  # reads all of a JPEG, at an eighth of its resolution
+        if (image.format, image.mode) == ('JPEG', MODES[channels]):
+            image.draft(image.mode, (1, 1))  # reads all of it, at an eighth of its resolution
             image.load()
             return file
-        return _png(image.convert('RGB'))
+        if image.mode[0] in 'IF':
+            raise UsageError(f'{name} has more than 8 bits a channel: convert it to 8.')
+        return _png(with_channels(image, channels))
+
+
+def shape(file: bytes, name: str) -> tuple[int, int, int]:
+    """(height, width, channels) of an image by its header: 1 channel if grey, 3 if anything else.
+
+    Raises:
+      UsageError: it is not an image; the message starts with `name`.
+    """
+    from PIL import Image
+
+    with decoding(name), Image.open(io.BytesIO(file)) as image:
+        return image.height, image.width, 1 if image.mode in ('1', 'L', 'LA') else 3
 
 
 def decode(file: bytes, channels: int, name: str) -> np.ndarray:

@@ -4,17 +4,15 @@ tfds writes into a folder of another name and renames it at the end, so what is 
 taken for whole.
 """
 
-import contextlib
 import importlib.util
-import os
-import tarfile
-import tempfile
-from collections.abc import Iterator
+import re
 from pathlib import Path
+from typing import Any
 
-from lcn_jax.data import archives, sources
+from lcn_jax import files
+from lcn_jax.data import sources, specs
+from lcn_jax.data.specs import SPECS
 from lcn_jax.errors import UsageError
-from lcn_jax.files import make_folder
 
 
 def prepare(
@@ -23,68 +21,96 @@ def prepare(
     """Prepares `dataset` under `data_dir`, unless that has been done.
 
     Args:
-      source: what `sources.SPECS` says the dataset is prepared from; digits need none.
+      dataset: one of SPECS; 'module:Builder'; an image classification dataset of tfds, which needs
+        tensorflow; or a name of one's own for the images of `source`, which are in folders of
+        classes.
+      source: what SPECS says the dataset is prepared from; passed to a builder of one's own.
       val_labels: for ImageNet with other validation images than the official ones: a file with the
-        wnid of each, one a line, in the order of the image files.
+        wnid of each, one a line, in the order of the image files, or a table like Kaggle's.
 
     Returns:
       The number of examples of each split.
 
     Raises:
-      UsageError: `source` is not there, not what it should be, or corrupt. No data is left behind.
+      UsageError: `source` does not exist, is not what it should be, or is corrupt; or the dataset
+        cannot be written. No data is left behind.
     """
-    from_what = sources.spec(dataset, data_dir).source
     if val_labels and dataset != 'imagenet2012':
         raise UsageError(f'--val_labels is for imagenet2012, not for {dataset}.')
-    if source and not from_what:
-        raise UsageError(f'{dataset} needs nothing to be prepared from: leave out --source.')
-    if source and not os.path.exists(os.path.expanduser(source)):
-        raise UsageError(f'there is no {source}.')
-    downloads = dataset.startswith('cifar') and importlib.util.find_spec('tensorflow')
-    if from_what and not source and not downloads:
-        raise UsageError(f'set --source to {from_what}.')
+    folder = _local('data_dir', data_dir)
+    given = {'source': source, 'val_labels': val_labels}
+    given = {flag: _local(flag, path) for flag, path in given.items() if path}
+    for path in given.values():
+        if not path.exists():
+            raise UsageError(f'there is no {path}.')
 
-    path = Path(source).expanduser() if source else None
-    labels = Path(val_labels).expanduser() if val_labels else None
-    make_folder(os.path.expanduser(data_dir))
-    with contextlib.ExitStack() as stack:
-        if dataset.startswith('cifar') and path:
-            path = stack.enter_context(_cifar_folder(path))
-        builder = _builder(dataset, os.path.expanduser(data_dir), path, labels)
-        builder.download_and_prepare()
+    builder = _builder(dataset, folder, given)
+    if not builder.data_path.exists():
+        files.make_folder(folder)
+        with files.writing(builder.data_path):
+            builder.download_and_prepare(file_format=sources.FORMAT)
+    elif not builder.is_prepared():
+        raise UsageError(f'{builder.data_path} is not a whole dataset: delete it and try again.')
+    sources.check_format(builder)
     return {name: split.num_examples for name, split in builder.info.splits.items()}
 
 
-def _builder(dataset: str, data_dir: str, source: Path | None, val_labels: Path | None):
+def _local(flag: str, path: str) -> Path:
+    if '://' in path:
+        raise UsageError(
+            f'--{flag}={path} is a URL, but datasets are prepared from files of this machine, into '
+            'a folder of it. The folder can be copied to a bucket afterwards.'
+        )
+    return Path(path).expanduser()
+
+
+def _builder(dataset: str, folder: Path, given: dict[str, Path]) -> Any:
+    """The tfds builder that makes `dataset` in `folder` from the `given` source and labels."""
+    known = SPECS.get(dataset)
+    if known is None and not specs.is_own(dataset):
+        make = _of_images if 'source' in given else _of_tfds
+        return make(dataset, folder, **given)
+    if known and given and not known.source:
+        raise UsageError(f'{dataset} needs nothing to be prepared from: leave out --source.')
+    if known and known.source and 'source' not in given:
+        if not (known.downloads and _has_tensorflow()):
+            raise UsageError(f'set --source to {known.source}.')
+        return _of_tfds(dataset, folder)
+    return specs.builder_class(dataset)(data_dir=folder, **given)
+
+
+def _of_tfds(name: str, folder: Path) -> Any:
     import tensorflow_datasets as tfds
 
-    from lcn_jax.data import official
-    from lcn_jax.data.digits import Digits
-    from lcn_jax.data.tiny_imagenet import TinyImagenet
-
-    place = {'data_dir': data_dir, 'file_format': 'array_record'}
-    match dataset:
-        case 'digits':
-            return Digits(**place)
-        case 'tiny_imagenet':
-            return TinyImagenet(source=source, **place)
-        case 'imagenet2012':
-            return official.Imagenet2012(source=source, val_labels=val_labels, **place)
-    if source is None:
-        return tfds.builder(dataset, **place)
-    cifar = {'cifar10': official.Cifar10, 'cifar100': official.Cifar100}[dataset]
-    return cifar(source=source, **place)
+    specs.builder_class(name)
+    if not _has_tensorflow():
+        raise UsageError(
+            f"{name} is prepared by tfds, which needs tensorflow: pip install 'lcn_jax[prepare]'. "
+            'For images of your own, give their folder with --source.'
+        )
+    return tfds.builder(name, data_dir=folder)
 
 
-@contextlib.contextmanager
-def _cifar_folder(source: Path) -> Iterator[Path]:
-    """The folder of the binary files, for as long as it is needed if `source` is an archive."""
-    if source.is_dir():
-        inside = [folder for folder in source.glob('cifar-*') if folder.is_dir()]
-        yield inside[0] if inside else source
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        with archives.blame(source), tarfile.open(source) as tar:
-            tar.extractall(temporary, filter='data')
-        with _cifar_folder(Path(temporary)) as folder:
-            yield folder
+def _has_tensorflow() -> bool:
+    return importlib.util.find_spec('tensorflow') is not None
+
+
+def _of_images(name: str, folder: Path, source: Path) -> Any:
+    import tensorflow_datasets as tfds
+
+    from lcn_jax.data.folder import Folder
+
+    if not re.fullmatch('[a-z][a-z0-9_]*', name) or name in tfds.list_builders(
+        with_community_datasets=False
+    ):
+        raise UsageError(
+            f'--dataset={name} is neither one of {", ".join(SPECS)}, nor a name for images of your '
+            'own: that must be of small letters, digits and _, and not the name of a dataset of '
+            'tfds.'
+        )
+    if (folder / name).exists():
+        raise UsageError(
+            f'there is already a dataset {name} in {folder}: choose another --dataset, or delete '
+            f'{folder / name}.'
+        )
+    return Folder(name=name, source=source, data_dir=folder)

@@ -39,7 +39,10 @@ class Spec:
         return None not in self.image_shape
 
 
-CIFAR = 'cifar-{}-binary.tar.gz or the folder it unpacks to; downloaded if tensorflow is installed'
+CIFAR = (
+    'cifar-{0}-binary.tar.gz, cifar-{0}-python.tar.gz or the folder they unpack to; downloaded if '
+    'tensorflow is installed'
+)
 
 SPECS = {
     'digits': Spec(10, (16, 16, 1), 'test', builder='lcn_jax.data.digits:Digits'),
@@ -47,7 +50,7 @@ SPECS = {
         10,
         (32, 32, 3),
         'test',
-        builder='lcn_jax.data.official:Cifar10',
+        builder='lcn_jax.data.cifar:Cifar10',
         source=CIFAR.format(10),
         downloads=True,
     ),
@@ -55,7 +58,7 @@ SPECS = {
         100,
         (32, 32, 3),
         'test',
-        builder='lcn_jax.data.official:Cifar100',
+        builder='lcn_jax.data.cifar:Cifar100',
         source=CIFAR.format(100),
         downloads=True,
     ),
@@ -70,8 +73,11 @@ SPECS = {
         1000,
         (None, None, 3),
         'validation',
-        builder='lcn_jax.data.official:Imagenet2012',
-        source='the folder of ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar',
+        builder='lcn_jax.data.imagenet:Imagenet2012',
+        source=(
+            'the folder of ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, or a folder or zip '
+            'file with train/WNID/*.JPEG and val/ in it, as from Kaggle'
+        ),
         options=('val_labels',),
     ),
 }

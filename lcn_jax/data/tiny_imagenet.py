@@ -41,7 +41,7 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager):
         with archives.files(self._source) as files:
             root = _root(files, self._source)
-            wnids = files[f'{root}wnids.txt']().decode().split()
+            wnids = _wnids(files, root, self._source)
         self.info.features['label'].names = wnids
         return {
             'train': self._generate_examples(_train_labels, root, wnids),
@@ -54,16 +54,26 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
                 if path not in files:
                     raise UsageError(f'{self._source}: there is no {path}.')
                 name = PurePosixPath(path).name
-                image = encoded.rgb(files[path](), f'{self._source}: {path}')
+                image = encoded.stored(files[path](), f'{self._source}: {path}')
                 yield name, {'image': image, 'label': label, 'file_name': name}
 
 
 def _root(files, source) -> str:
     """The folder with `wnids.txt`: '' or a path that ends in a slash."""
-    roots = [path.removesuffix('wnids.txt') for path in files if path.endswith('wnids.txt')]
+    roots = archives.folders_with('wnids.txt', files)
     if len(roots) != 1:
         raise UsageError(f'{source} is not TinyImageNet: there must be one wnids.txt in it.')
     return roots[0]
+
+
+def _wnids(files, root, source) -> list[str]:
+    name = f'{root}wnids.txt'
+    wnids = archives.lines(files[name](), f'{source}: {name}')
+    if not wnids:
+        raise UsageError(f'{source}: {name} lists no classes.')
+    if len(set(wnids)) < len(wnids):
+        raise UsageError(f'{source}: {name} lists a class twice.')
+    return wnids
 
 
 def _train_labels(files, root, wnids, source) -> dict[str, str]:
@@ -71,13 +81,11 @@ def _train_labels(files, root, wnids, source) -> dict[str, str]:
     by_class = {wnid: [] for wnid in wnids}
     for path in files:
         match path.removeprefix(root).split('/'):
-            case ['train', wnid, 'images', _] if wnid in by_class:
+            case ['train', wnid, 'images', name] if wnid in by_class and archives.is_image(name):
                 by_class[wnid].append(path)
     for wnid, paths in by_class.items():
         if not paths:
             raise UsageError(f'{source}: there are no training images of class {wnid}.')
-    if not by_class:
-        raise UsageError(f'{source}: {root}wnids.txt lists no classes.')
     return {path: wnid for wnid, paths in by_class.items() for path in sorted(paths)}
 
 
@@ -87,13 +95,13 @@ def _validation_labels(files, root, wnids, source) -> dict[str, str]:
     if annotations not in files:
         raise UsageError(f'{source}: there is no {annotations}.')
     labels = {}
-    for number, line in enumerate(files[annotations]().decode().splitlines(), 1):
+    for line in archives.lines(files[annotations](), f'{source}: {annotations}'):
         match line.split('\t'):
             case [name, wnid, *_] if wnid in wnids:
                 labels[f'{root}val/images/{name}'] = wnid
             case _:
                 raise UsageError(
-                    f'{source}: line {number} of {annotations} has no class of wnids.txt.'
+                    f'{source}: {annotations} has a line without a class of wnids.txt: {line!r}.'
                 )
     if not labels:
         raise UsageError(f'{source}: {annotations} lists no images.')
