@@ -1,5 +1,6 @@
 """The layers of a network, against each other and the whole network."""
 
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_runs
-from tiny_networks import LAYERS, SHORTCUT
+from tiny_networks import LAYERS, SHORTCUT, make_config
 
 from lcn_jax import local
 from lcn_jax.brain import features
@@ -76,6 +77,31 @@ class TestForeignModel:
         assert list(found) == list(expected)
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+    def test_the_example_in_the_docs(self):
+        text = (tiny_runs.ROOT / 'docs/models.md').read_text()
+        example = {}
+        exec(re.search(r'```python\n(.*?)```', text, re.DOTALL)[1], example)
+        config = make_config('lc')
+        model = example['two_layers'](config, num_classes=10)
+        variables = jax.eval_shape(
+            lambda key: model.init(key, np.zeros((1, 8, 8, 3), np.float32), train=False),
+            jax.random.key(0),
+        )
+        assert set(variables['grids']) == {'conv1', 'conv2'}
+        variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), variables)
+        ones = np.ones(3, np.float32)
+        network = features.Network(model, variables, (8, 8, 3), ones, ones, step=0)
+        assert features.blocks(network) == ('layer1', 'layer2')
+        image = np.zeros((8, 8, 3), np.uint8)
+        found = features.extract(network, [image], features.main_layers(network))
+        width = config.model.width
+        assert {name: x.shape for name, x in found.items()} == {
+            'layer1': (1, width, 4, 4),
+            'layer2': (1, 2 * width, 2, 2),
+            'pooled': (1, 2 * width),
+            'logits': (1, 10),
+        }
 
     def test_a_number_of_channels_that_image_files_do_not_have(self):
         with pytest.raises(UsageError, match=r'4 channels; image files give 1 \(grey\) or 3'):
