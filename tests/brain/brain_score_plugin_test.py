@@ -202,6 +202,21 @@ class TestPlugin:
                 rtol=1e-5, atol=1e-6,
             )  # fmt: skip
 
+    def test_blocks_of_a_model_that_is_not_ours(self, registry, found, folder, shown):
+        """What is between 'stem' and 'pooled', whatever it is called."""
+        layers = dict(zip(('stem', 'first', 'deep/out', 'pooled', 'logits'), found['lc'].values()))
+        self.save(folder / 'lcn_jax_lc/a.npz', shown, slice(0, 6), **layers)
+        model = registry['lcn_jax_lc']()
+        assert model.region_layer_map == {
+            'V1': 'first',
+            'V2': 'first',
+            'V4': 'deep/out',
+            'IT': 'deep/out',
+        }
+        np.testing.assert_array_equal(
+            self.record(model, 'IT', shown), self.expected(layers['deep/out'])
+        )
+
     def test_another_file_adds_images(self, registry, found, folder, shown):
         layer = found['lc']['stage1_block1']
         for part in (slice(0, 3), slice(3, 6)):
