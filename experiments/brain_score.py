@@ -21,7 +21,7 @@ from experiments.common.provenance import provenance
 from experiments.reports import brain as brain_report
 from lcn_jax.brain import assembly, features, stimuli
 from lcn_jax.errors import UsageError
-from lcn_jax.files import make_folder, to_json, write_text
+from lcn_jax.files import make_folder, to_json, write_text, writing
 
 WORKDIR = flags.DEFINE_list('workdir', None, 'Folders of runs, separated by commas.')
 CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
@@ -50,8 +50,7 @@ def described(runs: dict[str, dict]) -> str:
 def main(argv):
     del argv
     started = time.perf_counter()
-    out = pathlib.Path(OUT.value)
-    make_folder(out)
+    out = make_folder(OUT.value)
     neurons = assembly.read(ASSEMBLY.value, tuple(AXES.value), GROUP.value)
     images = stimuli.shown(IMAGES.value, neurons)
     workdirs = named(WORKDIR.value)
@@ -70,7 +69,9 @@ def main(argv):
         first = next(iter(regions.values()))
         raise UsageError(f'nothing can be scored: {first.get("error") or described(first["runs"])}')
 
-    brain_report.plot(regions).savefig(out / 'brain_score.png', dpi=130)
+    picture = out / 'brain_score.png'
+    with writing(picture), picture.open('wb') as file:
+        brain_report.plot(regions).savefig(file, dpi=130)
     report = {
         'assembly': pathlib.Path(ASSEMBLY.value).name,
         'workdirs': workdirs,

@@ -6,9 +6,8 @@
 Images that cannot be decoded are left out of it; they are then named, and the exit status is 1.
 """
 
-import pathlib
-
 from absl import flags
+from etils import epath
 
 from experiments.common import cli
 from lcn_jax.brain import exchange, features, stimuli
@@ -31,7 +30,7 @@ def main(argv):
     network = features.load(WORKDIR.value, CHECKPOINT.value, DATA_DIR.value)
     layers = LAYERS.value or features.main_layers(network)
     files = stimuli.read(IMAGES.value)
-    make_folder(pathlib.Path(OUT.value).parent)
+    make_folder(epath.Path(OUT.value).parent)
     left_out = exchange.write(OUT.value, network, files, layers)
     print(f'{OUT.value} has {len(layers)} layers of {len(files) - len(left_out)} images')
     if left_out:

@@ -41,6 +41,7 @@ from experiments.common.provenance import provenance
 from experiments.configs import digits
 from experiments.reports import brain as brain_report
 from lcn_jax.brain import assembly, features
+from lcn_jax.brain.scores import Scorer
 from lcn_jax.data import sources
 from lcn_jax.training.train import train_and_evaluate
 
@@ -69,7 +70,7 @@ trained = features.load(f'{folder}/run')
 init = jax.jit(trained.model.init, static_argnames='train')
 start = init(jax.random.key(0), jnp.zeros((1, *trained.image_shape)), train=False)
 untrained = dataclasses.replace(trained, variables=start, step=0)
-print('blocks:', features.blocks(trained.model))
+print('blocks:', features.blocks(trained))
 
 # %% [markdown]
 # ## Neurons
@@ -131,7 +132,7 @@ print('images, neurons, repetitions:', neurons.responses.shape, set(neurons.regi
 # The best block of each network is chosen on one half of the images and reported on the other.
 
 # %%
-scorer = brain_report.Scorer(neurons.responses, neurons.groups)
+scorer = Scorer(neurons.responses, neurons.groups)
 networks = {'trained': trained, 'untrained': untrained}
 region = brain_report.compare(scorer, networks, images, 'made up')
 

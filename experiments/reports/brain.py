@@ -126,7 +126,7 @@ def plot(regions: dict[str, dict]) -> Figure:
         axes.axhspan(*best[1:], color='0.5', alpha=0.15, lw=0)
         runs = scored(region)
         axes.set_prop_cycle(color=colormaps['tab20'].colors)
-        step = min(0.12, 0.7 / len(runs))  # to the side, or the bars hide each other
+        step = min(0.12, 0.7 / len(runs))  # to the side, so that bars do not overlap
         for number, (label, run) in enumerate(runs.items()):
             layers = run['layers'].values()
             scores = np.array([layer.get('score', np.nan) for layer in layers])

@@ -4,10 +4,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from etils import epath
 
 from lcn_jax.brain import stimuli
 from lcn_jax.brain.features import Network, extract
 from lcn_jax.errors import UsageError
+from lcn_jax.files import writing
 
 
 def write(
@@ -23,7 +25,7 @@ def write(
       {name: reason} of the files that were left out.
 
     Raises:
-      UsageError: there is no such layer, or no file decodes.
+      UsageError: there is no such layer, no file decodes, or the npz file cannot be written.
     """
     images, left_out = {}, {}
     for name, file in files.items():
@@ -35,5 +37,6 @@ def write(
         raise UsageError(f'none of the images can be decoded: {next(iter(left_out.values()))}')
     digests = [hashlib.sha256(files[name]).hexdigest() for name in images]
     activations = extract(network, list(images.values()), layers)
-    np.savez(path, digest=np.array(digests), **activations)
+    with writing(path), epath.Path(path).open('wb') as file:
+        np.savez(file, digest=np.array(digests), **activations)
     return left_out

@@ -66,7 +66,7 @@ def shown(source: str, neurons: Assembly) -> list[np.ndarray]:
     if len(files) != len(neurons.responses):
         raise UsageError(
             f'there are {len(files)} images in {source}, but responses to '
-            f'{len(neurons.responses)}; if those are neurons: --axes=neuroids,stimuli,repetitions'
+            f'{len(neurons.responses)}; if these are neurons: --axes=neuroids,stimuli,repetitions.'
         )
     return [decode(file, name) for name, file in files.items()]
 

@@ -1,4 +1,4 @@
-"""Responses of neurons, as files have them."""
+"""Responses of neurons, read from files of all formats."""
 
 import io
 import sys
@@ -19,7 +19,7 @@ class TestAssembly:
         return str(tmp_path / 'a.npz')
 
     def test_axes_and_missing_repetitions(self, tmp_path):
-        """The first two of each are kept, where one neuron has no more of one image."""
+        """One neuron has two repetitions of one image, so the first two of each are kept."""
         responses = rng(0).normal(size=(3, 4, 5))  # neurons, images, repetitions
         responses[1, 2, [0, 2, 4]] = np.nan
         responses[0, 0, 1] = np.nan
@@ -47,7 +47,7 @@ class TestAssembly:
             (dict(region=np.ones(4)), r'one for each neuron it would be \(3,\)\. Are the axes'),
         ],
     )
-    def test_what_cannot_be_used_is_refused(self, tmp_path, change, message):
+    def test_bad_content_is_refused(self, tmp_path, change, message):
         arrays = {'responses': np.zeros((4, 3, 2))}
         for name in ('responses', 'stimulus_id', 'region'):
             if name in change:
@@ -56,7 +56,7 @@ class TestAssembly:
         with pytest.raises(UsageError, match=message):
             assembly.read(path, **change)
 
-    def test_files_that_are_not_there_or_no_npz(self, tmp_path):
+    def test_missing_and_invalid_files(self, tmp_path):
         with pytest.raises(UsageError, match='there is no file'):
             assembly.read(str(tmp_path / 'a.npz'))
         whole = Path(self.save(tmp_path, responses=rng(0).normal(size=(4, 3, 2)))).read_bytes()
@@ -69,14 +69,14 @@ class TestAssembly:
             with pytest.raises(UsageError, match=r'b\.npz is not a valid npz file'):
                 assembly.read(str(tmp_path / 'b.npz'))
         flipped = bytearray(whole)
-        flipped[200] ^= 1  # in the array: the checksum tells
+        flipped[200] ^= 1  # a bit of the array, which the checksum covers
         (tmp_path / 'b.npz').write_bytes(flipped)
         with pytest.raises(UsageError, match='Bad CRC-32'):
             assembly.read(str(tmp_path / 'b.npz'))
 
     @pytest.mark.parametrize('ids', ['stimulus_id', 'image_id'])
     def test_netcdf(self, tmp_path, ids):
-        """Presentations in any order, of one image more, as Brain-Score's files have them."""
+        """Presentations are in any order, and one image has more of them than the others."""
         xarray = pytest.importorskip('xarray')
         responses = rng(0).normal(size=(3, 2, 2))  # images, neurons, repetitions
         order = [(2, 0), (0, 0), (1, 0), (0, 1), (2, 1), (1, 1), (0, 0)]

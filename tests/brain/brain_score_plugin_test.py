@@ -1,4 +1,4 @@
-"""The plugin for Brain-Score, in a stand-in for it."""
+"""The plugin for Brain-Score, with a stand-in for Brain-Score."""
 
 import collections
 import hashlib
@@ -14,13 +14,13 @@ from lcn_jax.brain import features
 
 
 class StandIn:
-    """What Brain-Score 2.4.2 does with a model, in short, for it cannot be installed beside ours.
+    """What Brain-Score 2.4.2 does with a model, in short: it cannot be installed beside lcn_jax.
 
-    Its arrays have names for their axes and coordinates; these have not.
+    Its arrays have named axes and coordinates, which are left out here.
     """
 
     class Stimuli(dict):
-        """There, a table with these columns, and the files' paths."""
+        """In Brain-Score, a table with these columns, and the paths of the files."""
 
         identifier = 'shown'
 
@@ -28,7 +28,7 @@ class StandIn:
             return self['paths'][name]
 
     class Extractor:
-        kept = {}  # there, on disk
+        kept = {}  # on disk in Brain-Score
 
         def __init__(self, get_activations, preprocessing, identifier=False, batch_size=64):
             self.get_activations, self.preprocess = get_activations, preprocessing
@@ -54,7 +54,7 @@ class StandIn:
             return self.from_paths(paths, layers, stimuli_identifier or stimulus_set.identifier)
 
         def from_paths(self, stimuli_paths, layers, stimuli_identifier=None):
-            """(images, units of all layers), of every file once, and once for all."""
+            """(images, units of all layers); each file is shown once, and the results are kept."""
             if self.trials > 1:
                 return self.run(stimuli_paths, layers)
             once = list(dict.fromkeys(stimuli_paths))
@@ -64,7 +64,7 @@ class StandIn:
             return self.kept[key][[once.index(path) for path in stimuli_paths]]
 
         def run(self, paths, layers):
-            """In batches that are filled up, trial after trial."""
+            """In padded batches, trial after trial."""
             parts = []
             for start in range(0, len(paths), self.batch_size):
                 batch = paths[start : start + self.batch_size]
@@ -82,7 +82,7 @@ class StandIn:
             return np.concatenate(parts)
 
         def moved(self, image, pixels):
-            """To the right; the image is (C, H, W)."""
+            """Shifts an image (C, H, W) to the right."""
             if self.trials == 1:
                 return image
             _, _, width = image.shape
@@ -142,7 +142,7 @@ class TestPlugin:
 
     @pytest.fixture
     def shown(self, images, tmp_path):
-        """All but the last of the images, shown twice the first."""
+        """All images but the last; the first is shown twice."""
         paths = {}
         for number, image in enumerate(images):
             paths[f'id{number}'] = tmp_path / f'shown{number}.png'
@@ -202,6 +202,21 @@ class TestPlugin:
                 rtol=1e-5, atol=1e-6,
             )  # fmt: skip
 
+    def test_blocks_of_a_model_that_is_not_ours(self, registry, found, folder, shown):
+        """Blocks are the layers between 'stem' and 'pooled', whatever their names."""
+        layers = dict(zip(('stem', 'first', 'deep/out', 'pooled', 'logits'), found['lc'].values()))
+        self.save(folder / 'lcn_jax_lc/a.npz', shown, slice(0, 6), **layers)
+        model = registry['lcn_jax_lc']()
+        assert model.region_layer_map == {
+            'V1': 'first',
+            'V2': 'first',
+            'V4': 'deep/out',
+            'IT': 'deep/out',
+        }
+        np.testing.assert_array_equal(
+            self.record(model, 'IT', shown), self.expected(layers['deep/out'])
+        )
+
     def test_another_file_adds_images(self, registry, found, folder, shown):
         layer = found['lc']['stage1_block1']
         for part in (slice(0, 3), slice(3, 6)):
@@ -212,7 +227,7 @@ class TestPlugin:
         )
 
     def test_what_is_kept_of_other_files_is_not_used(self, registry, found, folder, shown):
-        """Brain-Score keeps activations under the name of the model that it knows."""
+        """Brain-Score keeps activations under the name of the model."""
         names = set()
         for kind in ('conv', 'lc', 'conv'):
             layer = found[kind]['stage1_block1']
@@ -229,7 +244,7 @@ class TestPlugin:
         model = registry['lcn_jax_lc']()
         with pytest.raises(RuntimeError, match='have stage1_block1 but no pooled'):
             model.start_task('probabilities', shown)
-        with pytest.raises(RuntimeError, match='from trial to trial, and needs a run'):
+        with pytest.raises(RuntimeError, match=r'from trial to trial, .* needs a run'):
             model.look_at(shown, number_of_trials=2, require_variance=True)
         last = str(shown['paths']['id6'])
         with pytest.raises(RuntimeError, match='features of 1 images are missing'):
@@ -265,7 +280,7 @@ class TestPlugin:
         )
 
     def test_brain_score_may_rename_it(self, registry, folder):
-        """As it does where it chooses the layers."""
+        """It does so while it chooses layers."""
         model = registry['lcn_jax_lc']().activations_model
         model.identifier += '-pca_1000'
         assert model._extractor.identifier.endswith('-pca_1000')

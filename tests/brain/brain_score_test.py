@@ -1,4 +1,4 @@
-"""The experiment brain_score, on neurons that read a known block."""
+"""The experiment brain_score, with simulated neurons that read a known layer."""
 
 import json
 import zipfile
@@ -18,7 +18,7 @@ rng = np.random.default_rng
 
 @pytest.fixture(scope='module')
 def session(networks, tmp_path_factory):
-    """A folder with images.zip and neurons.npz: neurons that read a block of the first network."""
+    """A folder with images.zip and neurons.npz; the neurons read a block of the first network."""
     folder = tmp_path_factory.mktemp('session')
     shown = rng(5).integers(0, 256, (160, 8, 8, 3), np.uint8)
     with zipfile.ZipFile(folder / 'images.zip', 'w') as archive:
@@ -39,7 +39,7 @@ def session(networks, tmp_path_factory):
 
 
 class Pixels(nn.Module):
-    """Sows the named functions of its images, the only units that it has."""
+    """A model without parameters that sows the named functions of its images."""
 
     names: tuple[str, ...]
 
@@ -62,7 +62,7 @@ class Pixels(nn.Module):
 
 
 class TestMarks:
-    """What cannot be scored is marked, and the rest is scored."""
+    """Layers, networks and regions that cannot be scored are marked, the others are scored."""
 
     def test_layers_networks_and_regions(self, capsys):
         """Neurons read all pixels; one in MT was not shown the last image."""
@@ -151,7 +151,7 @@ class TestExperiment:
         assert (tmp_path / 'brain_score.png').read_bytes().startswith(b'\x89PNG')
 
     def test_nothing_can_be_scored(self, runs, session, tmp_path):
-        """30 images do not tell 25 components."""
+        """30 images are too few for 25 components."""
         with np.load(session / 'neurons.npz') as neurons:
             few = {name: neurons[name][:30] for name in ('responses', 'stimulus_id')}
         np.savez(tmp_path / 'few.npz', **few)
@@ -169,7 +169,7 @@ class TestExperiment:
         )
         assert not (tmp_path / 'out/brain_score.json').exists()
 
-    def test_other_images_than_responses_are_refused(self, session):
+    def test_numbers_of_images_and_responses_must_agree(self, session):
         neurons = assembly.Assembly(np.zeros((5, 2, 3)), None, None, np.array(['a', 'a']))
         with pytest.raises(UsageError, match=r'there are 160 images .* responses to 5; .* --axes='):
             stimuli.shown(str(session / 'images.zip'), neurons)

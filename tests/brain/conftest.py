@@ -1,4 +1,4 @@
-"""Two small networks, images and what the networks make of them."""
+"""Two small networks, images, and the activations of the networks for them."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def images():
 
 @pytest.fixture(scope='module')
 def found(networks, images):
-    """The layers of each network."""
+    """The activations of each network."""
     return {
         kind: features.extract(network, images, (*LAYERS, SHORTCUT))
         for kind, network in networks.items()

@@ -1,5 +1,6 @@
-"""The layers of a network, against each other and the whole network."""
+"""The activations of layers, compared with each other and with the output of the network."""
 
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_runs
-from tiny_networks import LAYERS, SHORTCUT
+from tiny_networks import LAYERS, SHORTCUT, make_config
 
 from lcn_jax import local
 from lcn_jax.brain import features
@@ -26,14 +27,14 @@ class Local(nn.Module):
 
 
 class Foreign(nn.Module):
-    """A model that is not ours: it is nested, its names are not sorted, it has no BatchNorm."""
+    """A model of a user: nested, without BatchNorm, with names that are not in sorted order."""
 
     @nn.compact
     def __call__(self, images, train):
         x = nn.relu(nn.Conv(4, (3, 3), name='first_conv')(images))
         self.sow('intermediates', 'wide', x)
         x = Local(name='deep')(x)
-        self.sow('intermediates', 'sparsity', (x == 0).mean())  # no activation
+        self.sow('intermediates', 'sparsity', (x == 0).mean())  # not an activation
         x = x.mean((1, 2))
         self.sow('intermediates', 'pooled', x)
         return nn.Dense(3, name='classes')(x)
@@ -77,6 +78,31 @@ class TestForeignModel:
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
 
+    def test_the_example_in_the_docs(self):
+        text = (tiny_runs.ROOT / 'docs/models.md').read_text()
+        example = {}
+        exec(re.search(r'```python\n(.*?)```', text, re.DOTALL)[1], example)
+        config = make_config('lc')
+        model = example['two_layers'](config, num_classes=10)
+        variables = jax.eval_shape(
+            lambda key: model.init(key, np.zeros((1, 8, 8, 3), np.float32), train=False),
+            jax.random.key(0),
+        )
+        assert set(variables['grids']) == {'conv1', 'conv2'}
+        variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), variables)
+        ones = np.ones(3, np.float32)
+        network = features.Network(model, variables, (8, 8, 3), ones, ones, step=0)
+        assert features.blocks(network) == ('layer1', 'layer2')
+        image = np.zeros((8, 8, 3), np.uint8)
+        found = features.extract(network, [image], features.main_layers(network))
+        width = config.model.width
+        assert {name: x.shape for name, x in found.items()} == {
+            'layer1': (1, width, 4, 4),
+            'layer2': (1, 2 * width, 2, 2),
+            'pooled': (1, 2 * width),
+            'logits': (1, 10),
+        }
+
     def test_a_number_of_channels_that_image_files_do_not_have(self):
         with pytest.raises(UsageError, match=r'4 channels; image files give 1 \(grey\) or 3'):
             features.resized([np.zeros((8, 8, 3), np.uint8)], (8, 8, 4))
@@ -85,7 +111,7 @@ class TestForeignModel:
 class TestFeatures:
     @pytest.mark.parametrize('kind', ['conv', 'lc'])
     def test_blocks_are_what_the_network_computes(self, networks, found, images, kind):
-        """From each block, what comes after it follows."""
+        """Each block gives the shortcut, average or logits that are computed from it."""
         network, found = networks[kind], found[kind]
         assert features.blocks(network) == LAYERS[1:3]
         assert [x.shape[1:] for x in found.values()] == [
@@ -119,7 +145,7 @@ class TestFeatures:
         np.testing.assert_array_equal(small[:, 3], np.tile([200, 100, 0], (4, 1)))
 
     def test_fine_stripes_become_grey(self):
-        """As without aliasing; a few grey levels are left of 255 at the border."""
+        """Antialiasing leaves a few of the 255 grey levels at the border."""
         stripes = np.zeros((64, 64), np.uint8)
         stripes[:, ::2] = 255
         (small,) = features.resized([stripes], (8, 8, 3))
@@ -135,17 +161,17 @@ class TestFeatures:
                 np.testing.assert_array_equal(image, expected)
 
     @pytest.mark.parametrize('image', [np.zeros((8, 8, 3)), np.zeros((8, 8, 4), np.uint8)])
-    def test_what_is_no_image_is_refused(self, image):
+    def test_arrays_that_are_not_images_are_refused(self, image):
         with pytest.raises(ValueError, match=r'must be uint8 of shape \(H, W\)'):
             features.resized([image], (8, 8, 3))
 
-    def test_unknown_layers_are_refused_with_those_there_are(self, networks, images):
+    def test_unknown_layers_are_refused_with_a_list(self, networks, images):
         with pytest.raises(
             UsageError, match=r"'block7'; known: stem_conv, .*stage2_block1, pooled, logits"
         ):
             features.extract(networks['conv'], images, ['block7'])
 
-    def test_a_run_that_is_not_there(self, tmp_path):
+    def test_a_missing_run(self, tmp_path):
         with pytest.raises(UsageError, match='holds no run'):
             features.load(str(tmp_path))
 

@@ -21,7 +21,7 @@ rng = np.random.default_rng
 
 
 def pls_by_the_book(x, y, groups):
-    """Brain-Score's metric with all features, as its documentation has it."""
+    """Brain-Score's metric with all features, written as in its documentation."""
     from sklearn.cross_decomposition import PLSRegression
     from sklearn.model_selection import StratifiedShuffleSplit
 
@@ -36,7 +36,7 @@ def pls_by_the_book(x, y, groups):
 
 class TestPredictivity:
     def test_fewer_coordinates_change_nothing(self):
-        """Not one prediction, from more than 10,000 features; but for rounding, they are exact.
+        """All predictions from more than 10,000 features stay the same, up to rounding.
 
         Power iterations stop at a change of 1e-6, which rotating the coordinates leaves as it is.
         """
@@ -106,7 +106,7 @@ class TestPredictivity:
         assert ceiling == pytest.approx(reliability, abs=0.02)
 
     def test_repetitions_that_some_images_lack(self):
-        """The mean of a half is over those there are; images without any in it do not count."""
+        """Means ignore missing repetitions; an image that a half lacks is left out."""
         from sklearn.model_selection import ShuffleSplit
 
         responses = noisy(rng(3).normal(size=(30, 2)), 0.5, 4, seed=4)
@@ -136,20 +136,20 @@ class TestPredictivity:
     def test_interval_has_the_width_of_theory(self):
         """A median of n normal values has the standard error sqrt(pi / 2 n).
 
-        It hangs on the density at the median, which 400 values tell to a few tenths at worst.
+        It depends on the density at the median, which 400 values estimate to within 30 %.
         """
         values = rng(0).normal(size=(1, 400))
         low, high = scores.interval(values)
         assert high - low == pytest.approx(2 * 1.96 * np.sqrt(np.pi / 800), rel=0.3)
 
     def test_differences_are_over_the_same_neurons(self):
-        """They are exact where every neuron differs by the same, however different neurons are."""
+        """They are exact if all neurons differ by the same, however different the neurons are."""
         values = rng(0).normal(size=(10, 30))
         found = scores.difference(values, values + 0.25)
         assert found['difference'] == pytest.approx(0.25)
         assert found['difference_interval'] == pytest.approx((0.25, 0.25))
 
-    def test_halves_have_each_kind_in_proportion(self):
+    def test_halves_are_stratified(self):
         groups = np.repeat([0, 1, 2], [60, 30, 10])
         for half in predictivity.halves(100, groups):
             assert np.bincount(groups[half]).tolist() == [30, 15, 5]
@@ -169,7 +169,7 @@ class TestPredictivity:
         ids=['copies', 'constant', 'rarely active', 'infinite', 'nan'],
     )
     def test_features_that_cannot_be_regressed_on_are_refused(self, change, message):
-        """Those that vary over 26 images do not vary over as many in each split."""
+        """Features that are active for 26 images are active for fewer in each split."""
         x = rng(0).normal(size=(60, 40))
         with pytest.raises(UsageError, match=message):
             predictivity.prediction_correlations(change(x), rng(1).normal(size=(60, 2)))
@@ -181,14 +181,14 @@ class TestPredictivity:
 
 @pytest.mark.skipif(NEURAL_DIR is None, reason='LCN_NEURAL_DIR is not set')
 def test_golden_numbers():
-    """Six digits of what Brain-Score's code gave for pixels and the session of V4."""
+    """Six digits of the scores that Brain-Score's code gave for pixels and the session of V4."""
     folder = pathlib.Path(NEURAL_DIR)
     neurons = assembly.read(
         str(folder / 'v4_210325.npz'), axes=('neuroids', 'stimuli', 'repetitions')
     )
     responses = neurons.responses[..., :6]
     files = stimuli.read(str(folder / 'v4_210325_images.zip'))
-    # Theirs is resized by Pillow's default, which is not what networks see here.
+    # Those scores were for images resized by Pillow's default filter, unlike `features.resized`.
     pixels = np.stack([
         np.asarray(Image.fromarray(stimuli.decode(file, name)).resize((32, 32))) / 255
         for name, file in files.items()

@@ -12,7 +12,7 @@ rng = np.random.default_rng
 class TestRdm:
     def test_is_one_less_the_correlation(self):
         x = rng(0).normal(size=(4, 2, 3))
-        x[3] = 2  # all features are the same
+        x[3] = 2  # equal features
         pairs = [(0, 1), (0, 2), (1, 2)]
         full = [1 - stats.pearsonr(x[i].ravel(), x[j].ravel()).statistic for i, j in pairs]
         np.testing.assert_allclose(rdm.rdm(x)[[0, 1, 3]], full)
@@ -25,7 +25,7 @@ class TestRdm:
         assert rdm.similarity(model, np.exp(model)[None]) == pytest.approx(1)
 
     def test_noise_ceiling(self):
-        """The true model is between the bounds, and nothing above the upper one."""
+        """The true model is between the bounds, and no model is above the upper one."""
         truth = rng(0).normal(size=2000)
         measured = truth + rng(1).normal(size=(5, 2000))
         low, high = rdm.noise_ceiling(measured)

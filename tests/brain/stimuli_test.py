@@ -24,7 +24,7 @@ class TestStimuli:
             with pytest.raises(UsageError, match=f'there are {count} images called {name}'):
                 stimuli.choose(files, [name])
 
-    def test_what_is_no_image_is_named(self, images):
+    def test_a_file_that_is_not_an_image_is_named(self, images):
         np.testing.assert_array_equal(stimuli.decode(png(images[0]), 'x.png'), images[0])
         with pytest.raises(UsageError, match=r'x\.png is not a whole image'):
             stimuli.decode(png(images[0])[:-30], 'x.png')

@@ -1,4 +1,4 @@
-"""Networks that were never trained, in workdirs as if they were; their layers; measurements."""
+"""Workdirs of networks that were not trained, simulated neurons, and calls of the binaries."""
 
 import io
 import subprocess
@@ -29,7 +29,7 @@ def make_config(kind):
 
 
 def make_state(config, seed):
-    """Random numbers that let the activity through, which take less time than an initialisation."""
+    """Random parameters at which layers stay active, made faster than by an initialisation."""
     shapes = Experiment.create(config).shapes
     random = rng(seed)
 
@@ -48,7 +48,7 @@ def make_state(config, seed):
 
 
 def make_run(workdir, kind, seed=0):
-    """A workdir with a checkpoint of step 3, as if trained."""
+    """A workdir with a checkpoint of step 3."""
     config = make_config(kind)
     snapshot = checkpoint.Snapshot.start(make_state(config, seed))
     checkpoint.claim(str(workdir), config)
@@ -58,7 +58,7 @@ def make_run(workdir, kind, seed=0):
 
 
 def noisy(signal, reliability, repetitions, seed):
-    """(S, N) -> (S, N, R): the means over repetitions have the reliability."""
+    """(S, N) -> (S, N, R): means over the repetitions have this reliability."""
     noise = np.sqrt(repetitions * signal.var(0) * (1 / reliability - 1))[:, None]
     return signal[..., None] + noise * rng(seed).normal(size=(*signal.shape, repetitions))
 
@@ -70,7 +70,7 @@ def png(image):
 
 
 def call(module, *flags, status=0):
-    """What a binary writes to stdout and stderr."""
+    """Stdout and stderr of a binary, which must end with this status."""
     done = subprocess.run(
         [sys.executable, '-m', f'experiments.{module}', *flags],
         cwd=tiny_runs.ROOT, capture_output=True, text=True,

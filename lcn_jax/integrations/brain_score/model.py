@@ -1,14 +1,13 @@
-"""A network behind the interface of Brain-Score, from files of features or from a run.
+"""A network with the interface of Brain-Score, from files of activations or from a run.
 
-Runs in Brain-Score's environment: with numpy below 2, and without JAX unless from a run.
+Runs in Brain-Score's environment: with numpy below 2, and without JAX unless it reads a run.
 
-A network tells in `version`, a few digits, which weights its activations are of: Brain-Score keeps
-activations on disk under the name of the model, and would go on with those of the weights before.
+A network has a `version`, a checksum of its weights or files: Brain-Score caches activations on
+disk under the name of the model, and would otherwise use those of earlier weights.
 """
 
 import hashlib
 import os
-import re
 import shutil
 import zipfile
 import zlib
@@ -20,15 +19,16 @@ import numpy as np
 from brainscore_vision.model_helpers.activations.core import ActivationsExtractorHelper
 from brainscore_vision.model_helpers.brain_transformation import ModelCommitment
 
-DEPTHS = {'V1': 0.25, 'V2': 0.5, 'V4': 0.75, 'IT': 1.0}  # parts of the way through the blocks
+DEPTHS = {'V1': 0.25, 'V2': 0.5, 'V4': 0.75, 'IT': 1.0}  # fractions of the way through the blocks
+NOT_BLOCKS = ('stem', 'pooled', 'logits')
 BATCH_SIZE = 64
 VISUAL_DEGREES = 8
 
 
 class StoredFeatures:
-    """Features in npz files that experiments.features wrote.
+    """Activations in the npz files in a folder, written by experiments.features.
 
-    layers: names; images are known by the SHA-256 of their files, whatever they are called.
+    layers: their names. Images are identified by the SHA-256 of their files, not by their names.
     """
 
     def __init__(self, folder: Path, missing: Path):
@@ -40,15 +40,15 @@ class StoredFeatures:
         digests = [name for file in self._files for name in file['digest'].tolist()]
         self._rows = {name: row for row, name in enumerate(digests)}
         self._arrays = {}
-        names = self._files[0].files if self._files else ['pooled']  # until there are some
+        names = self._files[0].files if self._files else ['pooled']  # until there are files
         self.layers = [name for name in names if name != 'digest']
 
     def check(self, paths: Sequence[str], require_variance: bool = False) -> list[int]:
-        """Rows of images; stops if some have none, and copies those to where they can be made."""
+        """Rows of images; RuntimeError if some are missing, which are copied to one folder."""
         if require_variance:
             raise RuntimeError(
-                'the features in files are of images that do not move; this benchmark shifts them '
-                'from trial to trial, and needs a run where JAX can be imported.'
+                'this benchmark shifts images from trial to trial, and files have the features of '
+                'unshifted images: it needs a run, and JAX in this environment.'
             )
         digests = [digest(path) for path in paths]
         missing = {name: path for name, path in zip(digests, paths) if name not in self._rows}
@@ -74,9 +74,9 @@ class StoredFeatures:
         if name not in self.layers:
             raise RuntimeError(
                 f'the files of features have {", ".join(self.layers)} but no {name}: run '
-                'experiments.features with it among --layers.'
+                f'experiments.features with {name} in --layers.'
             )
-        if name not in self._arrays:  # reading it takes longer than a batch may
+        if name not in self._arrays:  # too slow to read for every batch
             self._arrays[name] = np.concatenate([file[name] for file in self._files])
         return self._arrays[name]
 
@@ -96,10 +96,10 @@ class LiveNetwork:
         self.version = short([zlib.crc32(np.asarray(leaf).tobytes()) for leaf in weights])
 
     def check(self, paths: Sequence[str], require_variance: bool = False) -> None:
-        """There is nothing that could be missing."""
+        """Nothing can be missing."""
 
     def preprocess(self, paths: Sequence[str]) -> np.ndarray:
-        """Image files -> (N, C, H, W) uint8, as Brain-Score shifts them where trials differ."""
+        """Image files -> (N, C, H, W) uint8, the axes that Brain-Score shifts between trials."""
         images = [self._stimuli.decode(Path(path).read_bytes(), path) for path in paths]
         return self._features.resized(images, self._network.image_shape).transpose(0, 3, 1, 2)
 
@@ -110,7 +110,7 @@ class LiveNetwork:
 
 
 class ActivationsModel:
-    """What Brain-Score calls with images and names of layers."""
+    """The model that Brain-Score calls with images and names of layers."""
 
     def __init__(self, identifier: str, network: StoredFeatures | LiveNetwork):
         self._network = network
@@ -127,11 +127,12 @@ class ActivationsModel:
         return self._extractor.identifier
 
     @identifier.setter
-    def identifier(self, name: str) -> None:  # where Brain-Score chooses the layers
+    def identifier(self, name: str) -> None:  # Brain-Score sets it while it chooses layers
         self._extractor.identifier = name
 
     def __call__(self, stimuli, layers, require_variance=False, **kwargs):
-        """stimuli: a StimulusSet or paths of image files; of all that are missing it tells here."""
+        """stimuli: a StimulusSet or paths of image files."""
+        # All at once: the extractor would stop at the first batch with missing images.
         self._network.check(paths_of(stimuli), require_variance)
         return self._extractor(stimuli, layers=layers, require_variance=require_variance, **kwargs)
 
@@ -139,7 +140,7 @@ class ActivationsModel:
 def commitment(identifier: str) -> ModelCommitment:
     """The model in LCN_BRAIN_SCORE_DIR/identifier: a run, or a folder of feature files."""
     if 'LCN_BRAIN_SCORE_DIR' not in os.environ:
-        raise RuntimeError('LCN_BRAIN_SCORE_DIR must name the folder with the networks to score.')
+        raise RuntimeError('LCN_BRAIN_SCORE_DIR must name the folder of the networks to score.')
     root = Path(os.environ['LCN_BRAIN_SCORE_DIR'])
     folder = root / identifier
     if (folder / 'config.json').exists():
@@ -157,8 +158,8 @@ def commitment(identifier: str) -> ModelCommitment:
 
 
 def region_layer_map(layers: Sequence[str]) -> dict[str, str]:
-    """A block for each region, by depth; the first layer if there are no blocks yet."""
-    blocks = [layer for layer in layers if re.fullmatch(r'stage\d+_block\d+', layer)] or layers[:1]
+    """A block for each region, by depth; the first layer if there are no blocks."""
+    blocks = [layer for layer in layers if layer not in NOT_BLOCKS] or layers[:1]
     return {region: blocks[round(depth * (len(blocks) - 1))] for region, depth in DEPTHS.items()}
 
 
@@ -169,7 +170,7 @@ def paths_of(stimuli) -> list[str]:
 
 
 def short(numbers: Sequence[int]) -> str:
-    """A few digits for all the numbers."""
+    """A checksum of eight hexadecimal digits."""
     return f'{zlib.crc32(repr(numbers).encode()):08x}'
 
 
