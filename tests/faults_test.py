@@ -1,7 +1,6 @@
 """What happens to runs: kills, signals, full disks, exploding losses. All of it really happens."""
 
 import os
-import random
 import re
 import signal
 import time
@@ -16,13 +15,8 @@ from lcn_jax.data.prepare import prepare
 from lcn_jax.errors import UsageError
 from lcn_jax.training import train
 
-STEPS = {'resident': 100, 'streaming': 48}
+KILL = 'os.kill(os.getpid(), signal.SIGKILL)'
 SELDOM = '--config.checkpoint_every=1000'  # this may change from run to run
-
-
-@pytest.fixture(scope='module')
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp('cache')
 
 
 @pytest.fixture(scope='module')
@@ -36,8 +30,8 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def resident(data_dir, cache):
-    return tiny_runs.Starter('resident', data_dir, cache)
+def resident(data_dir):
+    return tiny_runs.Starter('resident', data_dir)
 
 
 @pytest.fixture(scope='module')
@@ -47,62 +41,66 @@ def uninterrupted(resident, tmp_path_factory):
     return workdir
 
 
-def kill_at_record(starter, workdir, number):
-    process = starter.start(workdir)
-    tiny_runs.wait_for_record(process, workdir, number)
-    process.kill()
-    process.wait()
-    assert process.returncode == -signal.SIGKILL
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize('kind', STEPS)
-def test_killed_three_times_is_uninterrupted(kind, data_dir, cache, uninterrupted, tmp_path):
+def test_streaming_killed_three_times_is_uninterrupted(data_dir, tmp_path):
     """Across sleeps, which come every 7 steps."""
-    starter = tiny_runs.Starter(kind, data_dir, cache)
-    if kind == 'streaming':
-        uninterrupted = tmp_path / 'uninterrupted'
-        starter.finish(uninterrupted)
-    numbers = sorted(random.sample(range(2, STEPS[kind] // 4 - 4), 3))
-    print('killed at records', numbers)
-    for number in numbers:
-        kill_at_record(starter, tmp_path / 'killed', number)
-    starter.finish(tmp_path / 'killed')
-    tiny_runs.assert_same(tmp_path / 'killed', uninterrupted)
-    steps = [record['step'] for record in tiny_runs.records(tmp_path / 'killed')]
-    assert steps == sorted(set(steps)) and steps[-1] == STEPS[kind]
+    starter = tiny_runs.Starter('streaming', data_dir)
+    starter.finish(tmp_path / 'uninterrupted')
+    for number in (3, 4, 2):  # before the records of steps 12, 24 and 28
+        kill = tiny_runs.record(number, KILL)
+        starter.fork(tmp_path / 'killed', before=kill, status=-signal.SIGKILL)
+    starter.fork(tmp_path / 'killed')
+    tiny_runs.assert_same(tmp_path / 'killed', tmp_path / 'uninterrupted')
+
+
+def in_save(step, number):
+    """At something that a run does in the temporary folder of a save."""
+    return tiny_runs.at(rf"[^']*/{step}\.orbax[^/']*/", KILL, number)
+
+
+# Where a process is killed, in order. A checkpoint comes every 5 steps, a record every 4, a sleep
+# every 7, and an epoch has 50.
+KILLS = {
+    'while it imports': tiny_runs.at(r"import \('lcn_jax\.training\.train'", KILL),
+    'while it imports orbax': tiny_runs.at(r"import \('orbax\.checkpoint'", KILL),
+    'before there is a folder': tiny_runs.at(r"os\.mkdir \('[^']*/checkpoints'", KILL),
+    'before there is a config': tiny_runs.at(r"os\.rename \('[^']*/config\.json", KILL),
+    'before there is a log': tiny_runs.at(r"os\.rename \('[^']*/metrics\.jsonl", KILL),
+    'before the first record': tiny_runs.record(1, KILL),
+    'in a save, the first': in_save(5, 1),
+    'in a save, the first, further on': in_save(5, 5),
+    'in a save, of step 10': in_save(10, 2),
+    'in a save, of step 15': in_save(15, 3),
+    'in a save, of step 20': in_save(20, 4),
+    'in a save, after a sleep': in_save(35, 6),
+    'in a save, at the end of an epoch': in_save(50, 7),
+    'in a save, of step 55': in_save(55, 8),
+    'in a save, at its end': tiny_runs.at(r"os\.rename \('[^']*/60\.orbax[^/']*', ", KILL),
+    'while it clears up after that': tiny_runs.at(r"shutil\.rmtree \('[^']*/60\.orbax", KILL),
+    'while it reads a checkpoint': tiny_runs.at(r"open \('[^']*/checkpoints/55/", KILL, 2),
+    'before a record': tiny_runs.record(4, KILL),
+    'within a record': tiny_runs.record(
+        5, f'os.write(os.open(arguments[0], os.O_WRONLY | os.O_APPEND), b\'{{"step": 7\'); {KILL}'
+    ),
+    'while it deletes a checkpoint': tiny_runs.at(r"os\.rmdir \('[^']*/checkpoints/\d+'", KILL),
+}  # fmt: skip
 
 
 @pytest.mark.slow
-def test_soak_twenty_kills(resident, tmp_path, record_property):
-    """At random moments; a checkpoint is written at every step, so many fall into one."""
-    longer = '--config.epochs=8'
-    resident.finish(tmp_path / 'uninterrupted', longer, SELDOM)
-    started = time.monotonic()
-    workdir, writing, kills, startup = tmp_path / 'killed', 0, 0, 5.0
-    while kills < 20:
-        process = resident.start(workdir, longer, '--config.checkpoint_every=1')
-        if kills % 2:  # while it trains
-            latest = steps_of(workdir)
-            while steps_of(workdir) == latest:
-                assert process.poll() is None, process.communicate()[0]
-                time.sleep(0.005)
-            time.sleep(random.uniform(0, 0.4))
-        else:  # or at any moment, the start included
-            time.sleep(random.uniform(0, startup))
-        process.kill()
-        process.wait()
-        assert process.returncode == -signal.SIGKILL
-        kills += 1
-        writing += any('tmp' in path.name for path in (workdir / 'checkpoints').glob('*'))
-    resident.finish(workdir, longer, SELDOM)
-    tiny_runs.assert_same(workdir, tmp_path / 'uninterrupted')
-    assert writing
-    record_property(
-        'note',
-        f'{kills} kills, {writing} of them while a checkpoint was being written, '
-        f'in {time.monotonic() - started:.0f} s',
-    )
+def test_twenty_kills(resident, uninterrupted, tmp_path):
+    """The first two in processes that start as those of users do."""
+    assert len(KILLS) == 20
+    unfinished = []  # saves, after each kill
+    for number, (where, kill) in enumerate(KILLS.items()):
+        run = resident.finish if number < 2 else resident.fork
+        print('killed', where)
+        run(tmp_path, before=kill, status=-signal.SIGKILL)
+        left = {path.name for path in (tmp_path / 'checkpoints').glob('*')} - steps_of(tmp_path)
+        assert left or ' a save' not in where
+        unfinished += left
+    assert len(unfinished) >= 9
+    resident.finish(tmp_path)
+    tiny_runs.assert_same(tmp_path, uninterrupted)
 
 
 def steps_of(workdir):
@@ -110,19 +108,16 @@ def steps_of(workdir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('number', [int(signal.SIGTERM), int(signal.SIGINT)])
 def test_signal_saves_and_exits_with_0(number, resident, uninterrupted, tmp_path):
-    process = resident.start(tmp_path)
-    tiny_runs.wait_for_record(process, tmp_path, 3)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
+    signalled = tiny_runs.record(3, f'os.kill(os.getpid(), {number})')
+    output = resident.finish(tmp_path, before=signalled)
     (last,) = (line for line in output.splitlines() if line.startswith('stopped'))
-    step = int(last.split()[3])
+    step = 12  # of the record
     assert last == f'stopped at step {step} of 100; the same command continues from there.'
     assert str(step) in steps_of(tmp_path)
     assert f'workdir   {tmp_path}, from the start\n' in output
-    output = resident.finish(tmp_path, SELDOM)
+    output = resident.fork(tmp_path, SELDOM)
     assert f'workdir   {tmp_path}, continues from step {step}\n' in output
     shown = [int(number) for number in re.findall(r'  step (\d+)/100  ', output)]
     assert shown[-1] == 100 and min(shown) > step  # none of those from before
@@ -133,28 +128,22 @@ def test_signal_saves_and_exits_with_0(number, resident, uninterrupted, tmp_path
 
 
 @pytest.mark.slow
-def test_workers_live_as_long_as_the_run(data_dir, cache, tmp_path):
+def test_workers_live_as_long_as_the_run(data_dir, tmp_path):
     """A terminal sends Ctrl-C to the whole process group; a killed run cannot tell its workers."""
-    starter = tiny_runs.Starter('streaming', data_dir, cache)
+    starter = tiny_runs.Starter('streaming', data_dir)
 
-    def start():
-        process = starter.start(tmp_path, '--config.workers=1', start_new_session=True)
-        tiny_runs.wait_for_record(process, tmp_path, len(tiny_runs.records(tmp_path)) + 1)
-        return process
+    def start(action):
+        before = tiny_runs.record(2, action)
+        return starter.start(tmp_path, '--config.workers=1', before=before, start_new_session=True)
 
-    process = start()
-    os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
+    output = tiny_runs.finish(start('os.killpg(0, signal.SIGINT)'), 0)
     assert 'stopped at step' in output and 'Traceback' not in output
 
-    process = start()
-    process.kill()
-    process.communicate()
-    deadline = time.monotonic() + 20
+    killed = start(KILL)
+    tiny_runs.finish(killed, -signal.SIGKILL)
     with pytest.raises(ProcessLookupError):
-        while time.monotonic() < deadline:
-            os.killpg(process.pid, 0)
+        for _ in range(10 * tiny_runs.HANGS):
+            os.killpg(killed.pid, 0)
             time.sleep(0.1)
 
 
@@ -162,7 +151,7 @@ def test_workers_live_as_long_as_the_run(data_dir, cache, tmp_path):
 def test_full_disk_stops_with_one_line_and_keeps_the_last_checkpoint(
     resident, uninterrupted, tmp_path
 ):
-    kill_at_record(resident, tmp_path, 6)
+    resident.fork(tmp_path, before=tiny_runs.record(6, KILL), status=-signal.SIGKILL)
     before = steps_of(tmp_path)
 
     limit = 'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))'
@@ -171,7 +160,7 @@ def test_full_disk_stops_with_one_line_and_keeps_the_last_checkpoint(
     assert error.startswith(f'error: cannot write {tmp_path}/checkpoints')
     assert 'File too large' in error and 'Make room' in error
     assert steps_of(tmp_path) == before
-    resident.finish(tmp_path)
+    resident.fork(tmp_path)
     tiny_runs.assert_same(tmp_path, uninterrupted)
 
 

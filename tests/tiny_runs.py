@@ -1,10 +1,12 @@
 """Runs that take a second, started as users start them, in processes that may be killed."""
 
 import json
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
-import time
+import tempfile
 from pathlib import Path
 
 import jax
@@ -15,6 +17,7 @@ from lcn_jax.training import config as configs
 from lcn_jax.training.experiment import Experiment
 
 ROOT = Path(__file__).parent.parent
+HANGS = 1800  # seconds after which a test gives up
 
 
 def get_config(kind: str):
@@ -35,46 +38,98 @@ def get_config(kind: str):
     return configs.apply_kind(config, 'lc_hebbian')
 
 
-def environment(devices: int, cache: Path) -> dict[str, str]:
-    """For a new process with so many devices that finds compiled programs in `cache`."""
+def environment(devices: int) -> dict[str, str]:
+    """For a new process with so many devices; it shares compiled programs with the tests."""
     return os.environ | {
         'PYTHONPATH': str(ROOT),
         'JAX_PLATFORMS': 'cpu',
         'JAX_NUM_CPU_DEVICES': str(devices),
-        'JAX_COMPILATION_CACHE_DIR': str(cache),
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-        'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
     }
+
+
+def at(pattern: str, action: str, number: int = 1) -> str:
+    """Statements with which a process acts on itself when it touches a file in a certain way.
+
+    `pattern` is sought in "EVENT (ARGUMENTS)" of Python's audit events, as in "os.rename ('a', 'b'"
+    or "open ('metrics.jsonl', 'a'"; they come before the deed. `number`: at which of those found.
+    """
+    return f"""
+import os, re, signal, sys
+EVENTS = 'import', 'open', 'os.mkdir', 'os.rename', 'os.rmdir', 'shutil.rmtree'
+def act(event, arguments, found=[]):
+    if event in EVENTS and re.search({pattern!r}, f'{{event}} {{arguments}}'):
+        found.append(event)
+        if len(found) == {number}:
+            {action}
+sys.addaudithook(act)
+"""
+
+
+def record(number: int, action: str) -> str:
+    """As `at`, before a process writes its record of that number."""
+    return at(r"open \('[^']*metrics\.jsonl', 'a'", action, number)
 
 
 class Starter:
     """Starts experiments.train on the tiny configs."""
 
-    def __init__(self, kind: str, data_dir: str, cache: Path):
-        self._kind, self._data_dir, self._cache = kind, data_dir, cache
+    def __init__(self, kind: str, data_dir: str):
+        self._flags = f'--config={__file__}:{kind}', f'--config.data_dir={data_dir}'
 
     def start(self, workdir: Path, *flags: str, devices=1, before='', **popen) -> subprocess.Popen:
         """`before`: Python statements to run first."""
         program = f'{before}\nimport runpy\nrunpy.run_module("experiments.train", None, "__main__")'
         return subprocess.Popen(
-            [
-                sys.executable, '-c', program, f'--config={__file__}:{self._kind}',
-                f'--config.data_dir={self._data_dir}', f'--workdir={workdir}', *flags,
-            ],
-            env=environment(devices, self._cache),
+            [sys.executable, '-c', program, *self._flags, f'--workdir={workdir}', *flags],
+            env=environment(devices),
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             **popen,
-        )  # fmt: skip
+        )
 
     def finish(self, workdir: Path, *flags: str, status=0, **options) -> str:
         """Runs to the end; returns what was printed."""
-        process = self.start(workdir, *flags, **options)
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == status, output
-        return output
+        return finish(self.start(workdir, *flags, **options), status)
+
+    def fork(self, workdir: Path, *flags: str, status=0, before='') -> str:
+        """As `finish`, with one device, without the seconds that importing takes.
+
+        The process is forked from one that has imported what training needs and done nothing else,
+        so that it has no threads.
+        """
+        arguments = [*self._flags, f'--workdir={workdir}', *flags]
+        with tempfile.NamedTemporaryFile('r') as output:
+            arguments = arguments, before, output.name
+            process = FORKS.Process(target=_train, args=arguments, daemon=True)
+            process.start()
+            process.join(HANGS)
+            printed = output.read()
+        assert process.exitcode == status, printed
+        return printed
+
+
+FORKS = multiprocessing.get_context('forkserver')
+FORKS.set_forkserver_preload(['lcn_jax.training.train', 'lcn_jax.training.checkpoint'])
+
+
+def _train(arguments, before, output):
+    for stream in (1, 2):
+        os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND), stream)
+    jax.config.update('jax_platforms', 'cpu')
+    jax.config.update('jax_num_cpu_devices', 1)
+    os.chdir(ROOT)
+    sys.argv = ['train', *arguments]
+    exec(before, {})
+    runpy.run_module('experiments.train', None, '__main__')
+
+
+def finish(process: subprocess.Popen, status: int) -> str:
+    """What a process prints until it ends, which it does with that status."""
+    output, _ = process.communicate(timeout=HANGS)
+    assert process.returncode == status, output
+    return output
 
 
 def records(workdir: Path) -> list[dict]:
@@ -82,18 +137,6 @@ def records(workdir: Path) -> list[dict]:
     path = Path(workdir) / 'metrics.jsonl'
     lines = path.read_text().splitlines() if path.exists() else []
     return [{k: v for k, v in json.loads(line).items() if k != 'seconds'} for line in lines]
-
-
-def wait_for_record(process: subprocess.Popen, workdir: Path, number: int) -> None:
-    """Until metrics.jsonl has so many lines."""
-    path = Path(workdir) / 'metrics.jsonl'
-    deadline = time.monotonic() + 120
-    while not path.exists() or path.read_bytes().count(b'\n') < number:
-        assert process.poll() is None, process.communicate()[0]
-        if time.monotonic() > deadline:
-            process.kill()
-            raise TimeoutError(process.communicate()[0])
-        time.sleep(0.002)
 
 
 def snapshot(workdir: Path, which: str = 'latest') -> checkpoint.Snapshot:
