@@ -3,8 +3,11 @@
 import functools
 import signal
 import socket
+import subprocess
+import sys
 import time
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,6 +84,87 @@ def test_eight_devices_are_one_device():
         assert (leaf == leaf[:1]).all()  # the replicas are one
     apart, _ = train(8, False)
     assert first_difference(one.params, apart.params) > 1e-3  # each normalises by its own batch
+
+
+def buffers(array):
+    """Where each device keeps its part."""
+    return [shard.data.unsafe_buffer_pointer() for shard in array.addressable_shards]
+
+
+def test_replicated_values_are_where_pmap_works_on_them():
+    """A donated argument is overwritten in place; it would not be if pmap had to move it first."""
+    tree = {'kernel': jnp.arange(6.0).reshape(2, 3), 'step': np.zeros((), np.int32)}
+    add = parallel.per_device(lambda tree: jax.tree.map(lambda x: x + 1, tree), [0], donate=[0])
+    replicated = add(parallel.replicate(tree))
+    assert replicated['kernel'].shape == (8, 2, 3)
+    before = buffers(replicated['kernel'])
+    assert len(set(before)) == 8
+    after = add(replicated)
+    assert buffers(after['kernel']) == before
+    assert parallel.replicate(tree['kernel']).sharding == after['kernel'].sharding
+    assert (tree['kernel'] == np.arange(6.0).reshape(2, 3)).all() and tree['step'] == 0
+    chex.assert_trees_all_equal(
+        jax.device_get(after), jax.tree.map(lambda x: np.stack([x + 2] * 8), tree)
+    )
+
+
+def test_the_first_copy_stays_when_its_device_goes_on():
+    add = parallel.per_device(lambda x: x + 1, [0], donate=[0])
+    replicated = add(parallel.replicate(np.zeros(3, np.float32)))
+    first = parallel.first(replicated)
+    add(replicated)
+    assert isinstance(first, np.ndarray) and first.tolist() == [1, 1, 1]
+    step = parallel.first(parallel.replicate(jnp.zeros((), jnp.int32)))
+    assert isinstance(step, np.ndarray) and step.shape == ()  # as checkpoints have it
+
+
+def test_keys_are_replicated():
+    keys = parallel.replicate(jax.random.key(3))
+    drawn = parallel.per_device(jax.random.normal, [0])(keys)
+    np.testing.assert_array_equal(drawn, [jax.random.normal(jax.random.key(3))] * 8)
+
+
+def test_batches_are_cut_and_sent_one_ahead():
+    made = []
+
+    def batches():
+        for i in range(3):
+            made.append(i)
+            yield np.arange(16) + i, np.full(8, i)
+
+    received = parallel.prefetch(batches())
+    x, i = next(received)
+    assert made == [0, 1]
+    assert x.shape == (8, 2) and i.shape == (8, 1)
+    for device, shard in enumerate(x.addressable_shards):
+        assert shard.device == jax.local_devices()[device]
+        assert shard.data.tolist() == [[2 * device, 2 * device + 1]]
+    assert [i.tolist() for _, i in received] == [[[1]] * 8, [[2]] * 8]
+
+
+WITHIN_A_LIMIT = """
+import resource
+import jax
+jax.config.update('jax_num_cpu_devices', 8)
+from lcn_jax.training import parallel
+
+parallel.replicate(jax.numpy.zeros(1))
+array = jax.block_until_ready(jax.numpy.ones((16, 2**20)))
+with open('/proc/self/status') as status:
+    used = next(int(line.split()[1]) * 1024 for line in status if line.startswith('VmData'))
+limit = used + 11 * array.nbytes
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+print(jax.block_until_ready(parallel.replicate(array)).shape)
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='other systems do not limit memory so')
+def test_replicating_takes_no_more_memory_than_the_copies():
+    """Eight devices get a copy each within the memory of eleven; a stack of them takes sixteen."""
+    process = subprocess.run(
+        [sys.executable, '-c', WITHIN_A_LIMIT], cwd=tiny_runs.ROOT, text=True, capture_output=True
+    )
+    assert process.stdout == '(8, 16, 1048576)\n', process.stderr
 
 
 def test_batches_that_cannot_be_split_are_refused():

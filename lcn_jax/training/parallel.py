@@ -1,11 +1,11 @@
 """The only file that says pmap: one program on every device, and values on all of them."""
 
+import collections
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import flax.jax_utils
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -65,41 +65,52 @@ def mean(tree: Any) -> Any:
 
 
 def replicate(tree: Any) -> Any:
-    """Puts a copy on every local device, with a leading axis of devices.
+    """Puts a copy of each array on every local device, with a leading axis of devices.
 
-    The copies lie as per-device programs return them. JAX would compile a program once more for
-    arguments that lie otherwise.
+    No device ever holds more than one copy. Leaves are numpy or JAX arrays; on CPU, devices may
+    share the memory of a numpy array, so do not change it afterwards. The copies lie as per-device
+    programs return them: JAX would compile a program once more for arguments that lie otherwise.
     """
     devices = jax.local_devices()
-    sharding = NamedSharding(Mesh(devices, (AXIS,)), PartitionSpec(AXIS))
 
-    def put(leaf):
-        copies = [jax.device_put(leaf[None], device) for device in devices]
-        shape = len(devices), *leaf.shape
-        return jax.make_array_from_single_device_arrays(shape, sharding, copies)
+    def copy(leaf):
+        one = leaf[None]
+        copies = [jax.device_put(one, device) for device in devices]
+        shape = (len(devices), *leaf.shape)
+        return jax.make_array_from_single_device_arrays(shape, _over_devices(), copies)
 
-    return jax.tree.map(put, jax.tree.map(jnp.asarray, tree))
+    return jax.tree.map(copy, tree)
 
 
 def spread(tree: Any) -> Any:
     """Cuts the leading axis of numpy arrays into equal parts, one for each local device."""
-    return next(prefetch(iter([tree])))
-
-
-def prefetch(trees: Iterator[Any]) -> Iterator[Any]:
-    """`spread` of each of the trees, two ahead, so that transfers overlap with computation."""
     devices = jax.local_device_count()
 
     def cut(array):
-        return array.reshape(devices, -1, *array.shape[1:])
+        return jax.device_put(array.reshape(devices, -1, *array.shape[1:]), _over_devices())
 
-    parts = (jax.tree.map(cut, tree) for tree in trees)
-    return flax.jax_utils.prefetch_to_device(parts, 2)
+    return jax.tree.map(cut, tree)
+
+
+def prefetch(trees: Iterator[Any]) -> Iterator[Any]:
+    """`spread` of each of the trees, one ahead, so that transfers overlap with computation."""
+    ready = collections.deque()
+    for tree in trees:
+        ready.append(spread(tree))
+        if len(ready) > 1:
+            yield ready.popleft()
+    yield from ready
 
 
 def first(tree: Any) -> Any:
     """The first device's copy of replicated values, as numpy arrays."""
-    return jax.device_get(flax.jax_utils.unreplicate(tree))
+    shards = jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, tree)
+    return jax.tree.map(lambda leaf: leaf.squeeze(0), jax.device_get(shards))
+
+
+def _over_devices() -> NamedSharding:
+    """The leading axis over the local devices: where `pmap` expects arrays and leaves them."""
+    return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
 
 
 def check_batch_size(batch_size: int) -> None:
