@@ -46,9 +46,8 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     """The arguments that are not flags: only the name of the program."""
     try:
         rest = flags.FLAGS(argv)
-    except OSError:  # an override of a config whose file could not be read
-        _check_config_file()
-        raise
+    except OSError as e:  # an override of a config whose file could not be read
+        _fail(str(e).splitlines()[-1])
     except (AttributeError, KeyError) as e:
         # The message is a message quoted, or quoted twice.
         text = str(e).replace('\\n', '; ').replace('\\', '').strip('"\'')

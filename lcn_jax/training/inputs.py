@@ -101,7 +101,6 @@ class Streamed:
         self._workers = config.workers
         self._statistics = parallel.replicate(statistics)
         in_common = dict(
-            batch_size=config.batch_size,
             channels=train.spec.image_shape[2],
             shard=(jax.process_index(), jax.process_count()),
         )
@@ -109,12 +108,17 @@ class Streamed:
             split=train,
             seed=int(jax.random.bits(key)),
             steps=steps_per_epoch * config.epochs,
+            batch_size=config.batch_size,
             repetitions=repetitions,
             size=config.image_size + 2 * config.translations.padding,
             **in_common,
         )
         self._eval_batches = streaming.EvalBatches(
-            split=evaluated, size=config.image_size, **in_common
+            split=evaluated,
+            # Other devices than those of the training may not be able to divide its batches.
+            batch_size=config.batch_size + -config.batch_size % jax.device_count(),
+            size=config.image_size,
+            **in_common,
         )
         self._next, self._stream = None, None
 
