@@ -1,12 +1,12 @@
-"""How fast layers and whole training steps are, next to each other and to what the machine can do.
+"""Times of layers, training steps and sleeps, compared with each other and with the machine.
 
     python -m experiments.benchmark --out=experiments/results/benchmark/cpu.json
 
 Compares convolutions, `lax.conv_general_dilated_local` and the implementations of `conv_local` on
 the layers of the paper's networks; training steps of ResNet-20 with convolutions, with locally
 connected layers and with `flax.linen.ConvLocal`; the same steps fed from a dataset on the device;
-and sleeps. What is compared takes turns in one process, and every number is a median over the
-turns, so that other work on the machine slows all of it alike. Prints ratios, then times; with
+and sleeps. The programs take turns in one process, and every number is a median over the turns, so
+that other work on the machine slows all of them alike. Prints ratios, then times; with
 `--out` writes them to a JSON file with a bar chart beside it. Six minutes on two CPU cores.
 
 The floor of a layer is the larger of its FLOPs over the rate of a large matrix product, and of its

@@ -39,7 +39,7 @@ TITLES = {'hebbian': 'plain Hebbian rule', 'circuit': 'lateral circuit'}
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is simulated and how much of it is kept; recorded in the JSON."""
+    """The extent of the simulations, recorded in the JSON."""
 
     kernels: tuple[int, ...] = (3, 6, 9)
     gammas: tuple[float, ...] = (1e-1, 1e-2, 1e-3)
@@ -70,7 +70,7 @@ def circuit_snr(weights, patterns, gamma):
 
 
 def fixed_point_gain(gamma, mean_decay=0.0, deviation_decay=1.0):
-    """How many times the initial weight SNR the fixed point has, for Gaussian patterns.
+    """The weight SNR of the fixed point over the initial one, for Gaussian patterns.
 
     The pool's mean shrinks to gamma / (mean_decay + gamma) of itself and the deviations from it to
     gamma / (deviation_decay + gamma); by default the mean stays, as under the plain rule.

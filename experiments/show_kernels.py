@@ -1,4 +1,4 @@
-"""What a sleep does to the kernels of a layer, as a picture.
+"""Draws the kernels of a layer before and after a sleep.
 
     python -m experiments.show_kernels --workdir=runs/digits --layer=stem_conv --out=kernels.png
 

@@ -20,8 +20,8 @@ arguments, in the floating dtype of `weights`:
     weights   (N, K), at the start; also the anchor w^init.
     patterns  (P, K), shown one after the other.
     gamma     strength of the anchor.
-    members   (N,) of bool or 0/1, or None for all: pools of unequal size are padded, and neurons
-              that are no members do not count in the mean and keep their weights.
+    members   (N,) of bool or 0/1, or None for all: pools of unequal size are padded, and the
+              padding does not count in the mean and keeps its weights.
     observe   function of the weights (and rates) whose results are returned, stacked over time.
 
 Shapes that do not fit together raise a ValueError.

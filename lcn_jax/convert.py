@@ -1,20 +1,19 @@
 """Convolutional weights -> locally connected ones, and back.
 
-The two networks of one config have the same parameters under the same names, but for the kernels
-that are locally connected: `grids` (`local.grids` of the locally connected model) says which these
-are, so both directions need it. All else, biases and BatchNorm included, is returned as it is, and
-the collection 'batch_stats' fits both networks:
+The convolutional and the locally connected network of a config have the same parameters under the
+same names, except for the locally connected kernels. `grids` (`local.grids` of the latter) says
+which these are, so both directions need it. All other parameters are returned as they are, and the
+collection 'batch_stats' fits both networks:
 
     model = ResNet(..., local=True)
     grids = local.grids(model, image_shape)
     local = {**variables, 'params': convert.to_local(variables['params'], grids)}
 
-A pool (`grid.py`) is the positions equal modulo the period, and a sleep makes the members of a pool
-alike, not the pools: a layer of 3×3 kernels is left with nine kernels. A convolution has one. It
-gets the mean over all positions, which is the mean of the pools' means, each counted as often as
-the pool has members, so no rule that keeps these means changes it. Of all convolutions this one has
-the nearest weights, in the sense of least squares. It computes the same as the layer only where all
-positions have one kernel already; else it is a network to evaluate, or to train further.
+A sleep makes the members of a pool (`grid.py`) alike, but not the pools: a layer of 3×3 kernels is
+left with nine kernels. A convolution has one, and gets the mean over all positions, which no rule
+changes that keeps the means of the pools. Of all convolutions this one has the nearest weights, in
+the sense of least squares. It computes the same as the layer only if all positions already have the
+same kernel; otherwise it is a network to evaluate, or to train further.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,7 +38,7 @@ def to_local(
       key: for the noise.
 
     Raises:
-      ValueError: the trees do not fit together, or there is noise but no key.
+      ValueError: the trees do not match, or there is noise but no key.
     """
 
     def convert(number, kernel, grid):
@@ -55,7 +54,7 @@ def to_shared(params: Any, grids: Mapping) -> dict[str, Any]:
     Every locally connected kernel becomes its mean over all positions: see the top of this file.
 
     Raises:
-      ValueError: the trees do not fit together.
+      ValueError: the trees do not match.
     """
     return _convert(lambda _, kernel, grid: kernel_to_shared(kernel, grid), params, grids)
 
@@ -107,11 +106,11 @@ def _convert(convert: Callable, params: Any, grids: Mapping) -> dict[str, Any]:
     flat = flax.traverse_util.flatten_dict(params)
     flat_grids = by_path(grids)
     if not flat_grids:
-        raise ValueError('grids is empty; it must be of a network with locally connected layers.')
+        raise ValueError('grids is empty: the network has no locally connected layers.')
     for number, (path, grid) in enumerate(flat_grids):
         name = '/'.join(path)
         if path not in flat:
-            raise ValueError(f'params have no {name}: they are not of the network of grids.')
+            raise ValueError(f'params have no {name}: they belong to another network than grids.')
         try:
             flat[path] = convert(number, flat[path], grid)
         except ValueError as e:

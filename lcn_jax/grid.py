@@ -20,7 +20,7 @@ BORDERS = ('include', 'exclude')
 
 
 def pair(value: int | Sequence[int], name: str) -> Pair:
-    """`3` or `(3, 5)` -> (height, width); ValueError, which names `name`, unless both are >= 1."""
+    """`3` or `(3, 5)` -> (height, width); ValueError, with `name` in it, unless both are >= 1."""
     values = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(values) != 2 or not all(isinstance(v, (int, np.integer)) and v > 0 for v in values):
         raise ValueError(f'{name} must be a positive integer or a pair of them, got {value!r}.')
@@ -52,8 +52,8 @@ def _pad_axis(padding: Padding, axis: int, size: int, kernel: int, stride: int) 
 class Grid:
     """The output positions of a layer over its input; make one with `Grid.create`.
 
-    Everything is a (height, width) pair in pixels. It is hashable, and as a pytree it has no
-    leaves, so it passes through `jax.eval_shape` and can sit in a tree of variables.
+    All fields are (height, width) pairs in pixels. A grid is hashable, and as a pytree it has no
+    leaves, so it passes through `jax.eval_shape` and can be part of a tree of variables.
     """
 
     input_size: Pair
@@ -69,7 +69,7 @@ class Grid:
         stride: int | Sequence[int] = 1,
         padding: Padding = 'SAME',
     ) -> 'Grid':
-        """Normalises its arguments; ValueError if one is malformed or the output would be empty."""
+        """Checks its arguments: ValueError if one is malformed or the output would be empty."""
         size = pair(input_size, 'input_size')
         kernel = pair(kernel_size, 'kernel_size')
         strides = pair(stride, 'stride')
@@ -84,7 +84,7 @@ class Grid:
 
     @property
     def output_size(self) -> Pair:
-        """(Ho, Wo): how many positions there are, each a step of `stride` pixels from the next."""
+        """(Ho, Wo): the numbers of positions, which are `stride` pixels apart."""
         return tuple(
             (n + low + high - k) // s + 1
             for n, k, s, (low, high) in zip(
@@ -103,7 +103,7 @@ class Grid:
 
     @property
     def num_pools(self) -> int:
-        """How many pools there are: kh·kw at stride 1, one for 1×1 kernels."""
+        """The number of pools: kh·kw at stride 1, one for 1×1 kernels."""
         return math.prod(self.period)
 
     def starts(self, axis: int) -> np.ndarray:
@@ -130,8 +130,11 @@ class Grid:
         """(Ho, Wo) int: the pool of each position, in [0, num_pools), or -1 if it is left out.
 
         Neurons of one pool receive the same input from every pattern that tiles the plane with the
-        period of the kernel (section "Sleep" of the README). `border='exclude'` leaves out the
-        neurons whose receptive field reaches into the padding; another word is a ValueError.
+        period of the kernel (docs/method.md). `border='exclude'` leaves out the neurons whose
+        receptive field reaches into the padding.
+
+        Raises:
+          ValueError: `border` is not in BORDERS.
         """
         if border not in BORDERS:
             raise ValueError(f'border must be one of {BORDERS}, got {border!r}.')
@@ -142,7 +145,7 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Pools:
-    """The pools of a grid as index arrays, to take a kernel apart by pool and put it together.
+    """The pools of a grid as index arrays, which split a kernel by pool and join it again.
 
     index: (num_pools, members) flat output positions; smaller pools are padded with position 0.
     members: (num_pools, members) bool, False for the padding.
@@ -155,7 +158,7 @@ class Pools:
 
     @classmethod
     def of(cls, grid: Grid, border: str = 'include') -> 'Pools':
-        """Those of `grid.pools(border)`."""
+        """The pools that `grid.pools(border)` numbers."""
         pool_of = grid.pools(border).ravel()
         positions = [np.flatnonzero(pool_of == pool) for pool in range(grid.num_pools)]
         width = max(1, *map(len, positions))

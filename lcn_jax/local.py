@@ -25,8 +25,8 @@ from lcn_jax.grid import Grid, Padding, Pair, pair
 LAYOUTS = ('NHWC', 'HWNC')
 IMPLEMENTATIONS = ('direct', 'patches', 'lax')
 
-# Products that 'direct' adds up at a time. XLA cuts a part out of an operand beforehand only if it
-# is used more than 15 times; else it does so inside the loop over products, which then takes five
+# Products that 'direct' sums at a time. XLA slices an operand beforehand only if the slice is used
+# more than 15 times; otherwise it slices inside the loop over products, which then takes five
 # times as long. Many more than 16 products do not fit into the registers.
 FEWEST_TERMS = 16
 
@@ -105,12 +105,12 @@ def conv_local(
 
 
 def default_implementation() -> str:
-    """The fastest one where the computation runs."""
+    """The fastest implementation on the default backend."""
     return 'direct' if jax.default_backend() == 'cpu' else 'patches'
 
 
 def _lax(x_HWNC: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
-    """The reference; it wants patch elements channel-major."""
+    """The reference, which takes patch elements channel-major."""
     rows, columns, kh, kw, channels, features = kernel.shape
     return lax.conv_general_dilated_local(
         x_HWNC,
@@ -123,21 +123,21 @@ def _lax(x_HWNC: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
 
 
 def _pad(array: jax.Array, edges: Sequence[Pair], between: Pair = (0, 0)) -> jax.Array:
-    """Zeros around the first two axes, and `between` their elements; negative edges cut off."""
+    """Zeros around the first two axes, and `between` their elements; negative edges crop."""
     config = [(low, high, inner) for (low, high), inner in zip(edges, between)]
     rest = [(0, 0, 0)] * (array.ndim - 2)
     return lax.pad(array, jnp.zeros((), array.dtype), config + rest)
 
 
 def _padded(x_HWNC: jax.Array, grid: Grid) -> jax.Array:
-    """The input with its padding, cut off where no receptive field reaches."""
+    """The padded input, cropped to the pixels that some receptive field reaches."""
     reach = [(p - 1) * s + k for p, s, k in zip(grid.output_size, grid.stride, grid.kernel_size)]
     lows = [low for low, _ in grid.padding]
     return _pad(x_HWNC, [(low, r - low - n) for low, r, n in zip(lows, reach, grid.input_size)])
 
 
 def _windows(grid: Grid) -> list[Slices]:
-    """For each tap, the pixels of the padded input that the positions see there."""
+    """For each tap, the pixels of the padded input that the positions see at it."""
     spans = [(p - 1) * s + 1 for p, s in zip(grid.output_size, grid.stride)]
     return [
         tuple(slice(b, b + span, s) for b, span, s in zip(begin, spans, grid.stride))
@@ -163,9 +163,9 @@ def _patches(x_HWNC: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
 
 # ---- 'direct': sums of shifted elementwise products. ---------------------------------------------
 #
-# On CPU, XLA runs a batched matrix product on one core, and every patch would be written and read
-# again. Elementwise loops run on all cores, read shifted pixels where they are, and the compiler
-# makes vectors of features of them. The three sums of a layer (y, dx, dkernel) are alike.
+# On CPU, XLA runs a batched matrix product on one core, and would write and read every patch.
+# Elementwise loops run on all cores, read shifted pixels in place, and are vectorised over the
+# features. The three sums of a layer (y, dx, dkernel) have the same form.
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -184,7 +184,7 @@ def _direct_backward(grid, residuals, dy_IJNO):
     x_HWNC, kernel = residuals
     dx_HWNC = _input_gradient(dy_IJNO, kernel, grid)
     dkernel_IJTCO = _sum_over_examples(
-        _padded(_not_before(dy_IJNO, x_HWNC), grid), dy_IJNO, _windows(grid)
+        _padded(_after(dy_IJNO, x_HWNC), grid), dy_IJNO, _windows(grid)
     )
     return (
         dx_HWNC.astype(x_HWNC.dtype),
@@ -242,14 +242,14 @@ def _sum_over_examples(x_HWNC: jax.Array, dy_IJNO: jax.Array, windows: list[Slic
 
 
 class _Phase(NamedTuple):
-    """Along an axis, the pixels u·s + r, for one r < s, and the neurons that see them.
+    """Along one axis, the pixels u·s + r for one r < s, and the neurons that see them.
 
     Counted with the padding, pixel u·s + r is at tap m·s + r of the neuron at position u - m.
     """
 
     taps: slice  # r, r + s, ...
-    edges: Pair  # by how much the positions of those neurons are beyond what there is
-    windows: list[slice]  # for each tap, their positions, counted with `edges`
+    edges: Pair  # padding (low, high) that the positions need
+    windows: list[slice]  # for each tap, the positions, counted with `edges`
     around: Pair  # pixels before the first and after the last
 
 
@@ -279,19 +279,19 @@ def _input_gradient(dy_IJNO: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Ar
     for phases in itertools.product(_phases(grid, 0), _phases(grid, 1)):
         rows, columns = phases
         kernel_IJTCO = _by_tap(kernel[:, :, rows.taps, columns.taps])
-        kernel_IJTOC = _not_before(dy_IJNO, kernel_IJTCO).swapaxes(3, 4)
+        kernel_IJTOC = _after(dy_IJNO, kernel_IJTCO).swapaxes(3, 4)
         edges = [phase.edges for phase in phases]
         taps = [(window, window) for window in itertools.product(rows.windows, columns.windows)]
         part = _sum_over_channels(_pad(dy_IJNO, edges), _pad(kernel_IJTOC, edges), taps)
         around = [phase.around for phase in phases]
         parts.append(_pad(part, around, between=[stride - 1 for stride in grid.stride]))
-    if not parts:  # nobody sees anything
+    if not parts:  # no neuron sees any pixel
         return jnp.zeros((*grid.input_size, dy_IJNO.shape[2], kernel.shape[4]))
     return sum(parts)
 
 
 def _terms_at_once(taps: int, count: int) -> int:
-    """How many of `count` channels or examples to add up at a time; it need not divide them."""
+    """The number of `count` channels or examples to sum at a time; it need not divide `count`."""
     wanted = -(-FEWEST_TERMS // taps)
     if count <= wanted:
         return count
@@ -311,16 +311,17 @@ def _part(array: jax.Array, axis: int, number: jax.Array, size: int, dtype) -> j
 
 
 def _zeros(shape: Sequence[int], like: jax.Array) -> jax.Array:
-    """In float32, or what `like` has if it is more."""
-    return _not_before(like, jnp.zeros(shape, jnp.promote_types(like.dtype, jnp.float32)))
+    """Zeros in float32, or in the dtype of `like` if that is wider."""
+    return _after(like, jnp.zeros(shape, jnp.promote_types(like.dtype, jnp.float32)))
 
 
-def _not_before(value: jax.Array, array: jax.Array) -> jax.Array:
-    """`array`, to be computed when `value` is there.
+def _after(value: jax.Array, array: jax.Array) -> jax.Array:
+    """`array`, computed only after `value`.
 
-    What does not depend on it XLA computes at the start of a program, for all layers, and keeps:
-    zeros, padded images, transposed kernels. Made when they are needed, they take a place that
-    other layers had: that saves half of the memory of a step.
+    XLA computes arrays that depend on nothing else (zeros, padded images, transposed kernels) at
+    the start of a program, for all layers, and keeps them. Computed where they are needed, they
+    reuse the memory of other layers, which halves the memory of a step. XLA:CPU removes
+    `lax.optimization_barrier` before it orders the computation, so this is a data dependency.
     """
     first = value.ravel()[0]
     return array + 0 * jnp.where(jnp.isfinite(first), first, 0).astype(array.dtype)
@@ -336,7 +337,7 @@ def he_normal(key: jax.Array, shape: Sequence[int], dtype=jnp.float32) -> jax.Ar
     (Flax's own initialisers would count Ho·Wo as part of the receptive field.)
     """
     kh, kw, _, features = shape[-4:]
-    # The same numbers drawn in their full shape would take XLA a second more to compile, each time.
+    # Drawing the same numbers in their full shape would take XLA one more second to compile.
     normal = jax.random.normal(key, (math.prod(shape[:-4]), math.prod(shape[-4:])), dtype)
     return math.sqrt(2 / (features * kh * kw)) * normal.reshape(shape)
 
@@ -350,8 +351,8 @@ class LocalConv(nn.Module):
     """Locally connected layer with the arguments of `flax.linen.Conv`, where both have them.
 
     Parameters: `kernel` (Ho, Wo, kh, kw, C // groups, O) and, with `use_bias`, `bias` (O,), shared
-    by the positions. At initialisation it leaves its `Grid` in the collection 'grids' under the
-    kernel's path: that is how the sleep finds the kernels and their pools.
+    by the positions. At initialisation it stores its `Grid` in the collection 'grids' under the
+    kernel's path: a sleep finds the kernels and their pools there.
     """
 
     features: int

@@ -14,7 +14,7 @@ brings the weights together. From the shortcut to the mechanism there are four r
     circuit   the same by neurons alone: excitatory rates and one inhibitory neuron (`circuit.py`).
 
 A rule is a pure function `(kernel, grid, key, *, border, **options) -> kernel` of kernels
-(Ho, Wo, kh, kw, C // groups, O), and changes no more than the kernel's values. Source: Pogodin et
+(Ho, Wo, kh, kw, C // groups, O); it keeps their shape and dtype. Source: Pogodin et
 al., "Towards Biologically Plausible Convolutional Networks", NeurIPS 2021.
 
 Shape suffixes: P pools, M members of a pool (padded), K = kh·kw·C // groups weights of a neuron, O
@@ -116,7 +116,7 @@ def hebbian(
         part = patterns_per_step // devices
         keys = lax.dynamic_slice_in_dim(keys, device * part, part)
 
-    # Groups do not see each other, so all of them may be shown the same channels.
+    # Groups do not see each other, so all of them can be shown the same channels.
     shape = kernel.shape[2:5]
     patterns = jax.vmap(partial(jax.random.normal, shape=(steps, math.prod(shape))), out_axes=1)
     return hebbian_for(
@@ -146,9 +146,9 @@ def hebbian_for(
 
     With `axis_name` they are a device's part of the patterns of all devices along that axis.
 
-    The rule is linear in the deviation of a neuron from the mean of its pool and leaves that mean
-    alone, and all pools of a layer see the same patterns up to a cyclic shift. So a whole sleep is
-    one K×K matrix that multiplies every deviation: the rule applied to the identity.
+    The rule keeps the mean of a pool and is linear in a neuron's deviation from it, and all pools
+    of a layer see the same patterns up to a cyclic shift. So a whole sleep is one K×K matrix, the
+    rule applied to the identity, which multiplies every deviation.
     """
     inputs_GSBK = _by_group(patterns, kernel)
 
@@ -220,7 +220,7 @@ def circuit(
 RULES: dict[str, Rule] = {rule.__name__: rule for rule in (mean, exact, hebbian, circuit)}
 
 
-# ---- What the rules are made of. -----------------------------------------------------------------
+# ---- Parts of the rules. -------------------------------------------------------------------------
 
 
 def _patch_orders(grid: Grid, channels: int) -> np.ndarray:
@@ -262,9 +262,7 @@ def _map_deviations(kernel: jax.Array, grid: Grid, border: str, maps_GKK: jax.Ar
 
 
 def resolve(name: str, options: Mapping[str, Any]) -> Rule:
-    """The rule called `name`, or 'package.module:function' for one's own, with its options set.
-
-    In a config the options are in `config.sleep`, under the name of the function.
+    """The rule `name`, or 'package.module:function' for one's own, with its options set.
 
     Raises:
       UsageError: there is no such rule, or it does not take these options.
@@ -293,7 +291,7 @@ def share(params: Any, grids: Mapping, rule: Rule, key: jax.Array) -> Any:
         flat[path] = shared = rule(kernel, grid, jax.random.fold_in(key, i))
         if (jnp.shape(shared), jnp.result_type(shared)) != (kernel.shape, kernel.dtype):
             raise UsageError(
-                f'the sleep rule made a kernel {jnp.shape(shared)} of {jnp.result_type(shared)} of '
-                f'one {kernel.shape} of {kernel.dtype}; it must keep shape and dtype.'
+                f'the sleep rule turned a kernel {kernel.shape} of {kernel.dtype} into one '
+                f'{jnp.shape(shared)} of {jnp.result_type(shared)}; it must keep shape and dtype.'
             )
     return flax.traverse_util.unflatten_dict(flat)

@@ -1,4 +1,4 @@
-"""What README.md and CONTRIBUTING.md tell people to run, import and open is there."""
+"""Everything that the README and the other pages tell people to run, import and open exists."""
 
 import ast
 import importlib.util
@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from tiny_runs import ROOT
 
-from lcn_jax.data import sources
+from lcn_jax.data import specs
 from lcn_jax.training import config as configs
 
-TEXTS = {name: (ROOT / name).read_text() for name in ('README.md', 'CONTRIBUTING.md')}
+PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
+TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in PAGES}
 ALL = '\n'.join(TEXTS.values())
 FENCED = re.compile(r'^```(\w*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 CONFIGS = {path.stem for path in (ROOT / 'experiments/configs').glob('[a-z]*.py')}
@@ -85,24 +86,31 @@ def test_config_fields_named_in_the_text_exist():
 
 
 def test_the_table_of_kinds_is_complete():
-    _, _, table = TEXTS['README.md'].partition('| kind | connectivity |')
+    _, _, table = TEXTS['docs/training.md'].partition('| kind | connectivity |')
     rows = re.findall(r'^\| `(\w+)`', table.partition('\n\n')[0], re.MULTILINE)
     assert sorted(rows) == sorted(configs.KINDS)
 
 
 def test_all_datasets_and_configs_are_named():
-    _, _, table = TEXTS['README.md'].partition('| `--dataset` |')
-    assert set(re.findall(r'^\| `(\w+)` ', table, re.MULTILINE)) >= set(sources.SPECS)
-    assert set(re.findall(r'experiments/configs/(\w+)\.py', TEXTS['README.md'])) == CONFIGS
+    _, _, table = TEXTS['docs/data.md'].partition('| `--dataset` |')
+    assert set(re.findall(r'^\| `(\w+)` ', table, re.MULTILINE)) >= set(specs.SPECS)
+    assert set(re.findall(r'experiments/configs/(\w+)\.py', TEXTS['docs/training.md'])) == CONFIGS
+
+
+def test_the_map_is_complete():
+    text = TEXTS['CONTRIBUTING.md']
+    folders = ('lcn_jax', 'lcn_jax/data', 'lcn_jax/training', 'lcn_jax/brain')
+    files = [path for folder in folders for path in (ROOT / folder).glob('[a-z]*.py')]
+    assert not [path for path in files if f'`{path.relative_to(ROOT)}`' not in text]
 
 
 @pytest.mark.parametrize('name', TEXTS)
 def test_links_and_files_exist(name):
-    linked = re.findall(r'\]\((?!https?:|#)([^)#]+)[^)]*\)', TEXTS[name])
+    here = (ROOT / name).parent
+    linked = [here / path for path in re.findall(r'\]\((?!https?:|#)([^)#]+)[^)]*\)', TEXTS[name])]
     text = re.sub(r'https?://\S+', '', FENCED.sub('', TEXTS[name]))
     named = re.findall(r'\b(?:lcn_jax|experiments|tests)/[\w./-]*\w/?', text)
-    assert named
-    missing = [path for path in {*linked, *named} if not (ROOT / path).exists()]
+    missing = [path for path in [*linked, *named] if not (ROOT / path).exists()]
     assert not missing
 
 
@@ -112,7 +120,7 @@ def test_a_locally_connected_layer_in_another_model_sleeps_as_written():
     after = {'key': jax.random.key(0), 'images': images}
     exec(compile(block, 'README.md', 'exec'), after)
     assert after['logits'].shape == (2, 10)
-    before = after['variables']['params']
+    before = after['YourNet']().init(after['key'], images)['params']
     assert (after['params']['Conv_0']['kernel'] == before['Conv_0']['kernel']).all()
     kernel, awake = (params['LocalConv_0']['kernel'] for params in (after['params'], before))
     assert (awake[0, 0] != awake[3, 3]).all()

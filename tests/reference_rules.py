@@ -15,7 +15,7 @@ from lcn_jax.snr import _moments
 def exact_for(
     kernel: jax.Array, grid: Grid, patterns: jax.Array, *, border: str, gamma: float
 ) -> jax.Array:
-    """The fixed point for given patterns (S, B, kh, kw, C or C // groups), all shown for ever.
+    """The fixed point for given patterns (S, B, kh, kw, C or C // groups), shown again and again.
 
     With C = E[x xᵀ]:  w* = (C + gamma I)⁻¹ (C mean_j w_j + gamma w), so the mean of a pool stays
     and the deviations are multiplied by gamma (C + gamma I)⁻¹. gamma must be positive.

@@ -12,7 +12,7 @@ from lcn_jax.training.experiment import Experiment
 
 
 def of_run(experiment: Experiment, workdir: str) -> str:
-    """What `train_and_evaluate` is going to do, for the person who waits for it.
+    """A summary of what `train_and_evaluate` is going to do.
 
     Raises:
       UsageError: the devices cannot divide the batch.

@@ -1,4 +1,4 @@
-"""Where numbers come from: the commit, the machine and the versions that go beside every result."""
+"""The commit, machine and versions that are recorded beside every result."""
 
 import os
 import pathlib

@@ -19,7 +19,7 @@ from lcn_jax.training.experiment import Experiment
 
 @dataclasses.dataclass(frozen=True)
 class LayerShape:
-    """What tells layers apart."""
+    """The shape of a layer, without the batch."""
 
     grid: Grid
     channels: int
@@ -85,7 +85,7 @@ def layer_candidates(
 
 
 def floor(flops: int, moved: int, dtype: str, rates: Mapping[str, float]) -> dict[str, float | str]:
-    """The least seconds for so many FLOPs and so many bytes, and which of them it is."""
+    """The least time for this many FLOPs and bytes, and which of them it comes from."""
     seconds = {'FLOPs': flops / rates[f'{dtype}_flops'], 'bytes': moved / rates['copy_bytes']}
     bound_by = max(seconds, key=seconds.get)
     return {'seconds': seconds[bound_by], 'bound_by': bound_by}

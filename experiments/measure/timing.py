@@ -17,7 +17,7 @@ from experiments.configs import cifar10, digits, imagenet
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is measured and for how long; recorded in the JSON. Batches are those of a device."""
+    """The extent of the measurements, recorded in the JSON. Batch sizes are per device."""
 
     networks: tuple[str, ...]  # for their layers
     step_network: str

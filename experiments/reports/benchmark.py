@@ -1,4 +1,4 @@
-"""What comes of a benchmark: ratios, a table and a chart."""
+"""The results of a benchmark: ratios, a table and a chart."""
 
 import statistics
 from typing import Any

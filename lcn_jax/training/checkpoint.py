@@ -1,4 +1,4 @@
-"""Checkpoints, by orbax: the latest two and the best, written while training goes on.
+"""Checkpoints by orbax: the latest two and the best, written while training continues.
 
     WORKDIR/config.json         the config of the run
     WORKDIR/checkpoints/STEP/   a `Snapshot` at the end of a step

@@ -1,4 +1,4 @@
-"""What may happen to a run from outside: requests to stop, and processes that hang."""
+"""Requests to stop a run, and processes that hang."""
 
 import faulthandler
 import signal
@@ -7,15 +7,15 @@ import threading
 import jax
 from jax.experimental import multihost_utils
 
-STUCK_SECONDS = 1800  # without progress end a process of a run of several
+STUCK_SECONDS = 1800  # a process of a run of several ends after this time without progress
 
 
 class StopRequests:
-    """A context in which SIGTERM and Ctrl-C do not end the program, but are heard by `heard`.
+    """A context in which SIGTERM and Ctrl-C do not end the program, but make `heard` True.
 
-    A second Ctrl-C does. In a run of several processes a request to any of them is heard by all, at
-    the same step, and a process that hears nothing for STUCK_SECONDS, because it or another
-    one hangs, is ended with a traceback.
+    A second Ctrl-C ends it. In a run of several processes, all hear a request to any of them at the
+    same step; and a process that does not call `heard` for STUCK_SECONDS, because it or another one
+    hangs, ends with a traceback.
     """
 
     def __init__(self):

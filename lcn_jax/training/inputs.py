@@ -1,7 +1,7 @@
-"""Where training and evaluation get their images from: the devices, or a stream to them.
+"""The images of training and evaluation, which stay on the devices or are streamed to them.
 
-Both look the same from outside. Images go to the devices as uint8; `batches` makes batches of them
-there.
+Both kinds of input have the same methods. Images go to the devices as uint8, where `batches` makes
+batches of them.
 """
 
 import itertools
@@ -33,7 +33,7 @@ class Input(Protocol):
         """
 
     def evaluate(self) -> Iterator[Pixels]:
-        """Pixels with a leading axis of devices; in all of them every example is once."""
+        """Pixels with a leading axis of devices, which together have every example once."""
 
 
 def make(config: ConfigDict, key: jax.Array) -> Input:
@@ -50,7 +50,7 @@ def make(config: ConfigDict, key: jax.Array) -> Input:
 
 
 class Resident:
-    """All images on the devices: training images on each, evaluated images shared out."""
+    """All images on the devices: every training image on each, each evaluation image on one."""
 
     def __init__(
         self,
@@ -140,9 +140,9 @@ class Streamed:
 def share_out(
     images: Images, process: int, processes: int, devices: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The images and labels of one of the processes, filled up so that all devices have as many.
+    """The images and labels of one process, padded so that all devices get equally many.
 
-    Each device gets the same ones whichever process it belongs to.
+    Which images a device gets does not depend on the number of processes.
     """
     fill = -len(images) % devices
     own = shards.positions(len(images) + fill, (process, processes))

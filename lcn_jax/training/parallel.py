@@ -1,4 +1,4 @@
-"""The only file that says pmap: one program on every device, and values on all of them."""
+"""One program on every device, and values on all of them; the only file that says pmap."""
 
 import collections
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +18,11 @@ LOST_SECONDS = 100
 def join_processes(
     coordinator_address: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-    """Makes this process one of those of a run; call it before anything uses a device.
+    """Makes this process part of a run of several; call it before anything uses a device.
 
-    Each of them runs the same program on devices of its own, and all see the same workdir. What is
-    None is taken from what a TPU pod or SLURM sets. A process that is lost, or silent for
-    LOST_SECONDS, ends the others.
+    Each of them runs the same program on devices of its own, and all see the same workdir.
+    Arguments that are None come from the environment of a TPU pod or SLURM. A process that is lost,
+    or silent for LOST_SECONDS, ends the others.
 
     Raises:
       UsageError: something is missing, or the processes did not find each other.
@@ -60,7 +60,7 @@ def shard() -> tuple[jax.Array, int]:
 
 
 def mean(tree: Any) -> Any:
-    """Inside a per-device program: the mean over devices. One device keeps what it has."""
+    """Inside a per-device program: the mean over devices, or `tree` itself on a single device."""
     return lax.pmean(tree, AXIS) if lax.axis_size(AXIS) > 1 else tree
 
 
@@ -114,7 +114,7 @@ def _over_devices() -> NamedSharding:
 
 
 def check_batch_size(batch_size: int) -> None:
-    """UsageError unless the devices can share a batch equally."""
+    """UsageError unless the devices can divide a batch equally."""
     count = jax.device_count()
     if batch_size % count:
         below = batch_size // count * count

@@ -1,4 +1,4 @@
-"""Showing how a run gets on."""
+"""The progress of a run on the screen."""
 
 import datetime
 import sys
@@ -12,9 +12,9 @@ SECONDS_BETWEEN_LINES = 10
 class Progress:
     """Shows the records of `train_and_evaluate`: a bar on a terminal, else a line now and then.
 
-    Loss (nats) and accuracy of training, the latest accuracy on the other images, images a second
-    since what was shown before, and the time that is left at the pace since this process started.
-    Records that a resumed run gives again are not shown.
+    Loss (nats) and accuracy of training, the latest accuracy of evaluation, images a second since
+    the last line, and the time left at the pace since this process started. Records that a resumed
+    run reports again are not shown.
     """
 
     def __init__(self, label: str):
@@ -26,7 +26,7 @@ class Progress:
 
     def __call__(self, record: Mapping[str, Any]) -> None:
         if 'seconds' not in record:
-            return  # training diverged, as an error says in a moment
+            return  # training diverged, and an error follows
         step, total, seconds = record['step'], record['total_steps'], record['seconds']
         for split in ('validation', 'test'):
             if f'{split}_top1' in record:

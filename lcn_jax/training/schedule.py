@@ -9,7 +9,7 @@ LONGEST_STRETCH = 10  # steps between two looks at whether the run was asked to 
 
 
 class Events(NamedTuple):
-    """What happens at the end of a step, in this order."""
+    """The events at the end of a step, in this order."""
 
     sleep: bool
     log: bool
@@ -54,7 +54,7 @@ class Schedule:
         return min(step + LONGEST_STRETCH, *multiples)
 
     def events(self, step: int) -> Events:
-        """What happens at the end of `step`."""
+        """The events at the end of `step`."""
         last = step == self.total_steps
         return Events(
             sleep=self.sleep_every > 0 and step % self.sleep_every == 0,

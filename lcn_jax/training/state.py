@@ -23,7 +23,7 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `model.apply` takes."""
+        """The variables that `model.apply` takes."""
         return {'params': self.params, 'batch_stats': self.batch_stats}
 
 

@@ -26,7 +26,7 @@ def learning_rate(config: ml_collections.ConfigDict, total_steps: int) -> optax.
 
 
 def optimizer(config: ml_collections.ConfigDict, total_steps: int) -> optax.GradientTransformation:
-    """AdamW, decaying all parameters as torch's does."""
+    """AdamW that decays all parameters, as PyTorch's does."""
     return optax.adamw(learning_rate(config, total_steps), weight_decay=config.weight_decay)
 
 
