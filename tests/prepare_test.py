@@ -497,9 +497,11 @@ def test_what_was_killed_is_not_taken_for_whole(tmp_path):
     assert counts == {'train': 12, 'validation': 3}
 
 
-def test_binary_prints_one_line(tmp_path):
-    command = [sys.executable, '-m', 'experiments.prepare', '--dataset=tiny_imagenet']
-    source = tiny_archives.write_zip(tmp_path / 'tiny.zip', tiny_archives.tiny_imagenet_files())
+def test_binary(tmp_path):
+    image = tiny_archives.encode(tiny_archives.pictures(1, (8, 8))[0])
+    files = {f'{label}/1.png': image for label in ('robin', 'wren', 'owl')}
+    source = tiny_archives.write_zip(tmp_path / 'birds.zip', files)
+    command = [sys.executable, '-m', 'experiments.prepare', '--dataset=birds']
     for name, code in ((source.name, 0), ('nowhere.zip', 1)):
         options = [f'--data_dir={tmp_path}/data', f'--source={tmp_path}/{name}']
         run = subprocess.run(command + options, cwd=ROOT, capture_output=True, text=True)
@@ -507,4 +509,6 @@ def test_binary_prints_one_line(tmp_path):
         if code:
             assert run.stderr == f'error: there is no {tmp_path}/nowhere.zip.\n'
         else:
-            assert run.stdout.splitlines()[-1].endswith('12 train, 3 validation')
+            counts, hint = run.stdout.splitlines()[-2:]
+            assert counts == f'birds is in {tmp_path}/data: 3 train'
+            assert 'config.validation' in hint
