@@ -4,29 +4,40 @@
 
     NAME             PATH
     digits           (leave it out)
-    cifar10          cifar-10-binary.tar.gz or the folder it unpacks to
-    cifar100         cifar-100-binary.tar.gz or the folder it unpacks to
-    tiny_imagenet    tiny-imagenet-200.zip or the folder it unpacks to
-    imagenet2012     the folder of ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar
+    cifar10          cifar-10-binary.tar.gz or cifar-10-python.tar.gz
+    cifar100         cifar-100-binary.tar.gz or cifar-100-python.tar.gz
+    tiny_imagenet    tiny-imagenet-200.zip
+    imagenet2012     a folder with ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, or with
+                     train/WNID/*.JPEG and val/*.JPEG or val/WNID/*.JPEG somewhere in it
+    a new name       images of your own: a folder with {train,val,test}/CLASS/*.png or CLASS/*.png
+    module:Builder   whatever your tfds builder takes as `source`
+    a name of tfds   (leave it out; needs tensorflow: `pip install 'lcn_jax[prepare]'`)
 
-Then train with `--config.data_dir=DIR`. Without `--source` CIFAR is downloaded, which needs
-tensorflow: `pip install 'lcn_jax[prepare]'`.
+In place of an archive, PATH can be the folder that it unpacks to; in place of a folder, a zip or
+tar archive of it. Files such as .DS_Store and Thumbs.db are ignored.
+
+Then train with `--config.dataset=NAME --config.data_dir=DIR`. docs/data.md says more.
 """
 
 from absl import flags
 
 from experiments.common import cli
-from lcn_jax.data import sources
 from lcn_jax.data.prepare import prepare
+from lcn_jax.data.specs import SPECS
 
-DATASET = flags.DEFINE_string('dataset', None, f'One of {", ".join(sources.SPECS)}.')
+DATASET = flags.DEFINE_string(
+    'dataset',
+    None,
+    f"One of {', '.join(SPECS)}; a new name, for images of your own; 'module:Builder'; or the name "
+    'of an image classification dataset of tfds.',
+)
 DATA_DIR = flags.DEFINE_string('data_dir', None, 'Folder to write to.')
-SOURCE = flags.DEFINE_string('source', None, 'The official archive or folder.')
+SOURCE = flags.DEFINE_string('source', None, 'Folder or archive to prepare the dataset from.')
 VAL_LABELS = flags.DEFINE_string(
     'val_labels',
     None,
     'For ImageNet with other validation images than the official ones: a file with the wnid of '
-    'each, one a line, in the order of the image files.',
+    'each, one a line, in the order of the image files, or a table like LOC_val_solution.csv.',
 )
 flags.mark_flags_as_required(['dataset', 'data_dir'])
 
@@ -36,6 +47,8 @@ def main(argv):
     counts = prepare(DATASET.value, DATA_DIR.value, SOURCE.value, VAL_LABELS.value)
     sizes = ', '.join(f'{count:,} {split}' for split, count in counts.items())
     print(f'{DATASET.value} is in {DATA_DIR.value}: {sizes}')
+    if not {'validation', 'test'} & set(counts):
+        print('All images are for training: set config.validation to hold out some to evaluate on.')
 
 
 if __name__ == '__main__':

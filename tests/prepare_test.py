@@ -395,6 +395,36 @@ def test_a_data_dir_that_cannot_be_written_is_named(tmp_path):
         prepare('digits', str(tmp_path / 'file' / 'data'))
 
 
+FULL = """
+import resource, signal, sys
+from lcn_jax.data.prepare import prepare
+from lcn_jax.errors import UsageError
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))  # no file can be longer
+try:
+    prepare('tiny_imagenet', *sys.argv[1:])
+except UsageError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_costs_one_line_and_leaves_nothing(tmp_path):
+    source = tiny_archives.write_folder(tmp_path / 'in', tiny_archives.tiny_imagenet_files())
+    assert sum(path.stat().st_size for path in source.rglob('*.JPEG')) > 30_000
+    data_dir = tmp_path / 'data'
+    run = subprocess.run(
+        [sys.executable, '-c', FULL, str(data_dir), str(source)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    last = run.stdout.splitlines()[-1]
+    assert last.startswith(f'cannot write {data_dir}/tiny_imagenet/1.0.0 (')
+    assert 'File too large' in last
+    assert [path for path in data_dir.rglob('*') if path.is_file()] == []
+
+
 class Stripes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A builder of the user's own: `source` holds how many images there are."""
 
@@ -467,9 +497,11 @@ def test_what_was_killed_is_not_taken_for_whole(tmp_path):
     assert counts == {'train': 12, 'validation': 3}
 
 
-def test_binary_prints_one_line(tmp_path):
-    command = [sys.executable, '-m', 'experiments.prepare', '--dataset=tiny_imagenet']
-    source = tiny_archives.write_zip(tmp_path / 'tiny.zip', tiny_archives.tiny_imagenet_files())
+def test_binary(tmp_path):
+    image = tiny_archives.encode(tiny_archives.pictures(1, (8, 8))[0])
+    files = {f'{label}/1.png': image for label in ('robin', 'wren', 'owl')}
+    source = tiny_archives.write_zip(tmp_path / 'birds.zip', files)
+    command = [sys.executable, '-m', 'experiments.prepare', '--dataset=birds']
     for name, code in ((source.name, 0), ('nowhere.zip', 1)):
         options = [f'--data_dir={tmp_path}/data', f'--source={tmp_path}/{name}']
         run = subprocess.run(command + options, cwd=ROOT, capture_output=True, text=True)
@@ -477,4 +509,6 @@ def test_binary_prints_one_line(tmp_path):
         if code:
             assert run.stderr == f'error: there is no {tmp_path}/nowhere.zip.\n'
         else:
-            assert run.stdout.splitlines()[-1].endswith('12 train, 3 validation')
+            counts, hint = run.stdout.splitlines()[-2:]
+            assert counts == f'birds is in {tmp_path}/data: 3 train'
+            assert 'config.validation' in hint

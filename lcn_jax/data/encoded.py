@@ -34,9 +34,10 @@ def stored(file: bytes, name: str, channels: int = 3) -> bytes:
             image.draft(image.mode, (1, 1))  # reads all of it, at an eighth of its resolution
             image.load()
             return file
-        if image.mode[0] in 'IF':
-            raise UsageError(f'{name} has more than 8 bits a channel: convert it to 8.')
-        return _png(with_channels(image, channels))
+        image.load()
+    if image.mode[0] in 'IF':
+        raise UsageError(f'{name} has more than 8 bits a channel: convert it to 8.')
+    return _png(with_channels(image, channels))
 
 
 def shape(file: bytes, name: str) -> tuple[int, int, int]:
@@ -73,9 +74,11 @@ def with_channels(image, channels: int):
 @contextlib.contextmanager
 def decoding(name: str) -> Iterator[None]:
     """Turns Pillow's errors inside into a UsageError whose message starts with `name`."""
+    from PIL import Image
+
     try:
         yield
-    except (OSError, SyntaxError) as error:  # Pillow's broken PNGs are SyntaxErrors
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UsageError(f'{name} is not a whole image: {error}.') from error
 
 

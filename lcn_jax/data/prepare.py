@@ -48,7 +48,12 @@ def prepare(
     if not builder.data_path.exists():
         files.make_folder(folder)
         with files.writing(builder.data_path):
-            builder.download_and_prepare(file_format=sources.FORMAT)
+            try:
+                builder.download_and_prepare(file_format=sources.FORMAT)
+            except RuntimeError as error:  # how array_record says that the disk is full
+                if 'write() failed' not in str(error):
+                    raise
+                raise OSError(error) from error
     elif not builder.is_prepared():
         raise UsageError(f'{builder.data_path} is not a whole dataset: delete it and try again.')
     sources.check_format(builder)
