@@ -7,12 +7,11 @@ Images that cannot be decoded are left out of it; they are then named, and the e
 """
 
 from absl import flags
-from etils import epath
 
 from experiments.common import cli
 from lcn_jax.brain import exchange, features, stimuli
 from lcn_jax.errors import UsageError
-from lcn_jax.files import make_folder
+from lcn_jax.files import locate, make_folder
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that experiments.train wrote.')
 CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
@@ -30,7 +29,7 @@ def main(argv):
     network = features.load(WORKDIR.value, CHECKPOINT.value, DATA_DIR.value)
     layers = LAYERS.value or features.main_layers(network)
     files = stimuli.read(IMAGES.value)
-    make_folder(epath.Path(OUT.value).parent)
+    make_folder(locate(OUT.value).parent)
     left_out = exchange.write(OUT.value, network, files, layers)
     print(f'{OUT.value} has {len(layers)} layers of {len(files) - len(left_out)} images')
     if left_out:

@@ -4,16 +4,15 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from etils import epath
 
 from lcn_jax.brain import stimuli
 from lcn_jax.brain.features import Network, extract
 from lcn_jax.errors import UsageError
-from lcn_jax.files import writing
+from lcn_jax.files import Path, locate, writing
 
 
 def write(
-    path: str, network: Network, files: Mapping[str, bytes], layers: Sequence[str]
+    path: Path, network: Network, files: Mapping[str, bytes], layers: Sequence[str]
 ) -> dict[str, str]:
     """Writes an npz file with the activations of some layers for image files.
 
@@ -37,6 +36,6 @@ def write(
         raise UsageError(f'none of the images can be decoded: {next(iter(left_out.values()))}')
     digests = [hashlib.sha256(files[name]).hexdigest() for name in images]
     activations = extract(network, list(images.values()), layers)
-    with writing(path), epath.Path(path).open('wb') as file:
+    with writing(path), locate(path).open('wb') as file:
         np.savez(file, digest=np.array(digests), **activations)
     return left_out

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tiny_networks import LAYERS, SHORTCUT, make_run
+from tiny_networks import LAYERS, SHORTCUT, make_config, make_run
 
 from lcn_jax.brain import features
 
@@ -16,7 +16,7 @@ def runs(tmp_path_factory):
     kinds = {'conv': 0, 'lc': 1}
     for kind, seed in kinds.items():
         (folder / kind).mkdir()
-        make_run(folder / kind, kind, seed)
+        make_run(folder / kind, make_config(kind), seed)
     return {kind: folder / kind for kind in kinds}
 
 

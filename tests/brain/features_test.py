@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_runs
-from tiny_networks import LAYERS, SHORTCUT, make_config
+from tiny_networks import LAYERS, SHORTCUT, make_config, make_run
 
 from lcn_jax import local
 from lcn_jax.brain import features
@@ -38,6 +38,10 @@ class Foreign(nn.Module):
         x = x.mean((1, 2))
         self.sow('intermediates', 'pooled', x)
         return nn.Dense(3, name='classes')(x)
+
+
+def make_foreign(config, num_classes):
+    return Foreign()
 
 
 @pytest.fixture(scope='module')
@@ -77,6 +81,15 @@ class TestForeignModel:
         assert list(found) == list(expected)
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+    def test_a_run_of_it_is_loaded(self, tmp_path):
+        config = make_config('lc')
+        config.model.name = f'{__name__}:make_foreign'
+        network = features.load(str(make_run(tmp_path, config)))
+        assert (network.model, network.image_shape, network.step) == (Foreign(), (8, 8, 3), 3)
+        assert features.blocks(network) == ('wide', 'deep/out')
+        image = np.zeros((8, 8, 3), np.uint8)
+        assert features.extract(network, [image], ['logits'])['logits'].shape == (1, 3)
 
     def test_the_example_in_the_docs(self):
         text = (tiny_runs.ROOT / 'docs/models.md').read_text()

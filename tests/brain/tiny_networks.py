@@ -47,9 +47,8 @@ def make_state(config, seed):
     )
 
 
-def make_run(workdir, kind, seed=0):
+def make_run(workdir, config, seed=0):
     """A workdir with a checkpoint of step 3."""
-    config = make_config(kind)
     snapshot = checkpoint.Snapshot.start(make_state(config, seed))
     checkpoint.claim(str(workdir), config)
     with checkpoint.Checkpoints(str(workdir)) as checkpoints:
