@@ -15,6 +15,7 @@ from absl import flags
 from experiments.common import cli
 from experiments.common.provenance import provenance
 from experiments.configs import digits
+from experiments.reports.style import COLOURS
 from lcn_jax.files import to_json, write_text
 from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.progress import Progress
@@ -25,7 +26,6 @@ SEEDS = flags.DEFINE_integer('seeds', 3, 'Networks of each kind.', lower_bound=1
 EPOCHS = flags.DEFINE_integer('epochs', None, 'Instead of those of the config.', lower_bound=1)
 
 KINDS = ('conv', 'lc', 'lc_translations', 'lc_hebbian')
-COLOURS = dict(zip(KINDS, ('#4c78a8', '#e45756', '#f2a541', '#54a24b')))
 
 
 def main(argv):
@@ -120,12 +120,13 @@ def draw(runs: dict[str, list[list[dict]]]) -> None:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained')
     for kind, records_of_seeds in runs.items():
+        colour = COLOURS[kind.removeprefix('lc_')]
         for seed, records in enumerate(records_of_seeds):
             tested = [record for record in records if 'test_top1' in record]
             left.plot(
                 [record['epoch'] for record in tested],
                 [100 * record['test_top1'] for record in tested],
-                color=COLOURS[kind],
+                color=colour,
                 alpha=0.85,
                 label=kind if seed == 0 else None,
             )
@@ -137,7 +138,7 @@ def draw(runs: dict[str, list[list[dict]]]) -> None:
                     steps.append(record['epoch'])
                     snrs.append(snr)
         if snrs:
-            right.plot(steps, snrs, color=COLOURS[kind], linewidth=1, label=kind)
+            right.plot(steps, snrs, color=colour, linewidth=1, label=kind)
     left.set(xlabel='epoch', ylabel='test accuracy (%)', ylim=(0, 100), title='Real digits')
     right.set(xlabel='epoch', ylabel='weight SNR', yscale='log', title='How alike the weights are')
     for axes in (left, right):

@@ -44,14 +44,6 @@ PADDINGS = flags.DEFINE_list(
 ROWS = flags.DEFINE_list('rows', None, f'By default all: {", ".join(table_report.ROWS)}.')
 SEARCH = flags.DEFINE_bool('search', False, 'Look for learning rates and weight decays.')
 
-# Row: kind and fields. ws(n) is a sleep after every n-th step, by averaging or the Hebbian rule.
-SETTINGS = {
-    'conv': ('conv', {}),
-    'lc': ('lc', {}),
-    **{f'lc_reps{n}': ('lc_translations', {'translations.repetitions': n}) for n in (4, 8, 16)},
-    **{f'lc_mean{n}': ('lc_mean', {'sleep.every': n}) for n in (1, 10, 100)},
-    **{f'lc_hebbian{n}': ('lc_hebbian', {'sleep.every': n}) for n in (1, 10, 100)},
-}
 # The paper's grid.
 LEARNING_RATES = {'conv': (1e-1, 5e-2, 1e-2, 5e-3), 'lc': (1e-3, 5e-4, 1e-4, 5e-5)}
 WEIGHT_DECAYS = (1e-2, 1e-4)
@@ -61,10 +53,10 @@ STOPPED = 'stopped; the same command continues from there.'
 
 def main(argv):
     del argv
-    rows = ROWS.value or list(SETTINGS)
-    unknown = [row for row in rows if row not in SETTINGS]
+    rows = ROWS.value or list(table_report.ROWS)
+    unknown = [row for row in rows if row not in table_report.ROWS]
     if unknown:
-        raise UsageError(f'unknown row {unknown[0]!r}; known: {", ".join(SETTINGS)}.')
+        raise UsageError(f'unknown row {unknown[0]!r}; known: {", ".join(table_report.ROWS)}.')
     if given('conv').validation:
         raise UsageError(
             'leave out --config.validation: --search holds images out by itself, and a table is '
@@ -152,12 +144,12 @@ def given(kind: str) -> ConfigDict:
 
 
 def config_of(row: str, padding: int, seed: int) -> ConfigDict:
-    kind, fields = SETTINGS[row]
-    config = given(kind)
+    settings = table_report.ROWS[row]
+    config = given(settings.kind)
     config.seed, config.translations.padding = seed, padding
     if EPOCHS.value is not None:
         config.epochs = EPOCHS.value
-    config.update_from_flattened_dict({'translations.repetitions': 1} | fields)
+    config.update_from_flattened_dict({'translations.repetitions': 1} | settings.fields)
     config.batch_size -= config.batch_size % config.translations.repetitions
     return config
 

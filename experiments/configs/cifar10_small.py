@@ -4,9 +4,9 @@
         --config.data_dir=DIR --rows=conv,lc,lc_reps4,lc_mean1,lc_mean10,lc_mean100 --seeds=3 \\
         --out=runs/table
 
-What the paper shows with ResNet-20 in 200 epochs, with one block in each stage, a stem of stride 2
-and 12 epochs. In so few steps the networks that sleep learn best with a higher rate than those of
-the paper's grid: rates were chosen on held-out training images (`experiments/results/README.md`).
+One block in each stage, a stem of stride 2 and 12 epochs, instead of the paper's ResNet-20 and 200.
+In so few steps, networks that sleep learn best with a higher rate than those of the paper's grid:
+rates were chosen on held-out training images (`experiments/results/README.md`).
 """
 
 from experiments.configs import cifar10

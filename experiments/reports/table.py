@@ -1,5 +1,6 @@
 """The results of a table's runs: means, paired differences with their intervals, a figure."""
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -10,21 +11,44 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
+from experiments.reports.style import COLOURS
+from lcn_jax.data.specs import SPECS
 from lcn_jax.files import from_json
 
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of the table: its label, the kind of network, fields of the config, and a colour."""
+
+    label: str
+    kind: str
+    fields: dict[str, Any]
+    colour: str
+
+
+# ws(n) is a sleep after every n-th step, by averaging or by the Hebbian rule.
 ROWS = {
-    'conv': 'conv',
-    'lc': 'LC',
-    **{f'lc_reps{n}': f'LC, {n} reps' for n in (4, 8, 16)},
-    **{f'lc_mean{n}': f'LC, ws({n}), mean' for n in (1, 10, 100)},
-    **{f'lc_hebbian{n}': f'LC, ws({n}), Hebbian' for n in (1, 10, 100)},
+    'conv': Row('conv', 'conv', {}, COLOURS['conv']),
+    'lc': Row('LC', 'lc', {}, COLOURS['lc']),
+    **{
+        f'lc_reps{n}': Row(
+            f'LC, {n} reps',
+            'lc_translations',
+            {'translations.repetitions': n},
+            COLOURS['translations'],
+        )
+        for n in (4, 8, 16)
+    },
+    **{
+        f'lc_{rule}{n}': Row(
+            f'LC, ws({n}), {name}', f'lc_{rule}', {'sleep.every': n}, COLOURS[rule]
+        )
+        for rule, name in (('mean', 'mean'), ('hebbian', 'Hebbian'))
+        for n in (1, 10, 100)
+    },
 }
-COLOURS = {
-    'conv': '#4c78a8', 'lc': '#e45756', 'lc_reps': '#f2a541', 'lc_mean': '#72b7b2',
-    'lc_hebbian': '#54a24b',
-}  # fmt: skip
 METRICS = {'top1': 'top-1', 'top5': 'top-5'}
-REFERENCES = {'conv': 'conv', 'lc': 'LC'}  # rows that every row is compared with
+REFERENCES = ('conv', 'lc')  # rows that every row is compared with
 
 
 def read(folder: str) -> list[dict[str, Any]]:
@@ -114,8 +138,9 @@ def markdown(report: dict[str, Any]) -> str:
         shared = report['columns'][column]
         dataset, _, padding = column.rpartition('-')
         # With ten classes nearly everything is in the top five.
-        metrics = ['top1'] if dataset in ('digits', 'cifar10') else list(METRICS)
-        compared = ''.join(f' − {name} |' for name in REFERENCES.values())
+        known = SPECS.get(dataset)
+        metrics = ['top1'] if known and known.num_classes <= 10 else list(METRICS)
+        compared = ''.join(f' − {name} |' for name in (ROWS[row].label for row in REFERENCES))
         heads = ''.join(f' {METRICS[m]} % |{compared}' for m in metrics)
         parts.append(f'**{dataset}, padding {padding}**\n')
         parts.append(
@@ -129,7 +154,9 @@ def markdown(report: dict[str, Any]) -> str:
                 for reference, difference in cell[metric]['differences'].items():
                     values += f' {"" if reference == row else _difference(difference)} |'
             snr = '' if cell['weight_snr'] is None else f'{cell["weight_snr"]:.3g}'
-            parts.append(f'| {ROWS[row]} |{values} {cell["n"]} | {snr} | {cell["seconds"]:.0f} |')
+            parts.append(
+                f'| {ROWS[row].label} |{values} {cell["n"]} | {snr} | {cell["seconds"]:.0f} |'
+            )
         images = '' if shared['train_images'] == '0' else f' of {shared["train_images"]} images'
         parts.append(
             f'\n{shared["epochs"]} epochs{images}, batches of {shared["batch_size"]}; '
@@ -160,10 +187,10 @@ def plot(report: dict[str, Any]) -> Figure:
         for row, cell in rows.items():
             axes.errorbar(
                 cell['top1']['mean'], present.index(row), xerr=cell['top1']['std'],
-                fmt='o', color=COLOURS[row.rstrip('0123456789')], capsize=3,
+                fmt='o', color=ROWS[row].colour, capsize=3,
             )  # fmt: skip
         axes.set(xlabel='top-1 accuracy (%)', title=column)
         axes.grid(axis='x', alpha=0.3)
-    panels[0].set_yticks(np.arange(len(present)), [ROWS[row] for row in present])
+    panels[0].set_yticks(np.arange(len(present)), [ROWS[row].label for row in present])
     panels[0].invert_yaxis()
     return figure

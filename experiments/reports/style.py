@@ -1,0 +1,9 @@
+"""One colour for each kind of network, in all pictures."""
+
+COLOURS = {
+    'conv': '#4c78a8',
+    'lc': '#e45756',
+    'translations': '#f2a541',
+    'mean': '#72b7b2',
+    'hebbian': '#54a24b',
+}
