@@ -83,17 +83,6 @@ class Circuit:
 
 
 @jax.default_matmul_precision('highest')
-def steady_rates(weights: jax.Array, x: jax.Array, circuit: Circuit) -> jax.Array:
-    """Rates (N,) at which the circuit rests: r_i = b + z_i - mean(z) + mean(z) / (1 + alpha).
-
-    For weights (N, K) held still and input x (K,). A strong inhibition alpha makes r_i - b the
-    activity z_i - mean(z) of the plain rule; a finite one lets the mean weight decay slowly.
-    """
-    z = weights @ x
-    return circuit.b + z - z.mean() + z.mean() / (1 + circuit.alpha)
-
-
-@jax.default_matmul_precision('highest')
 def hebbian_sgd(
     weights: jax.Array,
     patterns: jax.Array,
@@ -124,13 +113,10 @@ def hebbian_sgd(
 
 @jax.default_matmul_precision('highest')
 def simulate_stepwise(
-    weights: jax.Array,
-    patterns: jax.Array,
-    gamma: float,
-    circuit: Circuit,
+    weights: jax.Array, patterns: jax.Array, gamma: float, circuit: Circuit,
     members: jax.Array | None = None,
     observe: Callable[[jax.Array, jax.Array], Any] = lambda weights, rates: None,
-) -> tuple[jax.Array, Any]:
+) -> tuple[jax.Array, Any]:  # fmt: skip
     """Runs the circuit one time step after the other: the plain form of `simulate`.
 
     Returns the final weights (N, K) and observe(weights, rates) after every time step,
@@ -155,14 +141,22 @@ def simulate_stepwise(
 
 
 @jax.default_matmul_precision('highest')
+def steady_rates(weights: jax.Array, x: jax.Array, circuit: Circuit) -> jax.Array:
+    """Rates (N,) at which the circuit rests: r_i = b + z_i - mean(z) + mean(z) / (1 + alpha).
+
+    For weights (N, K) held still and input x (K,). A strong inhibition alpha makes r_i - b the
+    activity z_i - mean(z) of the plain rule; a finite one lets the mean weight decay slowly.
+    """
+    z = weights @ x
+    return circuit.b + z - z.mean() + z.mean() / (1 + circuit.alpha)
+
+
+@jax.default_matmul_precision('highest')
 def simulate(
-    weights: jax.Array,
-    patterns: jax.Array,
-    gamma: float,
-    circuit: Circuit,
+    weights: jax.Array, patterns: jax.Array, gamma: float, circuit: Circuit,
     members: jax.Array | None = None,
     observe: Callable[[jax.Array, jax.Array], Any] = lambda weights, rates: None,
-) -> tuple[jax.Array, Any]:
+) -> tuple[jax.Array, Any]:  # fmt: skip
     """Runs the circuit with weights rebuilt once per pattern; else equal to `simulate_stepwise`.
 
     While a pattern x lasts, the deviation from the anchor d = w - w^init and the velocity v stay in

@@ -39,29 +39,22 @@ class Spec:
         return None not in self.image_shape
 
 
-CIFAR = (
-    'cifar-{0}-binary.tar.gz, cifar-{0}-python.tar.gz or the folder they unpack to; downloaded if '
-    'tensorflow is installed'
-)
+def _cifar(classes: int) -> Spec:
+    files = 'cifar-{0}-binary.tar.gz, cifar-{0}-python.tar.gz or the folder they unpack to'
+    return Spec(
+        classes,
+        (32, 32, 3),
+        'test',
+        builder=f'lcn_jax.data.cifar:Cifar{classes}',
+        source=f'{files.format(classes)}; downloaded if tensorflow is installed',
+        downloads=True,
+    )
+
 
 SPECS = {
     'digits': Spec(10, (16, 16, 1), 'test', builder='lcn_jax.data.digits:Digits'),
-    'cifar10': Spec(
-        10,
-        (32, 32, 3),
-        'test',
-        builder='lcn_jax.data.cifar:Cifar10',
-        source=CIFAR.format(10),
-        downloads=True,
-    ),
-    'cifar100': Spec(
-        100,
-        (32, 32, 3),
-        'test',
-        builder='lcn_jax.data.cifar:Cifar100',
-        source=CIFAR.format(100),
-        downloads=True,
-    ),
+    'cifar10': _cifar(10),
+    'cifar100': _cifar(100),
     'tiny_imagenet': Spec(
         200,
         (64, 64, 3),

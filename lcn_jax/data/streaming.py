@@ -24,7 +24,21 @@ Batch = tuple[np.ndarray, np.ndarray]  # images (N, size, size, C) uint8 and lab
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainBatches:
+class _Batches:
+    """Batches of `size`×`size` images, of which process `shard` = (index, count) makes its part.
+
+    batch_size: over all processes; channels: 1 or 3.
+    """
+
+    split: Split
+    batch_size: int
+    size: int
+    channels: int
+    shard: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainBatches(_Batches):
     """Process `shard` = (index, count)'s part of every training batch, by step.
 
     As `batches.train_batch` chooses images: batch_size / repetitions a step, each decoded once and
@@ -32,14 +46,9 @@ class TrainBatches:
     the whole batch.
     """
 
-    split: Split
     seed: int
     steps: int
-    batch_size: int
     repetitions: int
-    size: int
-    channels: int
-    shard: tuple[int, int]
 
     def __len__(self) -> int:
         return self.steps
@@ -62,17 +71,11 @@ class TrainBatches:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalBatches:
+class EvalBatches(_Batches):
     """Process `shard`'s part of every evaluation batch, in the order of the files.
 
     Every process has as many batches; labels are MISSING beyond the end.
     """
-
-    split: Split
-    batch_size: int
-    size: int
-    channels: int
-    shard: tuple[int, int]
 
     def __len__(self) -> int:
         return -(-len(self.split) // self.batch_size)

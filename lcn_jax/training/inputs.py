@@ -53,12 +53,7 @@ class Resident:
     """All images on the devices: every training image on each, each evaluation image on one."""
 
     def __init__(
-        self,
-        config: ConfigDict,
-        key: jax.Array,
-        train: Split,
-        evaluated: Split,
-        statistics: MeanStd,
+        self, config: ConfigDict, key: jax.Array, train: Split, evaluated: Split, mean_std: MeanStd
     ):
         self.examples = len(train)
         self._key = key
@@ -67,11 +62,11 @@ class Resident:
         )
         self._epoch, self._order = None, None
         images = train.read()
-        self._train = parallel.replicate(Pixels(images.images, images.labels, *statistics))
+        self._train = parallel.replicate(Pixels(images.images, images.labels, *mean_std))
         shared_out = share_out(
             evaluated.read(), jax.process_index(), jax.process_count(), jax.device_count()
         )
-        self._evaluated = Pixels(*parallel.spread(shared_out), *parallel.replicate(statistics))
+        self._evaluated = Pixels(*parallel.spread(shared_out), *parallel.replicate(mean_std))
 
     def train(self, first, last):
         epoch = first // self._steps_per_epoch
@@ -88,18 +83,13 @@ class Streamed:
     """Images decoded on the host while the devices compute."""
 
     def __init__(
-        self,
-        config: ConfigDict,
-        key: jax.Array,
-        train: Split,
-        evaluated: Split,
-        statistics: MeanStd,
+        self, config: ConfigDict, key: jax.Array, train: Split, evaluated: Split, mean_std: MeanStd
     ):
         repetitions = config.translations.repetitions
         steps_per_epoch = shards.steps_per_epoch(len(train), config.batch_size, repetitions)
         self.examples = len(train)
         self._workers = config.workers
-        self._statistics = parallel.replicate(statistics)
+        self._statistics = parallel.replicate(mean_std)
         in_common = dict(
             channels=train.spec.image_shape[2],
             shard=(jax.process_index(), jax.process_count()),
