@@ -179,20 +179,13 @@ def divide(examples: int, validation: int, train_images: int) -> tuple[np.ndarra
 
 
 def data_folder(data_dir: str) -> Any:
-    """`data_dir` as an epath.Path; UsageError if array_record cannot read and write there."""
-    from etils import epath
-
+    """`data_dir` as an epath.Path; UsageError if array_record cannot read there."""
     if '://' in data_dir and not data_dir.startswith('gs://'):
         raise UsageError(
             f'datasets are read from folders and gs:// buckets, not from {data_dir}: copy it to a '
             'folder, or mount it as one.'
         )
-    folder = epath.Path(data_dir).expanduser()
-    try:
-        folder.exists()
-    except ImportError as error:
-        raise UsageError(f'{data_dir} cannot be read: {error}.') from error
-    return folder
+    return files.locate(data_dir)
 
 
 def check_format(builder: Any) -> None:
