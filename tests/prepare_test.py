@@ -202,6 +202,8 @@ def damaged_tiny_imagenet(folder, damage):
             del files['wnids.txt']
         case 'empty wnids':
             files['wnids.txt'] = b''
+        case 'class twice':
+            files['wnids.txt'] += b'\n' + WNIDS[0].encode()
         case 'no annotations':
             del files['val/val_annotations.txt']
         case 'no validation images':
@@ -231,6 +233,7 @@ def damaged_tiny_imagenet(folder, damage):
         ('class without images', f'no training images of class {WNIDS[2]}'),
         ('no wnids', 'must be one wnids.txt'),
         ('empty wnids', 'lists no classes'),
+        ('class twice', 'lists a class twice'),
         ('no annotations', 'there is no tiny-imagenet-200/val/val_annotations.txt'),
         ('no validation images', 'val_annotations.txt lists no images'),
         ('validation image missing', 'there is no tiny-imagenet-200/val/images/val_2.JPEG'),
@@ -291,6 +294,83 @@ def damaged_imagenet(folder, damage):
 def test_damaged_imagenet(tmp_path, damage, message):
     source = damaged_imagenet(tmp_path, damage)
     check_refused(tmp_path, 'imagenet2012', source, message, str(source / 'labels.txt'))
+
+
+def damaged_imagenet_folders(damage):
+    train, val = 'ILSVRC/Data/CLS-LOC/train', 'ILSVRC/Data/CLS-LOC/val'
+    files = tiny_archives.imagenet_kaggle_files()
+    table, image = files['LOC_val_solution.csv'], f'{train}/{WNIDS[0]}/{WNIDS[0]}_0.JPEG'
+    first_row = table.splitlines()[1]
+    match damage:
+        case 'truncated training image':
+            files[image] = cut(files[image])
+        case 'truncated validation image':
+            files[f'{val}/ILSVRC2012_val_00000002.JPEG'] = cut(files[image])
+        case 'unknown class':
+            files[f'{train}/n99999999/0.JPEG'] = files[image]
+        case 'one name in two classes':
+            files[f'{train}/{WNIDS[1]}/{WNIDS[0]}_0.JPEG'] = files[image]
+        case 'row missing':
+            files['LOC_val_solution.csv'] = table.replace(first_row, b'')
+        case 'row without class':
+            files['LOC_val_solution.csv'] = table.replace(first_row, first_row[:24])
+        case 'unknown label':
+            files['LOC_val_solution.csv'] = table.replace(WNIDS[1].encode(), b'n99999999')
+        case 'open quote':
+            files['LOC_val_solution.csv'] = table + b'\n"'
+        case 'no table':
+            del files['LOC_val_solution.csv']
+        case 'no validation images':
+            files = {name: files[name] for name in files if not name.startswith(val)}
+        case 'validation images in two ways':
+            files[f'{val}/{WNIDS[0]}/0.JPEG'] = files[image]
+        case 'nothing of ImageNet':
+            files = tiny_archives.tiny_imagenet_files()
+        case 'twice ImageNet':
+            files |= {f'copy/{name}': files[name] for name in files}
+    return files
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        ('truncated training image', f'{WNIDS[0]}_0.JPEG is not a whole image'),
+        ('truncated validation image', 'val_00000002.JPEG is not a whole image'),
+        ('unknown class', "'n99999999' is not one of the 1000 classes"),
+        ('one name in two classes', f'there is another image called {WNIDS[0]}_0.JPEG'),
+        ('row missing', 'LOC_val_solution.csv has no label of ILSVRC/Data/CLS-LOC/val/ILSVRC2012'),
+        ('row without class', 'LOC_val_solution.csv has no label of ILSVRC/Data/CLS-LOC/val/'),
+        ('unknown label', "'n99999999' is not one of the 1000 classes"),
+        ('open quote', 'LOC_val_solution.csv is not a list or a table of labels'),
+        ('no table', '3 validation images and'),
+        ('no validation images', 'the validation images must be in ILSVRC/Data/CLS-LOC/val'),
+        ('validation images in two ways', 'all of them in folders of classes or none'),
+        ('nothing of ImageNet', 'is not ImageNet'),
+        ('twice ImageNet', 'is not ImageNet'),
+    ],
+)
+def test_damaged_imagenet_folders(tmp_path, damage, message):
+    source = tiny_archives.write_folder(tmp_path / 'in', damaged_imagenet_folders(damage))
+    check_refused(tmp_path, 'imagenet2012', source, message)
+
+
+def test_labels_for_validation_images_that_have_them(tmp_path):
+    source = tiny_archives.write_folder(tmp_path / 'in', tiny_archives.imagenet_folders())
+    (tmp_path / 'labels.txt').write_text('\n'.join(WNIDS))
+    labels = str(tmp_path / 'labels.txt')
+    check_refused(tmp_path, 'imagenet2012', source, 'leave out --val_labels', labels)
+
+
+def test_given_labels_come_before_those_of_kaggle(tmp_path):
+    source = tiny_archives.write_folder(tmp_path / 'in', tiny_archives.imagenet_kaggle_files())
+    (tmp_path / 'labels.txt').write_text('\n'.join(reversed(WNIDS)))
+    prepare('imagenet2012', str(tmp_path / 'data'), str(source), str(tmp_path / 'labels.txt'))
+    names = (
+        sources.Source('imagenet2012', str(tmp_path / 'data')).builder.info.features['label'].names
+    )
+    for example in examples('imagenet2012', str(tmp_path / 'data'), 'validation'):
+        number = int(re.search(r'_(\d{8})\.', example['file_name'].decode()).group(1))
+        assert names[example['label']] == WNIDS[-number]
 
 
 def damaged_cifar10(folder, damage):
@@ -356,7 +436,10 @@ def check_refused(folder, name, source, message, val_labels=None):
         (('tiny_imagenet', 'data'), 'set --source to tiny-imagenet-200.zip'),
         (('imagenet2012', 'data', '/not/there'), 'there is no /not/there'),
         (('digits', 'data', '.'), 'leave out --source'),
-        (('cifar10', 'data', '.', 'labels.txt'), '--val_labels is for imagenet2012'),
+        (
+            ('cifar10', 'data', '.', 'labels.txt'),
+            'leave out --val_labels: it is not an option of cifar10',
+        ),
     ],
 )
 def test_wrong_arguments(arguments, message, tmp_path, monkeypatch):

@@ -35,8 +35,8 @@ def prepare(
       UsageError: `source` does not exist, is not what it should be, or is corrupt; or the dataset
         cannot be written. No data is left behind.
     """
-    if val_labels and dataset != 'imagenet2012':
-        raise UsageError(f'--val_labels is for imagenet2012, not for {dataset}.')
+    if val_labels and not (dataset in SPECS and 'val_labels' in SPECS[dataset].options):
+        raise UsageError(f'leave out --val_labels: it is not an option of {dataset}.')
     folder = _local('data_dir', data_dir)
     given = {'source': source, 'val_labels': val_labels}
     given = {flag: _local(flag, path) for flag, path in given.items() if path}

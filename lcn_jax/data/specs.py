@@ -18,9 +18,9 @@ class Spec:
     kept for the end, None if there is no such split. image, label: names of the features.
 
     Of the datasets in SPECS, also how they are prepared. builder: 'module:Class' of a tfds builder,
-    which is made with `data_dir` to read, and with `data_dir`, `file_format`, `source` and
-    `options` to prepare. source: what it is prepared from, for messages; None if it needs nothing,
-    and is prepared on first use. downloads: it can do without `source` if tensorflow is installed.
+    made with `data_dir` and, as far as they are given, `source` and `options`. source: what it is
+    prepared from, for messages; None if it needs nothing, and is prepared on first use. downloads:
+    it can do without `source` if tensorflow is installed.
     """
 
     num_classes: int
