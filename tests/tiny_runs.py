@@ -73,6 +73,10 @@ def record(number: int, action: str) -> str:
     return at(r"open \('[^']*metrics\.jsonl', 'a'", action, number)
 
 
+# Statements for processes that compile much and compute little, whose numbers do not matter.
+COMPILE_FAST = 'import jax; jax.config.update("jax_disable_most_optimizations", True)'
+
+
 class Starter:
     """Starts experiments.train on the tiny configs."""
 
