@@ -76,7 +76,7 @@ KILLS = {
     'in a save, at the end of an epoch': in_save(50, 7),
     'in a save, of step 55': in_save(55, 8),
     'in a save, at its end': tiny_runs.at(r"os\.rename \('[^']*/60\.orbax[^/']*', ", KILL),
-    'while it clears up after that': tiny_runs.at(r"shutil\.rmtree \('[^']*/60\.orbax", KILL),
+    'while it clears up after that': tiny_runs.at(r"r(mtree|mdir|emove) \('[^']*/60\.orbax", KILL),
     'while it reads a checkpoint': tiny_runs.at(r"open \('[^']*/checkpoints/55/", KILL, 2),
     'before a record': tiny_runs.record(4, KILL),
     'within a record': tiny_runs.record(

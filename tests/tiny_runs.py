@@ -58,7 +58,7 @@ def at(pattern: str, action: str, number: int = 1) -> str:
     """
     return f"""
 import os, re, signal, sys
-EVENTS = 'import', 'open', 'os.mkdir', 'os.rename', 'os.rmdir', 'shutil.rmtree'
+EVENTS = 'import', 'open', 'os.mkdir', 'os.remove', 'os.rename', 'os.rmdir', 'shutil.rmtree'
 def act(event, arguments, found=[]):
     if event in EVENTS and re.search({pattern!r}, f'{{event}} {{arguments}}'):
         found.append(event)
@@ -118,8 +118,8 @@ def finish(process: subprocess.Popen, status: int) -> str:
 def call(module, *flags, devices=1, before='', stderr=None) -> subprocess.CompletedProcess:
     """Runs a binary, in less time than a new process takes: all it needs is imported already.
 
-    The process is forked from one that has imported it and done nothing else, so that it has no
-    threads. `before`: Python statements to run first. `stderr` may be subprocess.STDOUT.
+    The process is forked from one that has imported it and done nothing else: JAX has not started
+    its threads. `before`: Python statements to run first. `stderr` may be subprocess.STDOUT.
     """
     with tempfile.NamedTemporaryFile('r') as output, tempfile.NamedTemporaryFile('r') as errors:
         streams = output.name, errors.name if stderr is None else output.name
