@@ -9,13 +9,17 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 # Vectors as long as the CPU has them: another fifth off a locally connected layer with AVX-512.
 export XLA_FLAGS ?= --xla_cpu_prefer_vector_width=512
 
-.PHONY: demo test lint format convergence benchmark
+.PHONY: demo test check lint format convergence benchmark
 
 demo: $(VENV)/ready
 	$(BIN)/python -m experiments.demo --out=runs/demo
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
+
+check: lint
+	if [ -x $(BIN)/pyright ]; then $(BIN)/pyright; fi
+	$(BIN)/python -m pytest -m 'not slow'
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

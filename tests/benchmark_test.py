@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_runs
 
 from experiments.configs import cifar10, imagenet
 from experiments.measure import layers, steps, timing
@@ -120,10 +121,7 @@ def test_a_quick_run_writes_numbers_and_a_chart(tmp_path):
 
 
 def test_an_unknown_network_is_one_line():
-    done = subprocess.run(
-        [sys.executable, '-m', 'experiments.benchmark', '--networks=resnet50'],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+    done = tiny_runs.call('benchmark', '--networks=resnet50')
     assert done.returncode == 1
     assert 'resnet20' in done.stderr.splitlines()[-1]
     assert 'Traceback' not in done.stderr

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -13,7 +12,6 @@ from absl.testing import flagsaver
 from experiments import evaluate
 from lcn_jax.errors import UsageError
 from lcn_jax.training import checkpoint
-from lcn_jax.training.train import train_and_evaluate
 
 STEPS = 50
 
@@ -29,7 +27,7 @@ def config(tmp_path_factory):
 @pytest.fixture(scope='module')
 def uninterrupted(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp('uninterrupted')
-    train_and_evaluate(config, str(workdir))
+    tiny_runs.train(config, str(workdir))
     return workdir
 
 
@@ -46,14 +44,19 @@ def crash_at(step, then=lambda: None):
     return report
 
 
-@pytest.fixture
-def crashed(config, tmp_path):
-    """A workdir with checkpoints of steps 20 and 25 and a record of step 28."""
-    workdir = tmp_path / 'crashed'
+@pytest.fixture(scope='module')
+def crashed_once(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('crashed')
     with pytest.raises(Crash):
-        train_and_evaluate(config, str(workdir), crash_at(28))
+        tiny_runs.train(config, str(workdir), crash_at(28))
     assert checkpoints_in(workdir) == {20, 25}
     return workdir
+
+
+@pytest.fixture
+def crashed(crashed_once, tmp_path):
+    """A workdir with checkpoints of steps 20 and 25 and a record of step 28."""
+    return shutil.copytree(crashed_once, tmp_path / 'crashed')
 
 
 def checkpoints_in(workdir):
@@ -62,25 +65,25 @@ def checkpoints_in(workdir):
 
 def test_resumed_is_uninterrupted(config, uninterrupted, crashed):
     reported = []
-    result = train_and_evaluate(config, str(crashed), reported.append)
+    result = tiny_runs.train(config, str(crashed), reported.append)
     tiny_runs.assert_same(crashed, uninterrupted)
     steps = [record['step'] for record in reported]
     assert steps == [record['step'] for record in tiny_runs.records(crashed)]
     assert steps == [*range(4, STEPS, 4), STEPS]
     assert result['step'] == STEPS and result['parameters'] > 0
-    again = train_and_evaluate(config, str(crashed))
+    again = tiny_runs.train(config, str(crashed))
     assert again == result
 
 
 def test_cut_off_record_is_written_again(config, uninterrupted, crashed):
     metrics = crashed / 'metrics.jsonl'
     metrics.write_text(metrics.read_text()[:-30])
-    train_and_evaluate(config, str(crashed))
+    tiny_runs.train(config, str(crashed))
     tiny_runs.assert_same(crashed, uninterrupted)
 
 
 def test_seconds_add_up(config, crashed):
-    train_and_evaluate(config, str(crashed))
+    tiny_runs.train(config, str(crashed))
     lines = (crashed / 'metrics.jsonl').read_text().splitlines()
     seconds = [json.loads(line)['seconds'] for line in lines]
     assert seconds == sorted(seconds)
@@ -92,7 +95,7 @@ def test_another_config_is_refused_and_names_the_fields(config, crashed):
     other.seed, other.sleep.hebbian.gamma = 3, 0.5
     other.workers, other.checkpoint_every = 3, 10  # these may change
     with pytest.raises(UsageError) as error:
-        train_and_evaluate(other, str(crashed))
+        tiny_runs.train(other, str(crashed))
     assert 'seed is 0 there, 3 here' in str(error.value)
     assert 'sleep.hebbian.gamma is 1e-05 there, 0.5 here' in str(error.value)
     assert 'workers' not in str(error.value) and 'checkpoint_every' not in str(error.value)
@@ -110,16 +113,16 @@ def test_without_a_checkpoint_the_config_may_change(config, uninterrupted, tmp_p
     other = config.copy_and_resolve_references()
     other.seed = 5
     with pytest.raises(Crash):
-        train_and_evaluate(other, str(tmp_path), crash_at(4))
+        tiny_runs.train(other, str(tmp_path), crash_at(4))
     assert not checkpoints_in(tmp_path)
-    train_and_evaluate(config, str(tmp_path))
+    tiny_runs.train(config, str(tmp_path))
     tiny_runs.assert_same(tmp_path, uninterrupted)
 
 
 def test_a_place_that_cannot_be_written_is_one_line(config, tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UsageError, match=r'cannot write .*file.*Make room') as error:
-        train_and_evaluate(config, str(tmp_path / 'file'))
+        tiny_runs.train(config, str(tmp_path / 'file'))
     assert '\n' not in str(error.value)
 
 
@@ -151,7 +154,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(config, uninterrupted, 
     folder = crashed / 'checkpoints/25'
     DAMAGES[damage](folder)
     with pytest.warns(UserWarning, match=rf'{folder} cannot be read .*Going back to step 20\.'):
-        train_and_evaluate(config, str(crashed))
+        tiny_runs.train(config, str(crashed))
     tiny_runs.assert_same(crashed, uninterrupted)
 
 
@@ -163,7 +166,7 @@ def test_if_all_are_damaged_nothing_is_deleted(config, crashed):
     with pytest.raises(
         UsageError, match=r'none of the checkpoints .* can be read: delete'
     ) as error:
-        train_and_evaluate(config, str(crashed))
+        tiny_runs.train(config, str(crashed))
     assert '\n' not in str(error.value)
     assert checkpoints_in(crashed) == {20, 25}
     assert tiny_runs.records(crashed) == before
@@ -173,7 +176,7 @@ def test_keeps_the_latest_and_the_best(config, tmp_path):
     accuracies = {10: 0.25, 15: 0.5, 20: 0.25}
     run = tmp_path / 'run'
     with pytest.raises(Crash):
-        train_and_evaluate(config, str(run), crash_at(8))
+        tiny_runs.train(config, str(run), crash_at(8))
     snapshot = tiny_runs.snapshot(run)
     with checkpoint.Checkpoints(str(tmp_path)) as checkpoints:
         for step in range(5, 45, 5):
@@ -234,7 +237,7 @@ def test_another_number_of_devices_resumes_and_tensorboard_has_each_record_once(
     """From 8 devices here to one; batch statistics are those of another number of devices then."""
     pytest.importorskip('tensorboardX')
     before = tiny_runs.records(crashed)[:6]
-    starter = tiny_runs.Starter('resident', config.data_dir, tmp_path / 'cache')
+    starter = tiny_runs.Starter('resident', config.data_dir)
     starter.finish(crashed, '--config.epochs=1', '--config.tensorboard', devices=1)
     records = tiny_runs.records(crashed)
     assert records[:6] == before
@@ -270,9 +273,4 @@ def test_tensorboard_that_is_not_installed_is_named(config, tmp_path, monkeypatc
     other = config.copy_and_resolve_references()
     other.tensorboard = True
     with pytest.raises(UsageError, match=r"pip install 'lcn_jax\[tensorboard\]'"):
-        train_and_evaluate(other, str(tmp_path))
-
-
-def test_the_core_needs_no_orbax():
-    code = 'import lcn_jax.training.train, sys; sys.exit("orbax.checkpoint" in sys.modules)'
-    subprocess.run([sys.executable, '-c', code], check=True, cwd=tiny_runs.ROOT)
+        tiny_runs.train(other, str(tmp_path))

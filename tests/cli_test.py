@@ -1,26 +1,13 @@
 """The binaries as their users meet them: mistakes end in one line, the demo in a table."""
 
 import json
-import os
-import pathlib
 import subprocess
 import sys
 
 import pytest
+import tiny_runs
 
-ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = 'experiments/configs'
-
-
-def call(module, *flags, devices=1):
-    return subprocess.run(
-        [sys.executable, '-m', f'experiments.{module}', *flags],
-        cwd=ROOT,
-        env=os.environ | {'JAX_NUM_CPU_DEVICES': str(devices)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize(
@@ -38,7 +25,7 @@ def call(module, *flags, devices=1):
     ids=['kind', 'field', 'value', 'file', 'override', 'folder', 'dataset', 'batch'],
 )
 def test_a_mistake_is_one_line(flags, message, tmp_path):
-    done = call('train', *flags, f'--workdir={tmp_path}', devices=2)
+    done = tiny_runs.call('train', *flags, f'--workdir={tmp_path}', devices=2)
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 1
     assert [line for line in lines if line.startswith('error: ')] == lines[-1:]
@@ -47,7 +34,9 @@ def test_a_mistake_is_one_line(flags, message, tmp_path):
 
 
 def test_workdir_is_required():
-    done = call('train', f'--config={CONFIGS}/digits.py:lc')
+    """In a process as users start it."""
+    command = [sys.executable, '-m', 'experiments.train', f'--config={CONFIGS}/digits.py:lc']
+    done = subprocess.run(command, cwd=tiny_runs.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith('error: ') and '--workdir' in done.stderr
 
@@ -59,14 +48,19 @@ def test_ctrl_c_before_there_is_anything_to_save_leaves_no_traceback():
         'cli.run(lambda argv: signal.raise_signal(signal.SIGINT))'
     )
     done = subprocess.run(
-        [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, '-c', program],
+        cwd=tiny_runs.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (130, '')
 
 
 @pytest.mark.slow
 def test_the_demo_makes_a_table_and_a_picture(tmp_path):
-    done = call('demo', f'--out={tmp_path}', '--seeds=2', '--epochs=1')
+    flags = f'--out={tmp_path}', '--seeds=2', '--epochs=1'
+    done = tiny_runs.call('demo', *flags, before=tiny_runs.COMPILE_FAST)
     assert done.returncode == 0, done.stderr
     kinds = json.loads((tmp_path / 'results.json').read_text())['kinds']
     assert list(kinds) == ['conv', 'lc', 'lc_translations', 'lc_hebbian']

@@ -18,6 +18,12 @@ import jax
 jax.config.update('jax_num_cpu_devices', 8)
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first, so that no worker is left with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker('slow')}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_terminal_summary(terminalreporter):
     """Prints what tests left with `record_property('note', ...)`."""
     for report in terminalreporter.getreports('passed'):

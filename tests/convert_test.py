@@ -12,9 +12,8 @@ import pytest
 
 from lcn_jax import convert, sleep
 from lcn_jax.grid import Grid
-from lcn_jax.local import LocalConv
+from lcn_jax.local import LocalConv, grids
 from lcn_jax.resnet import ResNet
-from lcn_jax.training.state import grids
 
 KEY = jax.random.key(0)
 NETWORKS = {

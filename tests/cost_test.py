@@ -2,21 +2,16 @@
 
 import functools
 import math
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
+import tiny_runs
 
 from lcn_jax.local import LocalConv, conv_local
 from lcn_jax.resnet import ResNet
 from lcn_jax.training import cost, parallel, state, wake
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 def resnet(local, stage_sizes=(1,), width=4, **fields):
@@ -114,16 +109,8 @@ def test_memory_by_hand():
 
 
 def test_describe_needs_no_dataset():
-    done = subprocess.run(
-        [
-            sys.executable, '-m', 'experiments.describe',
-            '--config=experiments/configs/imagenet.py:lc_hebbian', '--config.data_dir=/no/such',
-        ],
-        cwd=ROOT,
-        env=os.environ | {'JAX_NUM_CPU_DEVICES': '4'},
-        capture_output=True,
-        text=True,
-    )  # fmt: skip
+    config = '--config=experiments/configs/imagenet.py:lc_hebbian'
+    done = tiny_runs.call('describe', config, '--config.data_dir=/no/such', devices=4)
     assert done.returncode == 0, done.stderr
     assert '483,155,624, of them 482,893,824 in 20 locally connected kernels' in done.stdout
     assert 'on each of 4 device(s), with 64 images' in done.stdout

@@ -1,7 +1,5 @@
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -320,16 +318,6 @@ def test_validation_is_reported_as_such(data_dir, tmp_path):
     assert last['step'] == 2
     assert 'validation_top1' in last
     assert 'test_top1' not in last
-
-
-def test_core_imports_no_data_library():
-    program = (
-        'import sys, lcn_jax.training.train\n'
-        "names = ('tensorflow_datasets', 'grain', 'PIL', 'sklearn', 'orbax', 'matplotlib')\n"
-        'assert not [name for name in names if name in sys.modules]'
-    )
-    run = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
 
 
 GOLDEN = os.path.join(os.path.dirname(__file__), 'golden_batches.json')

@@ -12,7 +12,7 @@ from jax import lax
 
 from lcn_jax import local
 from lcn_jax.grid import Grid
-from lcn_jax.local import LocalConv, conv_local, he_normal, shared_normal, tile_kernel
+from lcn_jax.local import LocalConv, conv_local, he_normal, tile_kernel
 
 DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 
@@ -197,14 +197,6 @@ def test_bad_input_is_refused(change, message):
 def test_initial_scale_is_he_fan_out_of_one_position():
     kernel = he_normal(jax.random.key(0), (8, 8, 3, 3, 16, 32))
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (32 * 9)), rtol=0.02)
-
-
-def test_shared_initialisation_differs_between_positions_by_its_noise():
-    shape = (8, 8, 3, 3, 16, 32)
-    common = shared_normal()(jax.random.key(0), shape)
-    np.testing.assert_array_equal(common, jnp.broadcast_to(common[:1, :1], shape))
-    noisy = shared_normal(0.1)(jax.random.key(0), shape)
-    np.testing.assert_allclose((noisy - common).std(), 0.1 * np.sqrt(2 / (32 * 9)), rtol=0.02)
 
 
 @pytest.mark.parametrize('layout', ['NHWC', 'HWNC'])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 import tiny_archives
+import tiny_runs
 from tiny_archives import WNIDS
 
 from lcn_jax.data import encoded, sources
@@ -584,10 +585,9 @@ def test_binary(tmp_path):
     image = tiny_archives.encode(tiny_archives.pictures(1, (8, 8))[0])
     files = {f'{label}/1.png': image for label in ('robin', 'wren', 'owl')}
     source = tiny_archives.write_zip(tmp_path / 'birds.zip', files)
-    command = [sys.executable, '-m', 'experiments.prepare', '--dataset=birds']
     for name, code in ((source.name, 0), ('nowhere.zip', 1)):
         options = [f'--data_dir={tmp_path}/data', f'--source={tmp_path}/{name}']
-        run = subprocess.run(command + options, cwd=ROOT, capture_output=True, text=True)
+        run = tiny_runs.call('prepare', '--dataset=birds', *options)
         assert run.returncode == code
         if code:
             assert run.stderr == f'error: there is no {tmp_path}/nowhere.zip.\n'

@@ -1,8 +1,5 @@
 """The picture of kernels: its positions by brute force, and the binary as its users meet it."""
 
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
@@ -57,17 +54,9 @@ def workdirs(tmp_path_factory):
 
 
 def show(workdir, layer, out, *more):
-    return subprocess.run(
-        [
-            sys.executable, '-m', 'experiments.show_kernels',
-            f'--workdir={workdir}', f'--layer={layer}', f'--out={out}', *more,
-        ],
-        cwd=tiny_runs.ROOT,
-        env=tiny_runs.environment(1, workdir.parent / 'cache'),
-        capture_output=True,
-        text=True,
-        check=False,
-    )  # fmt: skip
+    return tiny_runs.call(
+        'show_kernels', f'--workdir={workdir}', f'--layer={layer}', f'--out={out}', *more
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,13 @@
 """The table: its statistics by hand, and the same table however often it is stopped."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
+import tiny_runs
 
 from experiments.reports import table as table_report
 
@@ -80,24 +78,14 @@ def test_markdown_says_what_was_measured_and_how():
     assert len(table_report.plot(table_report.aggregate(RUNS)).axes) == 1
 
 
-def start(out, *flags, config=CONFIG):
-    return subprocess.Popen(
-        [
-            sys.executable, '-m', 'experiments.table', f'--config={config}', f'--out={out}',
-            f'--config.data_dir={out}/../data', *flags,
-        ],
-        env=os.environ | {'JAX_PLATFORMS': 'cpu'},
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+def make(out, *flags, config=CONFIG, status=0, **options):
+    """Runs the binary; returns what it printed."""
+    done = tiny_runs.call(
+        'table', f'--config={config}', f'--out={out}', f'--config.data_dir={out}/../data', *flags,
+        stderr=subprocess.STDOUT, **options,
     )  # fmt: skip
-
-
-def finish(process, status=0):
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == status, output
-    return output
+    assert done.returncode == status, done.stdout
+    return done.stdout
 
 
 def measured(out):
@@ -114,31 +102,28 @@ def measured(out):
 def test_stopped_table_is_the_table(tmp_path):
     what = '--rows=conv,lc_reps4', '--seeds=2', '--paddings=0,1'
     whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
-    finish(start(whole, *what))
+    make(whole, *what)
     assert set(measured(whole)['cells']) == {'digits-0', 'digits-1'}
     assert 'lc_reps4' not in measured(whole)['cells']['digits-0']
     assert measured(whole)['cells']['digits-1']['lc_reps4']['n'] == 2
 
-    for number, status in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)):
-        process = start(stopped, *what)
-        before = done(stopped)
-        while done(stopped) <= before:
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.05)
-        process.send_signal(number)
-        finish(process, status)
-    assert done(stopped) < done(whole)
-    finish(start(stopped, *what))
+    for action, status in (('SIGKILL', -signal.SIGKILL), ('SIGTERM', 0)):
+        of_second_run = tiny_runs.at(
+            r"os\.rename \('[^']*done\.json", f'os.kill(os.getpid(), signal.{action})', 2
+        )
+        make(stopped, *what, before=of_second_run, status=status)
+    assert 0 < done(stopped) < done(whole)
+    make(stopped, *what)
     assert measured(stopped) == measured(whole)
 
     written = {path: path.stat().st_mtime_ns for path in whole.glob('*/*/metrics.jsonl')}
-    finish(start(whole, *what))  # reuses every run
+    make(whole, *what)  # reuses every run
     assert written == {path: path.stat().st_mtime_ns for path in whole.glob('*/*/metrics.jsonl')}
     for folder in whole.glob('*/*/checkpoints'):  # to save room; the runs stay what they are
         shutil.rmtree(folder)
-    output = finish(start(whole, *what, '--epochs=2'), status=1)
+    output = make(whole, *what, '--epochs=2', status=1)
     assert 'error: ' in output and 'epochs is 1 there, 2 here' in output
-    finish(start(whole, *what))
+    make(whole, *what)
     assert measured(stopped) == measured(whole)
 
 
@@ -148,7 +133,7 @@ def done(out):
 
 @pytest.mark.slow
 def test_search_tries_the_grid_on_held_out_images(tmp_path):
-    output = finish(start(tmp_path / 'out', '--search', '--rows=conv'))
+    output = make(tmp_path / 'out', '--search', '--rows=conv', before=tiny_runs.COMPILE_FAST)
     assert output.splitlines()[-1].startswith('conv, padding 1: learning_rate ')
     tried = {path.parent.name for path in (tmp_path / 'out').glob('search/*/*/done.json')}
     assert tried == {
@@ -167,10 +152,10 @@ def test_search_tries_the_grid_on_held_out_images(tmp_path):
     ids=['row', 'padding', 'validation'],
 )
 def test_a_mistake_is_one_line(tmp_path, flags, message):
-    last = finish(start(tmp_path, *flags), status=1).splitlines()[-1]
+    last = make(tmp_path, *flags, status=1).splitlines()[-1]
     assert last.startswith('error: ') and message in last
 
 
 def test_a_kind_in_the_config_is_one_line(tmp_path):
-    last = finish(start(tmp_path, config=f'{CONFIG}:lc'), status=1).splitlines()[-1]
+    last = make(tmp_path, config=f'{CONFIG}:lc', status=1).splitlines()[-1]
     assert last.startswith('error: ') and 'leave out the colon' in last

@@ -100,9 +100,9 @@ def imagenet_images(per_class: int = 4) -> tuple[dict[str, dict[str, bytes]], di
     return train, {name: last_first[name] for name in names}
 
 
-def imagenet_files(beside: Callable[[dict], dict] = dict) -> dict[str, bytes]:
+def imagenet_files(beside: Callable[[dict], dict] = dict, per_class: int = 4) -> dict[str, bytes]:
     """The two tars and the labels. Names are not in order; `beside` adds to what is in the tars."""
-    train, validation = imagenet_images()
+    train, validation = imagenet_images(per_class)
     tars = {f'{wnid}.tar': tar(beside(images)) for wnid, images in train.items()}
     return {
         'ILSVRC2012_img_train.tar': tar(beside(tars)),

@@ -1,5 +1,6 @@
 """Runs that take a second, started as users start them, in processes that may be killed."""
 
+import functools
 import json
 import multiprocessing
 import os
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from lcn_jax.training import checkpoint
 from lcn_jax.training import config as configs
 from lcn_jax.training.experiment import Experiment
+from lcn_jax.training.train import train_and_evaluate
 
 ROOT = Path(__file__).parent.parent
 HANGS = 1800  # seconds after which a test gives up
@@ -55,7 +58,7 @@ def at(pattern: str, action: str, number: int = 1) -> str:
     """
     return f"""
 import os, re, signal, sys
-EVENTS = 'import', 'open', 'os.mkdir', 'os.rename', 'os.rmdir', 'shutil.rmtree'
+EVENTS = 'import', 'open', 'os.mkdir', 'os.remove', 'os.rename', 'os.rmdir', 'shutil.rmtree'
 def act(event, arguments, found=[]):
     if event in EVENTS and re.search({pattern!r}, f'{{event}} {{arguments}}'):
         found.append(event)
@@ -68,6 +71,10 @@ sys.addaudithook(act)
 def record(number: int, action: str) -> str:
     """As `at`, before a process writes its record of that number."""
     return at(r"open \('[^']*metrics\.jsonl', 'a'", action, number)
+
+
+# Statements for processes that compile much and compute little, whose numbers do not matter.
+COMPILE_FAST = 'import jax; jax.config.update("jax_disable_most_optimizations", True)'
 
 
 class Starter:
@@ -94,35 +101,11 @@ class Starter:
         return finish(self.start(workdir, *flags, **options), status)
 
     def fork(self, workdir: Path, *flags: str, status=0, before='') -> str:
-        """As `finish`, with one device, without the seconds that importing takes.
-
-        The process is forked from one that has imported what training needs and done nothing else,
-        so that it has no threads.
-        """
+        """As `finish`, in a process as those of `call`."""
         arguments = [*self._flags, f'--workdir={workdir}', *flags]
-        with tempfile.NamedTemporaryFile('r') as output:
-            arguments = arguments, before, output.name
-            process = FORKS.Process(target=_train, args=arguments, daemon=True)
-            process.start()
-            process.join(HANGS)
-            printed = output.read()
-        assert process.exitcode == status, printed
-        return printed
-
-
-FORKS = multiprocessing.get_context('forkserver')
-FORKS.set_forkserver_preload(['lcn_jax.training.train', 'lcn_jax.training.checkpoint'])
-
-
-def _train(arguments, before, output):
-    for stream in (1, 2):
-        os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND), stream)
-    jax.config.update('jax_platforms', 'cpu')
-    jax.config.update('jax_num_cpu_devices', 1)
-    os.chdir(ROOT)
-    sys.argv = ['train', *arguments]
-    exec(before, {})
-    runpy.run_module('experiments.train', None, '__main__')
+        done = call('train', *arguments, before=before, stderr=subprocess.STDOUT)
+        assert done.returncode == status, done.stdout
+        return done.stdout
 
 
 def finish(process: subprocess.Popen, status: int) -> str:
@@ -132,6 +115,47 @@ def finish(process: subprocess.Popen, status: int) -> str:
     return output
 
 
+def call(module, *flags, devices=1, before='', stderr=None) -> subprocess.CompletedProcess:
+    """Runs a binary, in less time than a new process takes: all it needs is imported already.
+
+    The process is forked from one that has imported it and done nothing else: JAX has not started
+    its threads. `before`: Python statements to run first. `stderr` may be subprocess.STDOUT.
+    """
+    with tempfile.NamedTemporaryFile('r') as output, tempfile.NamedTemporaryFile('r') as errors:
+        streams = output.name, errors.name if stderr is None else output.name
+        process = _forks.Process(
+            target=_run, args=(module, flags, devices, before, streams), daemon=True
+        )
+        process.start()
+        process.join(HANGS)
+        return subprocess.CompletedProcess(
+            [module, *flags], process.exitcode, output.read(), errors.read()
+        )
+
+
+_forks = multiprocessing.get_context('forkserver')
+_forks.set_forkserver_preload(
+    [
+        'lcn_jax.training.train',
+        'lcn_jax.training.checkpoint',
+        'tensorflow_datasets',
+        'grain',
+        'matplotlib.pyplot',
+    ]
+)
+
+
+def _run(module, flags, devices, before, streams):
+    for number, name in enumerate(streams, 1):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_APPEND), number)
+    os.chdir(ROOT)
+    sys.argv = [module, *flags]
+    jax.config.update('jax_platforms', 'cpu')
+    jax.config.update('jax_num_cpu_devices', devices)
+    exec(before, {})
+    runpy.run_module(f'experiments.{module}', None, '__main__')
+
+
 def records(workdir: Path) -> list[dict]:
     """Of metrics.jsonl, without the wall-clock time, which no two runs share."""
     path = Path(workdir) / 'metrics.jsonl'
@@ -139,9 +163,24 @@ def records(workdir: Path) -> list[dict]:
     return [{k: v for k, v in json.loads(line).items() if k != 'seconds'} for line in lines]
 
 
+@functools.cache
+def _experiment(values: FrozenConfigDict) -> Experiment:
+    return Experiment.create(ConfigDict({**values.to_dict(), 'seed': 0}))
+
+
+def experiment(config) -> Experiment:
+    """The experiment of a config, whose programs are shared by all tests that use it."""
+    return _experiment(configs.without_seed(config))
+
+
+def train(config, workdir: Path, report=lambda record: None) -> dict:
+    """`train_and_evaluate`, with the programs of earlier runs: tracing takes longer than a run."""
+    return train_and_evaluate(config, str(workdir), report, experiment(config))
+
+
 def snapshot(workdir: Path, which: str = 'latest') -> checkpoint.Snapshot:
     """A checkpoint of the workdir, but for the wall-clock time."""
-    shapes = Experiment.create(checkpoint.read_config(str(workdir))).shapes
+    shapes = experiment(checkpoint.read_config(str(workdir))).shapes
     with checkpoint.Checkpoints(str(workdir), read_only=True) as checkpoints:
         return checkpoints.restore(checkpoints.find(which), shapes).replace(seconds=0)
 

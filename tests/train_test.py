@@ -7,6 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import tiny_runs
 
 from experiments.configs import cifar10, digits
 from lcn_jax import sleep
@@ -46,7 +47,7 @@ def tiny(tmp_path_factory):
 
 def run(config, workdir):
     """The records of a run, as written, and what it returned."""
-    result = train.train_and_evaluate(config, str(workdir))
+    result = tiny_runs.train(config, workdir)
     lines = (workdir / 'metrics.jsonl').read_text().splitlines()
     return [json.loads(line) for line in lines], result
 
@@ -128,7 +129,7 @@ def test_evaluation_counts_every_example_once(tiny):
     """597 test images on 8 devices in batches of 48, against all of them at once."""
     config = tiny('lc')
     images = train.inputs.make(config, jax.random.key(0))
-    experiment = Experiment.create(config)
+    experiment = tiny_runs.experiment(config)
     state = experiment.init(train.parallel.replicate(jax.random.key(0)))
     counted = train.metrics.Sums.zero()
     for pixels in images.evaluate():

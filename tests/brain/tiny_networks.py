@@ -1,8 +1,6 @@
 """Workdirs of networks that were not trained, simulated neurons, and calls of the binaries."""
 
 import io
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -70,9 +68,6 @@ def png(image):
 
 def call(module, *flags, status=0):
     """Stdout and stderr of a binary, which must end with this status."""
-    done = subprocess.run(
-        [sys.executable, '-m', f'experiments.{module}', *flags],
-        cwd=tiny_runs.ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+    done = tiny_runs.call(module, *flags)
     assert done.returncode == status, done.stderr
     return done.stdout, done.stderr
