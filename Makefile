@@ -9,7 +9,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 # Vectors as long as the CPU has them: another fifth off a locally connected layer with AVX-512.
 export XLA_FLAGS ?= --xla_cpu_prefer_vector_width=512
 
-.PHONY: demo test lint format convergence benchmark
+.PHONY: demo test lint format wheel convergence benchmark
 
 demo: $(VENV)/ready
 	$(BIN)/python -m experiments.demo --out=runs/demo
@@ -20,10 +20,15 @@ test: $(VENV)/ready
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# To install without a repository, in Colab for example.
+wheel: $(VENV)/ready
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir=dist .
 
 convergence: $(VENV)/ready
 	$(BIN)/python -m experiments.convergence --out=experiments/results/convergence
