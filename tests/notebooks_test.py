@@ -1,20 +1,23 @@
 """The notebooks run, and every .ipynb holds the cells of its .py."""
 
-import configparser
 import json
+import re
 import time
+from types import SimpleNamespace
+from unittest import mock
 
 import jax
 import nbclient
 import nbformat
 import pytest
 import tiny_runs
+from IPython.core.inputtransformer2 import TransformerManager
 
 from experiments import pair_notebooks
 
 NOTEBOOKS = sorted(pair_notebooks.FOLDER.glob('*.py'))
 PICTURES = {  # that each shows
-    '1_the_idea': 3,
+    '1_the_idea': 4,
     '2_training': 1,
     '3_your_own_rule': 2,
     '4_convergence_and_circuit': 3,
@@ -28,13 +31,18 @@ def test_all_are_there():
 
 
 @each_notebook
-def test_the_ipynb_holds_the_cells_of_the_py(path):
+def test_the_ipynb_is_that_of_the_py(path):
     pair = json.loads(path.with_suffix('.ipynb').read_text())
-    there = [(cell['cell_type'], ''.join(cell['source'])) for cell in pair['cells']]
-    assert there == pair_notebooks.cells(path.read_text()), (
-        'edit the .py and run: python -m experiments.pair_notebooks'
-    )
-    assert pair == pair_notebooks.notebook(path.read_text())
+    made = pair_notebooks.notebook(path.read_text(), path.stem, *pair_notebooks.project())
+    assert pair == made, 'edit the .py and run: python -m experiments.pair_notebooks'
+
+
+@each_notebook
+def test_it_imports_what_the_wheel_has(path):
+    """Colab has no copy of the repository, so the folder `experiments` is not there."""
+    imports = [line for line in path.read_text().splitlines() if re.match('(from|import) ', line)]
+    assert any('lcn_jax' in line for line in imports)
+    assert not any('experiments' in line for line in imports)
 
 
 def test_cells_of_a_percent_file():
@@ -43,14 +51,48 @@ def test_cells_of_a_percent_file():
     assert pair_notebooks.cells(source) == expected
 
 
-@each_notebook
-def test_it_opens_in_colab_and_installs_this_version(path):
-    (_, head), (_, install), *_ = pair_notebooks.cells(path.read_text())
-    assert f'/blob/main/experiments/notebooks/{path.stem}.ipynb)' in head
-    setup = configparser.ConfigParser()
-    setup.read(tiny_runs.ROOT / 'setup.cfg')
-    assert f'lcn_jax@v{setup["metadata"]["version"]}' in install
-    assert "if 'google.colab' in sys.modules" in install
+SOURCE = '# %% [markdown]\n# # Title\n#\n# Text.\n\n# %%\nx = 1\n'
+
+
+def texts(notebook):
+    return [''.join(cell['source']) for cell in notebook['cells']]
+
+
+def test_without_an_address_a_wheel_is_installed_and_there_is_no_badge():
+    head, install, rest = texts(pair_notebooks.notebook(SOURCE, 'name', '', '1.2.3'))
+    assert (head, rest) == ('# Title\n\nText.', 'x = 1')
+    assert '%pip install --quiet lcn_jax-1.2.3-py3-none-any.whl' in install
+    assert '`make wheel`' in install
+
+
+@pytest.mark.parametrize('url', ['https://github.com/a/b', 'https://github.com/a/b.git'])
+def test_with_an_address_the_tag_is_installed_and_the_badge_opens_it(url):
+    head, install, rest = texts(pair_notebooks.notebook(SOURCE, 'name', url, '1.2.3'))
+    page = 'https://colab.research.google.com/github/a/b/blob/v1.2.3/experiments/notebooks'
+    assert head.startswith('# Title\n\n[![Open in Colab](')
+    assert head.endswith(f'({page}/name.ipynb)\n\nText.')
+    assert f'%pip install --quiet git+{url}@v1.2.3' in install
+    assert 'wheel' not in install and rest == 'x = 1'
+
+
+def test_elsewhere_than_on_github_there_is_no_badge():
+    head, install, _ = texts(pair_notebooks.notebook(SOURCE, 'name', 'https://b.org/a', '1.2.3'))
+    assert 'colab' not in head and 'git+https://b.org/a@v1.2.3' in install
+
+
+def test_the_install_cell_runs_where_the_package_is_missing_only():
+    """As IPython sees it: %pip is a call of the shell."""
+    source = TransformerManager().transform_cell(pair_notebooks.install_cell('', '1.2.3'))
+
+    def installed(found):
+        calls = []
+        shell = SimpleNamespace(run_line_magic=lambda *call: calls.append(call))
+        with mock.patch('importlib.util.find_spec', lambda name: found):
+            exec(source, {'get_ipython': lambda: shell})
+        return calls
+
+    assert installed(found=None) == [('pip', 'install --quiet lcn_jax-1.2.3-py3-none-any.whl')]
+    assert installed(found='a spec') == []
 
 
 @pytest.mark.slow
@@ -71,7 +113,6 @@ def test_it_runs_and_shows_its_pictures(path, tmp_path, record_property):
 
     outputs = [output for cell in notebook.cells for output in cell.get('outputs', [])]
     text = ''.join(output['text'] for output in outputs if output['output_type'] == 'stream')
-    assert f"'jax': '{jax.__version__}'" in text
-    assert f"'devices': {devices}," in text
+    assert f', JAX {jax.__version__}, {devices} × ' in text
     shown = [output for output in outputs if 'image/png' in output.get('data', ())]
     assert len(shown) == PICTURES[path.stem]

@@ -1,15 +1,5 @@
-# ---
-# jupytext:
-#   formats: ipynb,py:percent
-# kernelspec:
-#   display_name: Python 3
-#   name: python3
-# ---
-
 # %% [markdown]
 # # The idea in pictures
-#
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/lcn-jax/lcn_jax/blob/main/experiments/notebooks/1_the_idea.ipynb)
 #
 # A convolutional network uses one set of weights at every position of the image. Neurons cannot do
 # that: each has synapses of its own. A *locally connected* (LC) network has the receptive fields of
@@ -21,15 +11,6 @@
 # input, and Hebbian plasticity makes their weights alike. Here is that, on handwritten digits.
 
 # %%
-import sys
-
-if 'google.colab' in sys.modules:  # elsewhere lcn_jax is there already
-    import subprocess
-
-    source = 'git+https://github.com/lcn-jax/lcn_jax@v0.1.0'
-    subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', source], check=True)
-
-# %%
 import importlib.metadata
 import tempfile
 
@@ -37,16 +18,16 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.common.provenance import provenance
-from experiments.configs import digits
-from experiments.reports import kernels
 from lcn_jax import convert, sleep, snr
 from lcn_jax.data import sources
 from lcn_jax.training import checkpoint, train
+from lcn_jax.training import config as configs
 from lcn_jax.training.experiment import Experiment
 
-print('lcn_jax', importlib.metadata.version('lcn_jax'), provenance())
-print(jax.devices())
+print(
+    f'lcn_jax {importlib.metadata.version("lcn_jax")}, JAX {jax.__version__},',
+    f'{jax.device_count()} × {jax.devices()[0].device_kind}',
+)
 folder = tempfile.mkdtemp()
 jax.config.update('jax_compilation_cache_dir', f'{folder}/cache')  # for what the runs share
 
@@ -74,9 +55,9 @@ plt.show()
 # %%
 records = {}
 for kind in ('conv', 'lc', 'lc_hebbian'):
-    config = digits.get_config(kind)
+    config = configs.apply_kind(configs.default(), kind)
     config.data_dir = f'{folder}/data'
-    config.model.stage_sizes = (1,)
+    config.model.stage_sizes, config.model.width = (1,), 8
     config.batch_size = 48  # for 1, 2, 4 or 8 devices
     config.epochs = 14
     config.learning_rate = 1e-2
@@ -139,13 +120,33 @@ for name, before in snrs[0].items():
     print(f'{name:<22} weight SNR {before:6.3f} awake, {snrs[1][name]:10.3g} after the sleep')
 
 # %% [markdown]
-# The kernels of the first layer at eight positions of one pool (neurons that see the same input
-# during a sleep, marked in the maps), and the distance of every position's weights from the mean of
-# its pool.
+# The kernels of one channel and feature of the first layer, at positions of one pool: neurons that
+# see the same input during a sleep. Below, the distance of every position's weights from the mean
+# of its pool, with those positions marked.
 
 # %%
-before, after = (params['stem_conv']['kernel'] for params in (awake, slept))
-kernels.draw(before, after, grids['stem_conv']['kernel'], border='include', title='stem_conv')
+grid = grids['stem_conv']['kernel']
+before_and_after = [np.asarray(params['stem_conv']['kernel']) for params in (awake, slept)]
+positions = np.argwhere(grid.pools() == 0)[::5]
+
+figure, axes = plt.subplots(2, len(positions), figsize=(9, 2.8), layout='constrained')
+limit = np.abs(before_and_after[0]).max()
+for row, name, kernel in zip(axes, ('before', 'after'), before_and_after):
+    row[0].set_ylabel(name)
+    for ax, (i, j) in zip(row, positions):
+        ax.imshow(kernel[i, j, :, :, 0, 0], cmap='RdBu_r', vmin=-limit, vmax=limit)
+        ax.set(xticks=[], yticks=[], title=f'{i}, {j}')
+plt.show()
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout='constrained')
+for ax, name, kernel in zip(axes, ('before', 'after'), before_and_after):
+    deviation = snr.deviation(kernel, grid, border='include').mean(-1)
+    image = ax.imshow(deviation, vmin=0, vmax=limit / 2)
+    ax.plot(*positions.T[::-1], 'o', mfc='none', mec='white', ms=5)
+    ax.set(title=f'{name}: {deviation.mean():.2g} on average', xlabel='column', ylabel='row')
+figure.colorbar(image, ax=axes, label='deviation')
+plt.show()
 
 # %% [markdown]
 # ## A convolution is an LC network whose positions agree

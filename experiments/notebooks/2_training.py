@@ -1,28 +1,9 @@
-# ---
-# jupytext:
-#   formats: ipynb,py:percent
-# kernelspec:
-#   display_name: Python 3
-#   name: python3
-# ---
-
 # %% [markdown]
 # # Training, on whatever devices there are
-#
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/lcn-jax/lcn_jax/blob/main/experiments/notebooks/2_training.ipynb)
 #
 # `train_and_evaluate(config, workdir)` trains a network from a config. It runs on all devices that
 # JAX finds, with `pmap`: on a TPU or several GPUs choose the runtime and run the same cells. The
 # networks here are tiny, so that this takes seconds on a CPU; their accuracies are not results.
-
-# %%
-import sys
-
-if 'google.colab' in sys.modules:  # elsewhere lcn_jax is there already
-    import subprocess
-
-    source = 'git+https://github.com/lcn-jax/lcn_jax@v0.1.0'
-    subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', source], check=True)
 
 # %%
 import importlib.metadata
@@ -34,13 +15,14 @@ import tempfile
 import jax
 import matplotlib.pyplot as plt
 
-from experiments.common.provenance import provenance
-from experiments.configs import cifar10, digits
 from lcn_jax.errors import Stopped
+from lcn_jax.training import config as configs
 from lcn_jax.training.train import train_and_evaluate
 
-print('lcn_jax', importlib.metadata.version('lcn_jax'), provenance())
-print(jax.devices())
+print(
+    f'lcn_jax {importlib.metadata.version("lcn_jax")}, JAX {jax.__version__},',
+    f'{jax.device_count()} × {jax.devices()[0].device_kind}',
+)
 folder = tempfile.mkdtemp()
 jax.config.update('jax_compilation_cache_dir', f'{folder}/cache')  # for what the runs share
 
@@ -49,26 +31,29 @@ jax.config.update('jax_compilation_cache_dir', f'{folder}/cache')  # for what th
 #
 # The kind of network is a point on three axes: connectivity (shared or local weights), translations
 # (how many moved copies of an image a batch holds), and sleep (by which rule, how often).
-# `lcn_jax/training/config.py` has every field with a comment; the files in `experiments/configs`
-# only change values. This is CIFAR-10 as in the paper:
+# `lcn_jax/training/config.py` has every field with a comment. The default is ResNet-20 on digits;
+# the files in `experiments/configs` change it to the paper's runs.
 
 # %%
-print(cifar10.get_config('lc_hebbian'))
+print(configs.apply_kind(configs.default(), 'lc_hebbian'))
 
 # %% [markdown]
 # ## Four kinds
 #
-# The same on digits, which need no download, with a network of three layers and few epochs.
+# Digits need no download. The network has three layers here, and learns for few epochs.
 
 # %%
 records = {}
 for kind in ('conv', 'lc', 'lc_translations', 'lc_hebbian'):
-    config = digits.get_config(kind)
+    config = configs.apply_kind(configs.default(), kind)
     config.data_dir = f'{folder}/data'
-    config.model.stage_sizes = (1,)
+    config.model.stage_sizes, config.model.width = (1,), 8
     config.batch_size = math.lcm(48, jax.device_count())  # each device gets the same number
     config.epochs = 3
     config.learning_rate = 1e-2
+    config.log_every = 10
+    if kind == 'lc_translations':
+        config.translations.padding, config.translations.repetitions = 2, 2
     config.checkpoint_every = 0
     records[kind] = []
     result = train_and_evaluate(config, f'{folder}/{kind}', records[kind].append)

@@ -1,27 +1,8 @@
-# ---
-# jupytext:
-#   formats: ipynb,py:percent
-# kernelspec:
-#   display_name: Python 3
-#   name: python3
-# ---
-
 # %% [markdown]
 # # A sleep rule of your own
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/lcn-jax/lcn_jax/blob/main/experiments/notebooks/3_your_own_rule.ipynb)
-#
 # A sleep rule is one function of a kernel. This notebook writes one, looks at what it does to a
 # layer, and trains with it.
-
-# %%
-import sys
-
-if 'google.colab' in sys.modules:  # elsewhere lcn_jax is there already
-    import subprocess
-
-    source = 'git+https://github.com/lcn-jax/lcn_jax@v0.1.0'
-    subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', source], check=True)
 
 # %%
 import importlib.metadata
@@ -32,15 +13,16 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.common.provenance import provenance
-from experiments.configs import digits
-from lcn_jax import maps, sleep
+from lcn_jax import sleep, snr
 from lcn_jax.grid import Grid
 from lcn_jax.local import he_normal
+from lcn_jax.training import config as configs
 from lcn_jax.training.train import train_and_evaluate
 
-print('lcn_jax', importlib.metadata.version('lcn_jax'), provenance())
-print(jax.devices())
+print(
+    f'lcn_jax {importlib.metadata.version("lcn_jax")}, JAX {jax.__version__},',
+    f'{jax.device_count()} × {jax.devices()[0].device_kind}',
+)
 folder = tempfile.mkdtemp()
 jax.config.update('jax_compilation_cache_dir', f'{folder}/cache')  # for what the runs share
 
@@ -87,7 +69,7 @@ for number in range(3):
 
 figure, axes = plt.subplots(1, 3, figsize=(9, 3), layout='constrained')
 for ax, sleeps in zip(axes, (0, 1, 3)):
-    deviation = maps.deviation(after[sleeps], grid, border='include').mean(-1)
+    deviation = snr.deviation(after[sleeps], grid, border='include').mean(-1)
     image = ax.imshow(np.asarray(deviation), vmin=0, vmax=kernel.std())
     ax.set_title(f'after {sleeps} sleeps')
 figure.colorbar(image, ax=axes, label='deviation')
@@ -105,11 +87,11 @@ plt.show()
 # %%
 records = {}
 for fraction in (0.0, 0.25, 1.0):
-    config = digits.get_config('lc')
+    config = configs.apply_kind(configs.default(), 'lc')
     config.sleep.rule = '__main__:some_sleep'
     config.sleep['some_sleep'] = {'fraction': fraction}
     config.data_dir = f'{folder}/data'
-    config.model.stage_sizes = (1,)
+    config.model.stage_sizes, config.model.width = (1,), 8
     config.batch_size = 48  # for 1, 2, 4 or 8 devices
     config.epochs = 12
     config.learning_rate = 1e-2

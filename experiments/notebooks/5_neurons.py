@@ -1,15 +1,5 @@
-# ---
-# jupytext:
-#   formats: ipynb,py:percent
-# kernelspec:
-#   display_name: Python 3
-#   name: python3
-# ---
-
 # %% [markdown]
 # # Scoring layers against neurons
-#
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/lcn-jax/lcn_jax/blob/main/experiments/notebooks/5_neurons.ipynb)
 #
 # Which layer of a network predicts recorded neurons best, and how near is it to the best possible?
 # `lcn_jax.brain` answers as Brain-Score does.
@@ -17,15 +7,6 @@
 # **The neurons of this notebook are made up**: each is a sum of a few units of one layer of the
 # network itself, plus noise. So nothing here is about brains, but the right answer is known, and we
 # can see whether it is found. Real neurons go in at one place, marked below.
-
-# %%
-import sys
-
-if 'google.colab' in sys.modules:  # elsewhere lcn_jax is there already
-    import subprocess
-
-    source = 'git+https://github.com/lcn-jax/lcn_jax@v0.1.0'
-    subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', source], check=True)
 
 # %%
 import dataclasses
@@ -37,16 +18,16 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.common.provenance import provenance
-from experiments.configs import digits
-from experiments.reports import brain as brain_report
 from lcn_jax.brain import assembly, features
 from lcn_jax.brain.scores import Scorer
 from lcn_jax.data import sources
+from lcn_jax.training import config as configs
 from lcn_jax.training.train import train_and_evaluate
 
-print('lcn_jax', importlib.metadata.version('lcn_jax'), provenance())
-print(jax.devices())
+print(
+    f'lcn_jax {importlib.metadata.version("lcn_jax")}, JAX {jax.__version__},',
+    f'{jax.device_count()} × {jax.devices()[0].device_kind}',
+)
 folder = tempfile.mkdtemp()
 
 # %% [markdown]
@@ -56,9 +37,9 @@ folder = tempfile.mkdtemp()
 # the same way. Beside it, as a control, the same network with random weights.
 
 # %%
-config = digits.get_config('conv')
+config = configs.apply_kind(configs.default(), 'conv')
 config.data_dir = f'{folder}/data'
-config.model.stage_sizes = (1, 1, 1)
+config.model.stage_sizes, config.model.width = (1, 1, 1), 8
 config.batch_size = 48  # for 1, 2, 4 or 8 devices
 config.epochs = 6
 config.learning_rate = 1e-2
@@ -113,8 +94,8 @@ plt.show()
 #     neurons = assembly.read('V4.npz')
 #     images = stimuli.shown('V4_images.zip', neurons)
 #
-# and all below stays as it is. `python -m experiments.brain_score` does the same for several
-# trained networks.
+# and all below stays as it is. In a copy of the repository,
+# `python -m experiments.brain_score` does the same for several trained networks.
 
 # %%
 neurons = assembly.read(f'{folder}/neurons.npz')
@@ -133,8 +114,19 @@ print('images, neurons, repetitions:', neurons.responses.shape, set(neurons.regi
 
 # %%
 scorer = Scorer(neurons.responses, neurons.groups)
-networks = {'trained': trained, 'untrained': untrained}
-region = brain_report.compare(scorer, networks, images, 'made up')
+scores = {}
+for name, network in {'trained': trained, 'untrained': untrained}.items():
+    activations = features.extract(network, images, features.blocks(network))
+    scores[name] = {block: scorer.layer(units) for block, units in activations.items()}
+    for block, of_block in scores[name].items():
+        score, (low, high) = of_block['score'], of_block['interval']
+        print(
+            f'{name:<10} {block:<14} {score:.3f} [{low:.3f}, {high:.3f}]',
+            f' r²/c {of_block["ceiled_since_2026"]:.3f}  RDM {of_block["rdm"]:.3f}',
+        )
+    best = max(scores[name], key=lambda block: scores[name][block]['chosen_by'])
+    held_out = scorer.scores(scorer.correlations(activations[best], scorer.reported_on))
+    print(f'{name:<10} {best} on the other half: {held_out["score"]:.3f}')
 
 # %% [markdown]
 # The second block of the trained network wins, as it should: it is what the neurons were made from.
@@ -142,4 +134,11 @@ region = brain_report.compare(scorer, networks, images, 'made up')
 # neuron.
 
 # %%
-brain_report.plot({'made up': region})
+plt.figure(figsize=(7, 3.6), layout='constrained')
+for name, of_blocks in scores.items():
+    plt.plot([of_block['score'] for of_block in of_blocks.values()], 'o-', label=name)
+plt.axhline(scorer.ceiling**0.5, color='0.3', ls='--', lw=1, label='the best possible')
+plt.xticks(range(len(of_blocks)), of_blocks)
+plt.ylabel('correlation with held-out responses')
+plt.legend()
+plt.show()
