@@ -36,6 +36,7 @@ import jax.numpy as jnp
 from jax import lax
 
 Schedule = Callable[[jax.Array], jax.Array]
+Observe = Callable[[jax.Array, jax.Array], Any]  # of weights (N, K) and rates (N + 1,)
 
 
 def hebbian_learning_rate(t: jax.Array) -> jax.Array:
@@ -114,8 +115,7 @@ def hebbian_sgd(
 @jax.default_matmul_precision('highest')
 def simulate_stepwise(
     weights: jax.Array, patterns: jax.Array, gamma: float, circuit: Circuit,
-    members: jax.Array | None = None,
-    observe: Callable[[jax.Array, jax.Array], Any] = lambda weights, rates: None,
+    members: jax.Array | None = None, observe: Observe = lambda weights, rates: None,
 ) -> tuple[jax.Array, Any]:  # fmt: skip
     """Runs the circuit one time step after the other: the plain form of `simulate`.
 
@@ -154,8 +154,7 @@ def steady_rates(weights: jax.Array, x: jax.Array, circuit: Circuit) -> jax.Arra
 @jax.default_matmul_precision('highest')
 def simulate(
     weights: jax.Array, patterns: jax.Array, gamma: float, circuit: Circuit,
-    members: jax.Array | None = None,
-    observe: Callable[[jax.Array, jax.Array], Any] = lambda weights, rates: None,
+    members: jax.Array | None = None, observe: Observe = lambda weights, rates: None,
 ) -> tuple[jax.Array, Any]:  # fmt: skip
     """Runs the circuit with weights rebuilt once per pattern; else equal to `simulate_stepwise`.
 
