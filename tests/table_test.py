@@ -127,6 +127,20 @@ def test_stopped_table_is_the_table(tmp_path):
     assert measured(stopped) == measured(whole)
 
 
+@pytest.mark.slow
+def test_a_run_that_fails_is_named_and_the_others_are_in_the_table(tmp_path):
+    broken = tmp_path / 'digits-0' / 'lc-0'  # the workdir of another run
+    (broken / 'checkpoints' / '5').mkdir(parents=True)
+    (broken / 'config.json').write_text(json.dumps({'epochs': 9}))
+    output = make(tmp_path, '--rows=conv,lc', '--seeds=1', '--paddings=0', status=1)
+    assert output.splitlines()[-1] == 'error: 1 of 2 runs failed; the table names them.'
+    report = measured(tmp_path)
+    assert list(report['cells']['digits-0']) == ['conv']
+    ((workdir, reason),) = report['failed'].items()
+    assert workdir == str(broken) and 'epochs is 9 there, 1 here' in reason
+    assert reason in (tmp_path / 'table.md').read_text()
+
+
 def done(out):
     return len(list(out.glob('*/*/done.json')))
 
