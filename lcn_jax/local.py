@@ -320,8 +320,8 @@ def _after(value: jax.Array, array: jax.Array) -> jax.Array:
 
     XLA computes arrays that depend on nothing else (zeros, padded images, transposed kernels) at
     the start of a program, for all layers, and keeps them. Computed where they are needed, they
-    reuse the memory of other layers, which halves the memory of a step. XLA:CPU removes
-    `lax.optimization_barrier` before it orders the computation, so this is a data dependency.
+    reuse the memory of other layers, which halves the memory of a step. XLA:CPU ignores
+    `lax.optimization_barrier` (the memory is the same without it), so this is a data dependency.
     """
     first = value.ravel()[0]
     return array + 0 * jnp.where(jnp.isfinite(first), first, 0).astype(array.dtype)
