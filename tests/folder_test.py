@@ -143,9 +143,24 @@ def test_two_datasets_in_one_data_dir_and_none_twice(tmp_path):
     other = tiny_archives.write_folder(tmp_path / 'other', images(per_class=1, seed=3))
     prepare('second', str(tmp_path / 'data'), str(other))
     np.testing.assert_equal(read(tmp_path, 'second'), second)
-    with pytest.raises(UsageError, match='there is already a dataset first in'):
+    with pytest.raises(
+        UsageError, match=r'there is already a dataset in \S+/first/1\.0\.0: choose'
+    ):
         prepare('first', str(tmp_path / 'data'), str(other))
     np.testing.assert_equal(read(tmp_path, 'first'), first)
+
+
+def test_a_killed_attempt_is_not_in_the_way(tmp_path):
+    (tmp_path / 'data' / 'mine' / 'incomplete.ABC_1.0.0').mkdir(parents=True)
+    assert len(stored(images(), tmp_path)['train']) == 6
+
+
+def test_the_images_are_not_written_among(tmp_path):
+    files = images()
+    source = tiny_archives.write_folder(tmp_path / 'data' / 'mine', files)
+    with pytest.raises(UsageError, match=r'would be written into \S+/data/mine itself'):
+        prepare('mine', str(tmp_path / 'data'), str(source))
+    assert sum(path.is_file() for path in tmp_path.rglob('*')) == len(files)
 
 
 GREY16 = io.BytesIO()

@@ -113,9 +113,13 @@ def _of_images(name: str, folder: Path, source: Path) -> Any:
             'own: that must be of small letters, digits and _, and not the name of a dataset of '
             'tfds.'
         )
-    if (folder / name).exists():
+    if source.resolve() == (folder / name).resolve():
         raise UsageError(
-            f'there is already a dataset {name} in {folder}: choose another --dataset, or delete '
-            f'{folder / name}.'
+            f'{name} would be written into {source} itself: choose another --dataset or --data_dir.'
+        )
+    prepared = folder / name / str(Folder.VERSION)
+    if prepared.exists():
+        raise UsageError(
+            f'there is already a dataset in {prepared}: choose another --dataset, or delete it.'
         )
     return Folder(name=name, source=source, data_dir=folder)
