@@ -38,6 +38,8 @@ def test_events_by_hand():
     assert steps_with(schedule, 'log') == [4, 8, 10, 12, 16, 20, 24, 28, 30]
     assert steps_with(schedule, 'evaluate') == [20, 30]  # every second epoch, and at the end
     assert steps_with(schedule, 'save') == [9, 18, 27, 30]
+    assert schedule.events(3) == (False, False, False, False)
+    assert schedule.events(3, stopping=True) == (False, False, False, True)
     never = SCHEDULES[1]
     assert steps_with(never, 'sleep') == []
     assert steps_with(never, 'save') == [60]

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -68,8 +69,10 @@ class Log:
     last: the latest record, {} before the first one.
     """
 
-    def __init__(self, path: str | os.PathLike, step: int, sinks: Sequence[Report]):
+    def __init__(self, path: str | os.PathLike, step: int, seconds: float, sinks: Sequence[Report]):
+        """`seconds`: of training up to `step`."""
         self._path, self._sinks = path, sinks
+        self._started = time.perf_counter() - seconds
         self._active = jax.process_index() == 0
         kept = _read(path, step)
         self.last: Record = kept[-1] if kept else {}
@@ -85,9 +88,17 @@ class Log:
             append_text(self._path, to_json(record))
             self._tell(record)
 
+    def seconds(self) -> float:
+        """Seconds of training, in all."""
+        return time.perf_counter() - self._started
+
     def _tell(self, record: Record) -> None:
         for sink in self._sinks:
             sink(record)
+
+
+def ignore(record: Record) -> None:
+    """A sink that does nothing."""
 
 
 def tensorboard(folder: str | os.PathLike) -> Report:

@@ -53,12 +53,12 @@ class Schedule:
         multiples = [(step // interval + 1) * interval for interval in intervals]
         return min(step + LONGEST_STRETCH, *multiples)
 
-    def events(self, step: int) -> Events:
-        """The events at the end of `step`."""
+    def events(self, step: int, stopping: bool = False) -> Events:
+        """The events at the end of `step`, after which the run may be `stopping`."""
         last = step == self.total_steps
         return Events(
             sleep=self.sleep_every > 0 and step % self.sleep_every == 0,
             log=step % self.log_every == 0 or step % self.steps_per_epoch == 0,
             evaluate=last or step % self.evaluate_every == 0,
-            save=last or step % self.save_every == 0,
+            save=last or stopping or step % self.save_every == 0,
         )

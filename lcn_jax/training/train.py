@@ -1,7 +1,6 @@
 """`train_and_evaluate`: config -> experiment, images -> wake, sleep -> records, checkpoints."""
 
-import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -13,27 +12,24 @@ from lcn_jax.files import locate
 from lcn_jax.training import config as configs
 from lcn_jax.training import faults, inputs, metrics, parallel
 from lcn_jax.training.experiment import Experiment
-from lcn_jax.training.metrics import Record, Report, Sums
+from lcn_jax.training.metrics import Record, Report, Sums, ignore
 from lcn_jax.training.schedule import Schedule
 from lcn_jax.training.state import TrainState
 
+if TYPE_CHECKING:
+    from lcn_jax.training.checkpoint import Snapshot
+
 
 def train_and_evaluate(
-    config: ConfigDict,
-    workdir: str,
-    report: Report = lambda record: None,
-    experiment: Experiment | None = None,
+    config: ConfigDict, workdir: str, report: Report = ignore, experiment: Experiment | None = None
 ) -> dict[str, Any]:
     """Trains as `config` says, from where `workdir` has got to; returns the last record.
 
-    `experiment` is that of the config, of any seed; `open_log` describes the records. A run that
-    resumes computes, bit for bit, what it would have computed without the interruption.
-
-    Raises:
-      UsageError: something is wrong with the config, the data or the workdir, or training diverged.
-      Stopped: SIGTERM or Ctrl-C came, and everything is saved.
+    An `experiment` is that of the config, of any seed. A run that resumes computes, bit for bit,
+    what it would have computed without the interruption. Raises UsageError for what is wrong with
+    config, data or workdir, Diverged, or, after SIGTERM or Ctrl-C and with all saved, Stopped.
     """
-    from lcn_jax.training.checkpoint import NOT_EVALUATED, Checkpoints, Snapshot, claim  # orbax
+    from lcn_jax.training import checkpoint  # needs orbax, which the steps do not
 
     experiment = experiment or Experiment.create(config)
     assert experiment.config == configs.without_seed(config)
@@ -41,50 +37,36 @@ def train_and_evaluate(
     images = inputs.make(config, data_key)
     schedule = make_schedule(config, images.examples)
     wake, sleep = experiment.wake(schedule.total_steps), schedule.sleep_every and experiment.sleep
-    with Checkpoints(workdir) as checkpoints, faults.StopRequests() as requests:
-        claim(workdir, config)
-        now = checkpoints.latest(experiment.shapes) or Snapshot.start(
+    with checkpoint.Checkpoints(workdir) as checkpoints, faults.StopRequests() as requests:
+        checkpoint.claim(workdir, config)
+        now = checkpoints.latest(experiment.shapes) or checkpoint.Snapshot.start(
             parallel.first(experiment.init(parallel.replicate(init_key)))
         )
-        step, best, started = int(now.state.step), now.best, time.perf_counter() - now.seconds
-        log = open_log(config, workdir, schedule, step, report)
+        step, best, stopping = int(now.state.step), now.best, False
+        log = open_log(config, workdir, schedule, now, report)
         train_state, sums = parallel.replicate((now.state, now.sums))
-
-        while step < schedule.total_steps:
+        while step < schedule.total_steps and not stopping:
             first, step = step, schedule.next_stop(step)
             for pixels, order, steps in images.train(first, step):
                 train_state, sums = wake(train_state, sums, pixels, order, data_key, steps)
             jax.block_until_ready(sums)  # or the host runs ahead, and a stop waits for all of it
-            due, stopping = schedule.events(step), requests.heard()
+            due = schedule.events(step, stopping := requests.heard())
             record = {'step': step, 'epoch': step / schedule.steps_per_epoch}
             if due.sleep:
-                if due.log:
-                    record['weight_snr_before_sleep'] = mean_snr(experiment, train_state)
+                record |= snr_before_sleep(experiment, train_state) if due.log else {}
                 train_state = sleep(train_state, sleep_key)
-            if due.log or due.save or stopping:
-                trained = parallel.first(sums)
-                record |= {f'train_{name}': value for name, value in trained.means().items()}
-                check_finite(experiment, train_state, trained, record, schedule, log)
+            if due.log or due.save:
+                record |= training_metrics(experiment, train_state, sums, record, log)
             if due.log:
-                record['weight_snr'] = mean_snr(experiment, train_state)
-                if due.evaluate:
-                    record |= evaluate(experiment, train_state, images)
+                record |= measure(experiment, train_state, images, due.evaluate)
                 sums = parallel.replicate(Sums.zero())
-                log.add(record | {'seconds': time.perf_counter() - started})
-            accuracy = record.get(f'{evaluated_split(config)}_top1', NOT_EVALUATED)
+                log.add(record | {'seconds': log.seconds()})
+            accuracy = record.get(f'{evaluated_split(config)}_top1', checkpoint.NOT_EVALUATED)
             improved, best = accuracy > best, max(accuracy, best)
-            if due.save or stopping or (improved and config.checkpoint_every):
-                seconds = time.perf_counter() - started
-                now = Snapshot(*parallel.first((train_state, sums)), best, seconds)
-                checkpoints.save(step, now, accuracy)
-            if stopping:
-                break
-    if step < schedule.total_steps:
-        raise Stopped(
-            f'stopped at step {step} of {schedule.total_steps}; the same command continues from '
-            'there.'
-        )
-    return {**log.last, 'parameters': experiment.parameters}
+            if due.save or (improved and config.checkpoint_every):
+                now = parallel.first((train_state, sums))
+                checkpoints.save(step, checkpoint.Snapshot(*now, best, log.seconds()), accuracy)
+    return finish(log, step, schedule, experiment)
 
 
 def keys(seed: int) -> jax.Array:
@@ -109,16 +91,17 @@ def make_schedule(config: ConfigDict, examples: int) -> Schedule:
 
 
 def open_log(
-    config: ConfigDict, workdir: str, schedule: Schedule, step: int, report: Report
+    config: ConfigDict, workdir: str, schedule: Schedule, start: 'Snapshot', report: Report
 ) -> metrics.Log:
-    """The log of a run that starts after `step`: WORKDIR/metrics.jsonl, one record a line.
+    """The log of a run that continues from `start`: WORKDIR/metrics.jsonl, one record a line.
 
     Records are written every `config.log_every` steps and at the end of every epoch, and given to
-    `report` together with 'total_steps', 'batch_size' and 'resumed_at', the step this run started
-    from. Training metrics are means since the last record. 'weight_snr' is the mean over layers at
-    the end of the step; if the step ended in a sleep, 'weight_snr_before_sleep' is the one before.
+    `report` together with 'total_steps', 'batch_size' and 'resumed_at', the step of `start`.
+    Training metrics are means since the last record. 'weight_snr' is the mean over layers at the
+    end of the step; if the step ended in a sleep, 'weight_snr_before_sleep' is the one before.
     'seconds' are those of training, in all.
     """
+    step = int(start.state.step)
     run = {
         'total_steps': schedule.total_steps,
         'batch_size': config.batch_size,
@@ -127,7 +110,7 @@ def open_log(
     sinks = [lambda record: report({**record, **run})]
     if config.tensorboard and jax.process_index() == 0:
         sinks.append(metrics.tensorboard(locate(workdir) / 'tensorboard'))
-    return metrics.Log(locate(workdir) / 'metrics.jsonl', step, sinks)
+    return metrics.Log(locate(workdir) / 'metrics.jsonl', step, float(start.seconds), sinks)
 
 
 def evaluated_split(config: ConfigDict) -> str:
@@ -146,27 +129,54 @@ def evaluate(
     return {f'{split}_{name}': value for name, value in sums.means().items()}
 
 
+def measure(
+    experiment: Experiment, train_state: TrainState, images: inputs.Input, evaluates: bool
+) -> dict[str, Any]:
+    """The weight SNR and, if the run `evaluates`, the metrics of the images kept for it."""
+    evaluated = evaluate(experiment, train_state, images) if evaluates else {}
+    return {'weight_snr': mean_snr(experiment, train_state), **evaluated}
+
+
+def snr_before_sleep(experiment: Experiment, train_state: TrainState) -> dict[str, Any]:
+    """The weight SNR under the name that it has if a sleep follows in the same step."""
+    return {'weight_snr_before_sleep': mean_snr(experiment, train_state)}
+
+
 def mean_snr(experiment: Experiment, train_state: TrainState) -> float | None:
     """Mean weight SNR over layers; None for a network without locally connected layers."""
     snrs = parallel.first(experiment.snr(train_state))
     return float(sum(snrs.values()) / len(snrs)) if snrs else None
 
 
-def check_finite(
-    experiment: Experiment,
-    train_state: TrainState,
-    sums: Sums,
-    record: Record,
-    schedule: Schedule,
-    log: metrics.Log,
-) -> None:
-    """Raises Diverged, after logging the record, if the loss or the state is not finite."""
-    if np.isfinite(sums.loss) and parallel.first(experiment.is_finite(train_state)):
-        return
-    # `sums` begin after the last record and end with the step whose loss was not finite.
-    step = log.last.get('step', 0) + round(sums.count / experiment.config.batch_size)
-    log.add({**record, 'step': step, 'epoch': step / schedule.steps_per_epoch})
+def training_metrics(
+    experiment: Experiment, train_state: TrainState, sums: Sums, record: Record, log: metrics.Log
+) -> dict[str, float]:
+    """Means since the last record.
+
+    Raises:
+      Diverged: the loss or the state is not finite; the record is logged.
+    """
+    trained = parallel.first(sums)
+    means = {f'train_{name}': value for name, value in trained.means().items()}
+    if np.isfinite(trained.loss) and parallel.first(experiment.is_finite(train_state)):
+        return means
+    # The sums begin after the last record and end with the step whose loss was not finite.
+    step = log.last.get('step', 0) + round(trained.count / experiment.config.batch_size)
+    steps_per_epoch = round(record['step'] / record['epoch'])
+    log.add({**record, **means, 'step': step, 'epoch': step / steps_per_epoch})
     raise Diverged(
         f'training diverged: at step {step} the loss or a parameter is not finite; checkpoints are '
         'from before. Start again in another workdir, with a lower config.learning_rate.'
     )
+
+
+def finish(
+    log: metrics.Log, step: int, schedule: Schedule, experiment: Experiment
+) -> dict[str, Any]:
+    """The last record with the number of 'parameters'; Stopped if steps are left."""
+    if step < schedule.total_steps:
+        raise Stopped(
+            f'stopped at step {step} of {schedule.total_steps}; the same command continues from '
+            'there.'
+        )
+    return {**log.last, 'parameters': experiment.parameters}
