@@ -49,7 +49,7 @@ def workdirs(tmp_path_factory):
         workdir = str(folder / name)
         with checkpoint.Checkpoints(workdir) as checkpoints:
             checkpoint.claim(workdir, config)
-            checkpoints.save(5, checkpoint.Snapshot.start(state), 0.5)
+            checkpoints.save(5, checkpoint.Snapshot.of(state), 0.5)
     return folder
 
 

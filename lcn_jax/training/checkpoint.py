@@ -23,6 +23,8 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from lcn_jax.errors import UsageError
 from lcn_jax.files import locate, write_text, writing
 from lcn_jax.training import config as configs
+from lcn_jax.training import parallel
+from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.metrics import Sums
 from lcn_jax.training.state import TrainState
 
@@ -48,9 +50,14 @@ class Snapshot:
     seconds: float
 
     @classmethod
-    def start(cls, state: TrainState) -> 'Snapshot':
-        """The snapshot of a run before its first step."""
+    def of(cls, state: TrainState) -> 'Snapshot':
+        """A state without metrics."""
         return cls(state, jax.device_get(Sums.zero()), np.float64(NOT_EVALUATED), np.float64(0))
+
+
+def start(experiment: Experiment, key: jax.Array) -> Snapshot:
+    """The snapshot of a run before its first step, initialised with `key`."""
+    return Snapshot.of(parallel.first(experiment.init(parallel.replicate(key))))
 
 
 class Checkpoints:
@@ -162,7 +169,7 @@ class Checkpoints:
         Raises:
           UsageError: the checkpoint cannot be read.
         """
-        like = Snapshot.start(jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes))
+        like = Snapshot.of(jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes))
         try:
             args = ocp.args.Composite(snapshot=ocp.args.PyTreeRestore(like))
             return self._manager.restore(step, args=args).snapshot

@@ -39,9 +39,7 @@ def train_and_evaluate(
     wake, sleep = experiment.wake(schedule.total_steps), schedule.sleep_every and experiment.sleep
     with checkpoint.Checkpoints(workdir) as checkpoints, faults.StopRequests() as requests:
         checkpoint.claim(workdir, config)
-        now = checkpoints.latest(experiment.shapes) or checkpoint.Snapshot.start(
-            parallel.first(experiment.init(parallel.replicate(init_key)))
-        )
+        now = checkpoints.latest(experiment.shapes) or checkpoint.start(experiment, init_key)
         step, best, stopping = int(now.state.step), now.best, False
         log = open_log(config, workdir, schedule, now, report)
         train_state, sums = parallel.replicate((now.state, now.sums))
