@@ -87,6 +87,7 @@ def test_floor_is_the_larger_of_flops_and_bytes():
     assert layers.floor(200, 10, 'bfloat16', rates) == {'seconds': 1.0, 'bound_by': 'bytes'}
 
 
+@pytest.mark.slow
 def test_a_quick_run_writes_numbers_and_a_chart(tmp_path):
     out = tmp_path / 'new' / 'quick.json'
     done = subprocess.run(

@@ -71,6 +71,7 @@ def first_difference(tree, other):
     )
 
 
+@pytest.mark.slow
 def test_eight_devices_are_one_device():
     (one, sums_of_one), (eight, sums_of_eight) = train(1, True), train(8, True)
     assert one.step[0] == eight.step[0] == 20

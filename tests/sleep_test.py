@@ -345,6 +345,16 @@ class Applied(chex.TestCase, parameterized.TestCase):
         shared = sleep.share(params, both, rule, KEY)
         assert np.abs(shared['a']['kernel'] - shared['b']['kernel']).max() > 1e-3
 
+    def test_sleeps_do_not_dream_alike(self):
+        """Each step has patterns of its own, and always the same ones."""
+        asleep = jax.jit(self.sleep)
+        state = self.state()
+        first, again = asleep(state).params, asleep(state).params
+        later = asleep(state.replace(step=state.step + 1)).params
+        chex.assert_trees_all_equal(first, again)
+        layer = 'stage1_block1_conv2'
+        assert np.abs(first[layer]['kernel'] - later[layer]['kernel']).max() > 1e-4
+
     def test_moments_are_shared_if_asked(self):
         before = self.state()
         after = self.sleep(before, 'mean', share_moments=True)

@@ -56,6 +56,7 @@ def without_times(records):
     return [{k: v for k, v in record.items() if k != 'seconds'} for record in records]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
 def test_every_kind_learns_and_its_metrics_are_those_recorded_before(kind, tiny, tmp_path):
     """The golden numbers are this code's own: they guard against change, not against error.
@@ -75,6 +76,7 @@ def test_every_kind_learns_and_its_metrics_are_those_recorded_before(kind, tiny,
     )
 
 
+@pytest.mark.slow
 def test_a_seed_fixes_every_number(tiny, tmp_path):
     first, _ = run(tiny('lc_hebbian'), tmp_path / 'first')
     again, _ = run(tiny('lc_hebbian'), tmp_path / 'again')
@@ -83,6 +85,7 @@ def test_a_seed_fixes_every_number(tiny, tmp_path):
     assert first[0]['train_loss'] != other[0]['train_loss']
 
 
+@pytest.mark.slow
 def test_sleep_comes_after_every_n_steps_and_lifts_the_snr(tiny, tmp_path):
     records, _ = run(tiny('lc_hebbian', log_every=1, epochs=1), tmp_path)
     assert [record['step'] for record in records] == list(range(1, 26))
