@@ -219,6 +219,10 @@ def test_places_that_cannot_be_read_are_refused(tmp_path):
         with pytest.raises(UsageError, match=f'not from {url}'):
             Source('cifar10', url).split('train')
 
+    (tmp_path / 'file').touch()
+    with pytest.raises(UsageError, match=f'cannot write {tmp_path}/file/data'):
+        Source('digits', str(tmp_path / 'file' / 'data')).split('train')
+
     def not_installed(function, path):
         raise ImportError('Please install gcsfs')
 

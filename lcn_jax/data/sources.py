@@ -203,9 +203,10 @@ def _prepare_quietly(builder: type, folder: str) -> None:
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()  # it takes a second
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            builder(data_dir=folder, file_format=FORMAT).download_and_prepare()
-    except OSError:
-        if not builder(data_dir=folder).is_prepared():  # else another run was faster
-            raise
+    with files.writing(folder):
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                builder(data_dir=folder, file_format=FORMAT).download_and_prepare()
+        except OSError:
+            if not builder(data_dir=folder).is_prepared():  # else another run was faster
+                raise
