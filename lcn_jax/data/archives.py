@@ -135,7 +135,9 @@ def _in_zip(archive: zipfile.ZipFile, name: str) -> Files:
 def _in_tar(tar: tarfile.TarFile, name: str) -> Files:
     def read_member(member):
         with blame(name):
-            return tar.extractfile(member).read()
+            file = tar.extractfile(member)
+            assert file is not None  # None for what is not a file
+            return file.read()
 
     members = [member for member in tar if member.isfile()]
     tar.fileobj.seek(tar.offset)

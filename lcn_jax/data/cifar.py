@@ -39,11 +39,11 @@ class Layout:
 
 
 class _Cifar:
-    """What the builders share. `source` is a folder or an archive, only needed to prepare."""
+    """What the builders share. `source` is a folder or an archive."""
 
     layout: Layout
 
-    def __init__(self, *, source: Path | None = None, **kwargs):
+    def __init__(self, *, source: Path, **kwargs):
         super().__init__(**kwargs)
         self._source = source
 

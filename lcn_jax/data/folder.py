@@ -88,7 +88,7 @@ def classes_of_images(files: archives.Files, source: Path) -> dict[str, dict[str
             case [label, _]:
                 split = 'train'
             case _:
-                split = None
+                split = label = None
         depths.add(len(parts))
         if split is None or len(depths) > 1:
             raise UsageError(

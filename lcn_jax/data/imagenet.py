@@ -22,7 +22,7 @@ class Imagenet2012(imagenet2012_dataset_builder.Builder, skip_registration=True)
     """ImageNet. Images that are not RGB are stored as RGB PNGs; test images are left out.
 
     source: a folder with the two official tars; or a folder or archive with train/WNID/*.JPEG, and
-    val/WNID/*.JPEG or val/*.JPEG, somewhere in it. Only needed to prepare.
+    val/WNID/*.JPEG or val/*.JPEG, somewhere in it.
     val_labels: a file with the wnid of every validation image, one a line, in the order of the file
     names, or a table like Kaggle's. None: Kaggle's if it is in `source`, else the official list.
     """
@@ -30,7 +30,7 @@ class Imagenet2012(imagenet2012_dataset_builder.Builder, skip_registration=True)
     name = 'imagenet2012'
     pkg_dir_path = imagenet2012_dataset_builder.Builder.pkg_dir_path
 
-    def __init__(self, *, source: Path | None = None, val_labels: Path | None = None, **kwargs):
+    def __init__(self, *, source: Path, val_labels: Path | None = None, **kwargs):
         super().__init__(**kwargs)
         self._source = source
         self._val_labels = val_labels

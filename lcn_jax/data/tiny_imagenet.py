@@ -18,8 +18,8 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version('1.0.0')
 
-    def __init__(self, *, source: Path | None = None, **kwargs):
-        """`source` is the zip file or folder, only needed to prepare."""
+    def __init__(self, *, source: Path, **kwargs):
+        """`source` is the zip file or folder."""
         super().__init__(**kwargs)
         self._source = source
 
