@@ -35,9 +35,11 @@ def _pad_axis(padding: Padding, axis: int, size: int, kernel: int, stride: int) 
         total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
         return total // 2, total - total // 2
     try:
+        if isinstance(padding, str):
+            raise ValueError
         value = padding if isinstance(padding, int) else padding[axis]
         low, high = (value, value) if isinstance(value, int) else value
-        if isinstance(padding, str) or low < 0 or high < 0:
+        if low < 0 or high < 0:
             raise ValueError
         return int(low), int(high)
     except (TypeError, ValueError, IndexError):
@@ -73,7 +75,8 @@ class Grid:
         size = pair(input_size, 'input_size')
         kernel = pair(kernel_size, 'kernel_size')
         strides = pair(stride, 'stride')
-        pads = tuple(_pad_axis(padding, a, size[a], kernel[a], strides[a]) for a in (0, 1))
+        rows, columns = (_pad_axis(padding, a, size[a], kernel[a], strides[a]) for a in (0, 1))
+        pads = rows, columns
         grid = cls(size, kernel, strides, pads)
         if min(grid.output_size) < 1:
             raise ValueError(
@@ -85,12 +88,13 @@ class Grid:
     @property
     def output_size(self) -> Pair:
         """(Ho, Wo): the numbers of positions, which are `stride` pixels apart."""
-        return tuple(
+        rows, columns = (
             (n + low + high - k) // s + 1
             for n, k, s, (low, high) in zip(
                 self.input_size, self.kernel_size, self.stride, self.padding
             )
         )
+        return rows, columns
 
     @property
     def period(self) -> Pair:
@@ -99,7 +103,8 @@ class Grid:
         A pattern that tiles the input with period k looks the same to output o and o' when
         o·s = o'·s (mod k).
         """
-        return tuple(k // math.gcd(k, s) for k, s in zip(self.kernel_size, self.stride))
+        rows, columns = (k // math.gcd(k, s) for k, s in zip(self.kernel_size, self.stride))
+        return rows, columns
 
     @property
     def num_pools(self) -> int:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from jax import lax
 
 from lcn_jax.grid import Grid, Padding, Pair, pair
@@ -122,7 +123,7 @@ def _lax(x_HWNC: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
     )
 
 
-def _pad(array: jax.Array, edges: Sequence[Pair], between: Pair = (0, 0)) -> jax.Array:
+def _pad(array: jax.Array, edges: Sequence[Pair], between: Sequence[int] = (0, 0)) -> jax.Array:
     """Zeros around the first two axes, and `between` their elements; negative edges crop."""
     config = [(low, high, inner) for (low, high), inner in zip(edges, between)]
     rest = [(0, 0, 0)] * (array.ndim - 2)
@@ -138,10 +139,10 @@ def _padded(x_HWNC: jax.Array, grid: Grid) -> jax.Array:
 
 def _windows(grid: Grid) -> list[Slices]:
     """For each tap, the pixels of the padded input that the positions see at it."""
-    spans = [(p - 1) * s + 1 for p, s in zip(grid.output_size, grid.stride)]
+    (rows, columns), (down, right) = grid.output_size, grid.stride
     return [
-        tuple(slice(b, b + span, s) for b, span, s in zip(begin, spans, grid.stride))
-        for begin in itertools.product(*map(range, grid.kernel_size))
+        (slice(a, a + (rows - 1) * down + 1, down), slice(b, b + (columns - 1) * right + 1, right))
+        for a, b in itertools.product(*map(range, grid.kernel_size))
     ]
 
 
@@ -382,7 +383,7 @@ class LocalConv(nn.Module):
         bias = None
         if self.use_bias:
             bias = self.param('bias', self.bias_init, (self.features,), self.param_dtype)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = conv_local(
             x,
             kernel,

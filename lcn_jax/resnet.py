@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from jax import lax
 
 from lcn_jax.local import LocalConv, he_normal
@@ -30,7 +31,7 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size,) * 2 + (x.shape[-1], self.features)
         kernel = self.param('kernel', he_normal, shape)
-        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
         return lax.conv_general_dilated(
             x,
             kernel,
