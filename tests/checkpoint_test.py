@@ -188,7 +188,8 @@ def test_keeps_the_latest_and_the_best(config, tmp_path):
             assert checkpoints.find('best') == 15
             assert checkpoints.find('latest') == 40
             assert checkpoints.find('35') == 35
-            with pytest.raises(UsageError, match=r"no checkpoint '36' .* latest, best, or one of 15, 35, 40"):
+            latest = r"no checkpoint '36' .* latest, best, or one of 15, 35, 40"
+            with pytest.raises(UsageError, match=latest):
                 checkpoints.find('36')
 
 
