@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
+import pytest
 from absl.testing import absltest, flagsaver, parameterized
 from reference_rules import inverse_weight_snr
 
@@ -244,6 +245,7 @@ class WeightSnrTest(parameterized.TestCase):
 
 
 class ConvergenceTest(parameterized.TestCase):
+    @pytest.mark.slow
     def test_quick_figure(self):
         out = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory())) / 'figure'
         with flagsaver.as_parsed(out=str(out), quick='true'):

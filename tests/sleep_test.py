@@ -326,7 +326,7 @@ class Applied(chex.TestCase, parameterized.TestCase):
 
     def test_moves_local_kernels_and_nothing_else(self):
         before = self.state()
-        after = self.sleep(before)
+        after = jax.jit(self.sleep)(before)
         moved = {
             jax.tree_util.keystr(path)
             for (path, a), b in zip(
