@@ -9,7 +9,6 @@ import os
 import statistics
 import time
 
-import jax
 from absl import flags
 
 from experiments.common import cli
@@ -30,8 +29,7 @@ KINDS = ('conv', 'lc', 'lc_translations', 'lc_hebbian')
 
 def main(argv):
     del argv
-    # The kinds have programs in common.
-    jax.config.update('jax_compilation_cache_dir', os.path.abspath(f'{OUT.value}/cache'))
+    cli.share_programs(OUT.value)
     started = time.perf_counter()
     runs = {kind: train(kind) for kind in KINDS}
     results = {kind: summary(runs[kind]) for kind in KINDS}

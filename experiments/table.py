@@ -18,7 +18,6 @@ import itertools
 import os
 import runpy
 
-import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -67,7 +66,7 @@ def main(argv):
             'the copies of an image would all be the same: rows with repetitions need --paddings '
             'above 0.'
         )
-    jax.config.update('jax_compilation_cache_dir', os.path.abspath(f'{OUT.value}/cache'))
+    cli.share_programs(OUT.value)
     (search if SEARCH.value else tabulate)(rows)
 
 

@@ -401,7 +401,11 @@ def grids(model: nn.Module, image_shape: tuple[int, int, int]) -> dict:
 
     For images (H, W, C). Nothing is computed; {} if no layer is locally connected.
     """
-    variables = jax.eval_shape(
+    return variable_shapes(model, image_shape).get('grids', {})
+
+
+def variable_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> dict:
+    """The initial variables of a model of images (H, W, C), as `jax.ShapeDtypeStruct`s."""
+    return jax.eval_shape(
         lambda key: model.init(key, jnp.zeros((1, *image_shape)), train=False), jax.random.key(0)
     )
-    return variables.get('grids', {})

@@ -59,8 +59,17 @@ def test_ctrl_c_before_there_is_anything_to_save_leaves_no_traceback():
 
 @pytest.mark.slow
 def test_the_demo_makes_a_table_and_a_picture(tmp_path):
+    """On the networks of tiny_config."""
     flags = f'--out={tmp_path}', '--seeds=2', '--epochs=1'
-    done = tiny_runs.call('demo', *flags, before=tiny_runs.COMPILE_FAST)
+    smaller = f"""
+{tiny_runs.COMPILE_FAST}
+from types import SimpleNamespace
+import tiny_config
+from experiments.configs import digits
+tiny_config.digits = SimpleNamespace(get_config=digits.get_config)
+digits.get_config = tiny_config.get_config
+"""
+    done = tiny_runs.call('demo', *flags, before=smaller)
     assert done.returncode == 0, done.stderr
     kinds = json.loads((tmp_path / 'results.json').read_text())['kinds']
     assert list(kinds) == ['conv', 'lc', 'lc_translations', 'lc_hebbian']

@@ -1,21 +1,31 @@
 """Eight virtual devices for all tests, so that everything is tested across devices."""
 
 import os
-import tempfile
+import pathlib
+import time
 
-if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-    # A program is compiled once for all tests, and for all processes that they start. Workers of
-    # pytest inherit the variables.
-    _programs = tempfile.TemporaryDirectory(prefix='lcn_jax_tests_')
-    os.environ |= {
-        'JAX_COMPILATION_CACHE_DIR': _programs.name,
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-        'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
-    }
+# A program is compiled once for all tests, for all processes that they start (they inherit the
+# variables), and for later runs: JAX finds it again if program, flags and versions are the same.
+PROGRAMS = pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'programs'
+DAYS_KEPT = 7
 
-import jax
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(PROGRAMS))
+os.environ |= {
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+}
+
+import jax  # noqa: E402
 
 jax.config.update('jax_num_cpu_devices', 8)
+
+
+def pytest_sessionfinish(session):
+    """Deletes old programs, once all workers have ended."""
+    if not hasattr(session.config, 'workerinput'):
+        for path in PROGRAMS.glob('*'):
+            if time.time() - path.stat().st_mtime > DAYS_KEPT * 24 * 3600:
+                path.unlink(missing_ok=True)
 
 
 def pytest_collection_modifyitems(items):

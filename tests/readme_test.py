@@ -16,7 +16,12 @@ PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').g
 TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in PAGES}
 ALL = '\n'.join(TEXTS.values())
 FENCED = re.compile(r'^```(\w*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
-CONFIGS = {path.stem for path in (ROOT / 'experiments/configs').glob('[a-z]*.py')}
+CONFIGS = {
+    path.stem
+    for path in (ROOT / 'experiments/configs').glob('[a-z]*.py')
+    if 'def get_config(' in path.read_text()
+}
+SHARED_FLAGS = '\n'.join(path.read_text() for path in (ROOT / 'experiments/common').glob('*.py'))
 
 
 def blocks(language: str) -> list[str]:
@@ -67,6 +72,8 @@ def test_modules_flags_configs_and_fields_exist(command):
     if not module.startswith('experiments.'):
         return
     source = (ROOT / f'{module.replace(".", "/")}.py').read_text()
+    for name in ('trained', 'cli.define_config'):  # flags that are defined for several binaries
+        source += SHARED_FLAGS if name in source else ''
     for flag in flags:
         name, _, value = flag.removeprefix('--').partition('=')
         if name.startswith('config.'):

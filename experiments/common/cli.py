@@ -19,6 +19,17 @@ def define_config(text: str) -> flags.FlagHolder:
     return holder
 
 
+def share_programs(out: str) -> None:
+    """Keeps compiled programs in OUT/cache, for runs that have some in common.
+
+    The environment variable JAX_COMPILATION_CACHE_DIR names another place.
+    """
+    import jax  # binaries that only read and write files start without it
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update('jax_compilation_cache_dir', os.path.abspath(os.path.join(out, 'cache')))
+
+
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """`absl.app.run`, but a UsageError, or anything wrong with the flags, is printed as one line.
 
@@ -47,7 +58,7 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     try:
         rest = flags.FLAGS(argv)
     except OSError as e:  # an override of a config whose file could not be read
-        _fail(str(e).splitlines()[-1])
+        _fail(f'there is no config file ({str(e).splitlines()[-1]}).')
     except (AttributeError, KeyError) as e:
         # The message is a message quoted, or quoted twice.
         text = str(e).replace('\\n', '; ').replace('\\', '').strip('"\'')

@@ -24,7 +24,8 @@ print(
     f'{jax.device_count()} × {jax.devices()[0].device_kind}',
 )
 folder = tempfile.mkdtemp()
-jax.config.update('jax_compilation_cache_dir', f'{folder}/cache')  # for what the runs share
+if jax.config.jax_compilation_cache_dir is None:  # for programs that the runs share
+    jax.config.update('jax_compilation_cache_dir', f'{folder}/cache')
 
 # %% [markdown]
 # ## A config

@@ -63,14 +63,19 @@ class Experiment:
         return state.create(key, self.model, self.optimizer(1), self.image_shape)
 
     @cached_property
+    def _variables(self) -> Mapping[str, Any]:
+        return local.variable_shapes(self.model, self.image_shape)
+
+    @cached_property
     def shapes(self) -> state.TrainState:
         """The state of one device, with a `jax.ShapeDtypeStruct` for every array."""
-        return jax.eval_shape(self.initial_state, jax.random.key(0))
+        of_variables = partial(state.of_variables, optimizer=self.optimizer(1))
+        return jax.eval_shape(of_variables, self._variables)
 
     @cached_property
     def grids(self) -> Mapping[str, Any]:
         """The `Grid` of every locally connected kernel, at its path in the params."""
-        return local.grids(self.model, self.image_shape)
+        return self._variables.get('grids', {})
 
     @cached_property
     def parameters(self) -> int:

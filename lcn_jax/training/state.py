@@ -1,5 +1,6 @@
 """The training state: everything that a step changes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -35,6 +36,13 @@ def create(
 ) -> TrainState:
     """The initial state of a model of images (H, W, C); compile it with `jax.jit`."""
     variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
+    return of_variables(variables, optimizer)
+
+
+def of_variables(
+    variables: Mapping[str, Any], optimizer: optax.GradientTransformation
+) -> TrainState:
+    """The state before the first step, of a model's initial variables."""
     params = variables['params']
     return TrainState(
         step=jnp.zeros((), jnp.int32),
