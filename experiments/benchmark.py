@@ -15,7 +15,6 @@ the same run. A small layer that stays in the cache may be below it.
 """
 
 import dataclasses
-import pathlib
 import time
 from typing import Any
 
@@ -30,7 +29,7 @@ from experiments.measure.timing import Settings, say
 from experiments.reports.benchmark import plot, ratios, table
 from lcn_jax import local
 from lcn_jax.errors import UsageError
-from lcn_jax.files import make_folder, to_json, write_text
+from lcn_jax.files import local_folder, make_folder, to_json, write_text
 
 OUT = flags.DEFINE_string('out', None, 'JSON file to write; the chart gets its name, with .png.')
 NETWORKS = flags.DEFINE_list('networks', ['resnet20'], 'Whose layers: resnet20, resnet18.')
@@ -76,7 +75,7 @@ def main(argv):
         settings = Settings(
             tuple(NETWORKS.value), 'resnet20', BATCH_SIZE.value, SLEEP_BATCH_SIZE.value, DTYPE.value
         )
-    out = OUT.value and pathlib.Path(OUT.value)
+    out = OUT.value and local_folder('--out', OUT.value)
     if out:  # rather fail now than after the measurements
         if out.suffix != '.json':
             raise UsageError(f'--out={out} must end in .json.')

@@ -15,7 +15,7 @@ from experiments.common import cli
 from experiments.common.provenance import provenance
 from experiments.configs import digits
 from experiments.reports.style import COLOURS
-from lcn_jax.files import to_json, write_text
+from lcn_jax.files import local_folder, to_json, write_text, writing
 from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.progress import Progress
 from lcn_jax.training.train import train_and_evaluate
@@ -29,6 +29,7 @@ KINDS = ('conv', 'lc', 'lc_translations', 'lc_hebbian')
 
 def main(argv):
     del argv
+    local_folder('--out', OUT.value)
     cli.share_programs(OUT.value)
     started = time.perf_counter()
     runs = {kind: train(kind) for kind in KINDS}
@@ -142,7 +143,9 @@ def draw(runs: dict[str, list[list[dict]]]) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
-    figure.savefig(os.path.join(OUT.value, 'report.png'), dpi=150)
+    path = os.path.join(OUT.value, 'report.png')
+    with writing(path):
+        figure.savefig(path, dpi=150)
 
 
 if __name__ == '__main__':

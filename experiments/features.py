@@ -8,25 +8,23 @@ Images that cannot be decoded are left out of it; they are then named, and the e
 
 from absl import flags
 
-from experiments.common import cli
+from experiments.common import cli, trained
 from lcn_jax.brain import exchange, features, stimuli
 from lcn_jax.errors import UsageError
 from lcn_jax.files import locate, make_folder
 
-WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that experiments.train wrote.')
-CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Instead of the run's own config.data_dir.")
 IMAGES = flags.DEFINE_string('images', None, 'Folder or zip of images.')
 LAYERS = flags.DEFINE_list('layers', None, 'Names of layers; by default the blocks and all after.')
 OUT = flags.DEFINE_string('out', None, 'The npz file to write.')
-flags.mark_flags_as_required(['workdir', 'images', 'out'])
+flags.mark_flags_as_required(['images', 'out'])
 
 
 def main(argv):
     del argv
     if not OUT.value.endswith('.npz'):
         raise UsageError(f'--out={OUT.value} must end in .npz.')
-    network = features.load(WORKDIR.value, CHECKPOINT.value, DATA_DIR.value)
+    network = features.load(trained.WORKDIR.value, trained.CHECKPOINT.value, DATA_DIR.value)
     layers = LAYERS.value or features.main_layers(network)
     files = stimuli.read(IMAGES.value)
     make_folder(locate(OUT.value).parent)

@@ -8,15 +8,13 @@ weights of every position are from the mean of its pool (root mean square over a
 checkpoint that was written right after a sleep has little left to share: see `--checkpoint`.
 """
 
-import pathlib
-
 import flax.traverse_util
 from absl import flags
 
 from experiments.common import cli, trained
 from experiments.reports import kernels
 from lcn_jax.errors import UsageError
-from lcn_jax.files import make_folder, writing
+from lcn_jax.files import local_folder, make_folder, writing
 from lcn_jax.grid import by_path
 from lcn_jax.training import checkpoint, parallel, train
 from lcn_jax.training.experiment import Experiment
@@ -61,7 +59,7 @@ def main(argv):
         )
     except ValueError as e:
         raise UsageError(f'{LAYER.value} cannot be shown: {e}') from None
-    out = pathlib.Path(OUT.value)
+    out = local_folder('--out', OUT.value)
     make_folder(out.parent)
     with writing(out):
         figure.savefig(out, dpi=130)

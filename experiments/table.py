@@ -16,6 +16,7 @@ grid at which training diverges counts as 0 %.
 
 import itertools
 import os
+import re
 import runpy
 
 from absl import flags
@@ -26,7 +27,7 @@ from experiments.common.provenance import provenance
 from experiments.reports import table as table_report
 from lcn_jax.data import sources
 from lcn_jax.errors import Diverged, Stopped, UsageError
-from lcn_jax.files import from_json, to_json, write_text, writing
+from lcn_jax.files import from_json, local_folder, to_json, write_text, writing
 from lcn_jax.training import checkpoint, faults
 from lcn_jax.training import config as configs
 from lcn_jax.training.experiment import Experiment
@@ -52,6 +53,7 @@ STOPPED = 'stopped; the same command continues from there.'
 
 def main(argv):
     del argv
+    local_folder('--out', OUT.value)
     rows = ROWS.value or list(table_report.ROWS)
     unknown = [row for row in rows if row not in table_report.ROWS]
     if unknown:
@@ -79,7 +81,7 @@ def tabulate(rows: list[str]) -> None:
     runs = {}
     for (padding, row), seed in itertools.product(cells(rows), range(SEEDS.value)):
         config = config_of(row, padding, seed)
-        runs[f'{OUT.value}/{config.dataset}-{padding}/{row}-{seed}'] = config
+        runs[f'{OUT.value}/{column(config)}/{row}-{seed}'] = config
     done, failed = train_all(runs)
     if not done:
         raise UsageError(f'no run succeeded; {next(iter(failed))}: {next(iter(failed.values()))}')
@@ -106,10 +108,10 @@ def search(rows: list[str]) -> None:
             config = config_of(row, padding, seed=0)
             config.validation = held_out
             config.learning_rate, config.weight_decay = rate, decay
-            runs[f'{OUT.value}/search/{config.dataset}-{padding}/{row}-{rate:g}-{decay:g}'] = config
+            runs[f'{OUT.value}/search/{column(config)}/{row}-{rate:g}-{decay:g}'] = config
         results, failed = train_all(runs)
-        if not results:
-            raise UsageError(next(iter(failed.values())))
+        if failed:  # the best of a part of the grid would be misleading
+            raise UsageError('; '.join(f'{workdir}: {e}' for workdir, e in failed.items()))
         best = max(results, key=lambda workdir: results[workdir]['validation_top1'])
         print(
             f'{row}, padding {padding}: learning_rate {runs[best].learning_rate:g}, weight_decay '
@@ -121,6 +123,11 @@ def cells(rows: list[str]) -> list[tuple[int, str]]:
     """(padding, row) pairs; without padding all copies of an image would be the same."""
     pairs = itertools.product(paddings(), rows)
     return [(padding, row) for padding, row in pairs if padding or 'reps' not in row]
+
+
+def column(config: ConfigDict) -> str:
+    """The folder of a column: the name of the dataset, which may have slashes, and the padding."""
+    return f'{re.sub("[^A-Za-z0-9_.]", "_", config.dataset)}-{config.translations.padding}'
 
 
 def paddings() -> list[int]:
@@ -186,7 +193,7 @@ def train_all(runs: dict[str, ConfigDict]) -> tuple[dict[str, dict], dict[str, s
 
 
 def read_done(config: ConfigDict, workdir: str) -> dict | None:
-    """What `train_one` wrote in WORKDIR/done.json, or None.
+    """The contents of WORKDIR/done.json, or None.
 
     Raises:
       UsageError: it is the result of another config.

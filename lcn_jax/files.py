@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 import os
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -62,6 +63,13 @@ def locate(path: Path) -> epath.Path:
             'Install it, or choose a local folder.'
         ) from e
     return epath.Path(path)
+
+
+def local_folder(flag: str, path: Path) -> pathlib.Path:
+    """`path`, which must be on this machine; UsageError, with the name of the `flag`, for a URL."""
+    if '://' in os.fspath(path):
+        raise UsageError(f'{flag}={os.fspath(path)} must be a local path, not a URL.')
+    return pathlib.Path(path)
 
 
 def make_folder(path: Path) -> epath.Path:

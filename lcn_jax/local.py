@@ -371,6 +371,8 @@ class LocalConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        if self.layout not in LAYOUTS:
+            raise ValueError(f'layout must be one of {LAYOUTS}, got {self.layout!r}.')
         size = (1, 2) if self.layout == 'NHWC' else (0, 1)
         grid = Grid.create(
             [x.shape[a] for a in size], pair(self.kernel_size, 'kernel_size'), self.strides,
@@ -399,7 +401,8 @@ class LocalConv(nn.Module):
 def grids(model: nn.Module, image_shape: tuple[int, int, int]) -> dict:
     """The `Grid` of every locally connected kernel of a model, at the kernel's path in the params.
 
-    For images (H, W, C). Nothing is computed; {} if no layer is locally connected.
+    For images (H, W, C), of a model that is called as `model(images, train=False)`. Nothing is
+    computed; {} if no layer is locally connected.
     """
     return variable_shapes(model, image_shape).get('grids', {})
 

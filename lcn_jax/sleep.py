@@ -1,4 +1,4 @@
-"""The sleep phase: rules that make the weights of a pool alike, and the step that applies one.
+"""The sleep phase: rules that make the weights of a pool alike, and `share`, which applies one.
 
 While the network sleeps, lateral connections of the input make every k-th neuron equal: a pattern
 of kh×kw×C values tiles the plane, so the N neurons of a pool (`grid.py`) receive one input x.

@@ -26,6 +26,7 @@ class Nested(nn.Module):
     @nn.compact
     def __call__(self, images, train):
         conv = LocalConv if self.local else nn.Conv
+        images = images * self.param('gain', nn.initializers.ones, (1,))
         x = nn.relu(Inner(self.width, conv, name='inner')(images))
         return nn.Dense(self.num_classes)(x.mean((1, 2)))
 

@@ -180,6 +180,8 @@ IMAGE = images()['cat/0.png']
         (images('train/') | images('extra/'), 'extra/9 bees/0.png is not where'),
         ({'cat/0.png': IMAGE, 'cat/1.png': IMAGE}, 'is not where an image should be'),
         (images('test/') | images('val/'), 'there must be training images of two classes at least'),
+        (images('birds/val/'), 'there must be training images of two classes at least'),
+        ({'train/0.png': IMAGE, 'test/1.png': IMAGE}, 'is in no folder of a class'),
         (images('train/') | {'test/dog/0.png': IMAGE}, 'class dog has test images but none to'),
         (images() | {'cat/cut.png': IMAGE[:400]}, 'cat/cut.png is not a whole image'),
         (images() | {'cat/text.png': b'text'}, 'cat/text.png is not a whole image'),

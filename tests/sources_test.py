@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 import tiny_archives
 import unheard_of
 from etils.epath.testing import mock_epath
+from ml_collections import ConfigDict
 
 from lcn_jax.data import sources, specs
 from lcn_jax.data.prepare import prepare
@@ -212,6 +213,12 @@ def test_buckets(data_dir):
         assert source.split('train').folder == 'gs://bucket/stripes/1.0.0'
         assert np.allclose(source.pixel_statistics(), [[0.25], [0.5]])
     kept.unlink()
+
+
+def test_a_channel_that_does_not_vary_is_refused():
+    config = ConfigDict({'mean': (0.5, 0.5), 'std': (0.2, 0.0)})
+    with pytest.raises(UsageError, match='deviation of a channel is not positive'):
+        sources.normalisation(config, None)
 
 
 def test_places_that_cannot_be_read_are_refused(tmp_path):

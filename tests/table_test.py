@@ -66,6 +66,14 @@ def test_means_and_paired_intervals_are_those_computed_by_hand():
     assert sleeping['weight_snr'] == 1.5
 
 
+def test_folders_that_are_no_runs_are_left_out(tmp_path):
+    for folder in ('digits-0/conv-0', 'digits-0/conv-backup', 'digits-0/other-1'):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / 'done.json').write_text('{"test_top1": 0.5}')
+        (tmp_path / folder / 'config.json').write_text('{}')
+    assert [run['seed'] for run in table_report.read(str(tmp_path))] == [0]
+
+
 def test_markdown_says_what_was_measured_and_how():
     text = table_report.markdown(table_report.aggregate(RUNS))
     lines = [line for line in text.splitlines() if line.startswith('|')]
@@ -162,8 +170,9 @@ def test_search_tries_the_grid_on_held_out_images(tmp_path):
         (['--rows=lc_reps5'], "unknown row 'lc_reps5'; known: conv, lc, "),
         (['--rows=lc_reps4', '--paddings=0'], 'rows with repetitions need --paddings above 0'),
         (['--config.validation=100'], 'leave out --config.validation'),
+        (['--out=gs://bucket/table'], '--out=gs://bucket/table must be a local path'),
     ],
-    ids=['row', 'padding', 'validation'],
+    ids=['row', 'padding', 'validation', 'url'],
 )
 def test_a_mistake_is_one_line(tmp_path, flags, message):
     last = make(tmp_path, *flags, status=1).splitlines()[-1]

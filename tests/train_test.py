@@ -206,6 +206,7 @@ def forgetful(kernel, grid, key, *, border):
         ({'dataset': 'imagenot'}, 'imagenot is none of .*digits, .*has not been prepared'),
         ({'sleep.rule': 'dream'}, "unknown sleep rule 'dream'"),
         ({'epochs': 0}, 'config.epochs is 0'),
+        ({'sleep.hebbian.patterns_per_step': 0}, 'patterns_per_step is 0'),
         ({'model.shared': '*_shortcut'}, 'config.model.shared .* not a valid regular expression'),
         ({'model.shared': 'conv1'}, 'does not match .* stage1_block1_conv2, stem_conv'),
         ({'model.n_first_conv': 9}, 'no layer of the network is locally connected'),

@@ -1,4 +1,4 @@
-"""What the configs of the paper's Table 1 have in common: ResNet-20, AdamW, 200 epochs."""
+"""Settings shared by the configs for the paper's Table 1: ResNet-20, AdamW, 200 epochs."""
 
 from ml_collections import ConfigDict
 

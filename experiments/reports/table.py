@@ -56,7 +56,7 @@ def read(folder: str) -> list[dict[str, Any]]:
     runs = []
     for path in sorted(pathlib.Path(folder).glob('*/*/done.json')):
         row, _, seed = path.parent.name.rpartition('-')
-        if row in ROWS:
+        if row in ROWS and seed.isdigit():
             place = {'column': path.parent.parent.name, 'row': row, 'seed': int(seed)}
             config = json.loads((path.parent / 'config.json').read_text())
             done = from_json(path.read_text())

@@ -187,7 +187,7 @@ def _activations(variables, pixels, *, model, layers):
 
 
 def _by_name(intermediates: Mapping) -> dict[str, jax.Array]:
-    """What a model sowed or Flax captured, under 'path/of/module/name' or 'path/of/module'.
+    """Activations that a model sowed, as 'path/of/module/name', or Flax captured, 'path/of/module'.
 
     Of several values under a name the last; scalars and values that are no arrays are left out.
     """

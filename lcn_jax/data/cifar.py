@@ -39,7 +39,7 @@ class Layout:
 
 
 class _Cifar:
-    """What the builders share. `source` is a folder or an archive."""
+    """Base class of the CIFAR builders. `source` is a folder or an archive."""
 
     layout: Layout
 
@@ -194,7 +194,7 @@ class _Unpickler(pickle.Unpickler):
             ('numpy._core.multiarray', '_reconstruct'),
         }:
             return _Numpy
-        raise pickle.UnpicklingError(f'it asks for {module}.{name}')
+        raise pickle.UnpicklingError(f'it refers to {module}.{name}')
 
 
 def _unpickled(content: bytes, name: str) -> dict:

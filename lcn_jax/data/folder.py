@@ -79,6 +79,8 @@ def classes_of_images(files: archives.Files, source: Path) -> dict[str, dict[str
     if not images:
         raise UsageError(f'there are no images in {source}.')
     root = posixpath.commonpath([posixpath.dirname(path) for path in images])
+    if posixpath.basename(root).lower() in SPLITS:  # the only split
+        root = posixpath.dirname(root)
     found, depths = {}, set()
     for path in images:
         parts = PurePosixPath(path).relative_to(root).parts
@@ -98,6 +100,11 @@ def classes_of_images(files: archives.Files, source: Path) -> dict[str, dict[str
         found.setdefault(split, {})[path] = label
 
     trained = set(found.get('train', {}).values())
+    if trained and trained <= {*SPLITS}:
+        raise UsageError(
+            f'{source}: {images[0]} is in no folder of a class: put the images of each class in a '
+            f'folder of its own, as in {next(iter(trained))}/CLASS/.'
+        )
     if len(trained) < 2:
         raise UsageError(f'{source}: there must be training images of two classes at least.')
     for split, labels in found.items():

@@ -1,4 +1,4 @@
-"""Crops of encoded photographs of any size, decoded no finer than needed."""
+"""Crops of encoded photographs of any size, decoded at the lowest sufficient resolution."""
 
 import io
 

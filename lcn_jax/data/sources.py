@@ -21,7 +21,7 @@ FORMAT = 'array_record'  # tfds' file format that can be read without tensorflow
 
 
 def spec(name: str, data_dir: str) -> Spec:
-    """What is known of a dataset; one that is not in SPECS must be prepared under `data_dir`."""
+    """Metadata of a dataset; one that is not in SPECS must be prepared under `data_dir`."""
     return Source(name, data_dir).spec
 
 
@@ -66,8 +66,8 @@ class Source:
         splits = self.builder.info.splits
         if name not in splits or not splits[name].num_examples:
             raise UsageError(
-                f'there are no {name} images in {self.builder.data_path}: delete it and prepare it '
-                'again.'
+                f'there are no {name} images in {self.builder.data_path}; it has '
+                f'{", ".join(splits) or "no splits"}. Prepare the dataset again in another folder.'
             )
         return Split(
             folder=os.fspath(self.builder.data_path),
@@ -83,7 +83,7 @@ class Source:
         `train_images` is not 0, only this many of the rest are trained on.
 
         Raises:
-          UsageError: there are not as many.
+          UsageError: there are fewer training images than that.
         """
         train = self.split('train')
         kept, held_out = divide(len(train), validation, train_images)
@@ -145,13 +145,22 @@ def normalisation(
       UsageError: they are needed and cannot be computed.
     """
     if config.mean:
-        return np.array(config.mean, np.float32), np.array(config.std, np.float32)
+        return _checked(np.array(config.mean, np.float32), np.array(config.std, np.float32))
     if not source.spec.fits:
         raise UsageError(
             f'set config.mean and config.std: those of {source.name}, whose images differ in size, '
             'are not computed.'
         )
-    return source.pixel_statistics()
+    return _checked(*source.pixel_statistics())
+
+
+def _checked(mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if not (std > 0).all():
+        raise UsageError(
+            f'the standard deviation of a channel is not positive ({std.tolist()}): set '
+            'config.mean and config.std.'
+        )
+    return mean, std
 
 
 def divide(examples: int, validation: int, train_images: int) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +170,7 @@ def divide(examples: int, validation: int, train_images: int) -> tuple[np.ndarra
     files. The choice is the same in all runs, so that their results can be compared.
 
     Raises:
-      UsageError: there are not as many.
+      UsageError: there are fewer training images than that.
     """
     if not 0 <= validation < examples:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""What is known of a dataset before it is read: classes, sizes, splits, and how it is prepared."""
+"""Dataset metadata: classes, sizes, splits, and how a dataset is prepared."""
 
 import dataclasses
 from typing import Any
@@ -12,7 +12,7 @@ from lcn_jax.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What the config, the model and the reader need to know of a dataset.
+    """Metadata of a dataset that the config, the model and the reader need.
 
     image_shape: (H, W, C); H and W are None if images differ in size. evaluation: the split that is
     kept for the end, None if there is no such split. image, label: names of the features.
@@ -35,7 +35,7 @@ class Spec:
 
     @property
     def fits(self) -> bool:
-        """Whether the dataset lives on the device as a whole; others are streamed."""
+        """Whether all images have one size: then they stay on the devices; others are streamed."""
         return None not in self.image_shape
 
 
@@ -106,7 +106,7 @@ def builder_class(name: str) -> type:
 
 
 def of_prepared(builder: Any) -> Spec:
-    """What the info of a prepared dataset says.
+    """The `Spec` of a prepared dataset.
 
     Raises:
       UsageError: it is not a dataset of images with a class each.
@@ -114,7 +114,7 @@ def of_prepared(builder: Any) -> Spec:
     import tensorflow_datasets as tfds
 
     info = builder.info
-    image, label = info.supervised_keys or ('image', 'label')
+    image, label, *_ = info.supervised_keys or ('image', 'label')  # perhaps a weight, too
     features = dict(info.features.items()) if hasattr(info.features, 'items') else {}
     images, labels = features.get(image), features.get(label)
     if not (

@@ -113,7 +113,7 @@ def stream(batches: TrainBatches | EvalBatches, first: int, workers: int) -> Ite
 
 @dataclasses.dataclass(frozen=True)
 class _Endless:
-    """`batches` and then nothing, for ever: grain keeps a thread and a batch of what has ended."""
+    """`batches`, then empty ones: grain keeps a thread and a batch of a source that has ended."""
 
     batches: TrainBatches | EvalBatches
 

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from lcn_jax.errors import UsageError
-from lcn_jax.files import locate, write_text, writing
+from lcn_jax.files import locate, make_folder, write_text, writing
 from lcn_jax.training import config as configs
 from lcn_jax.training import parallel
 from lcn_jax.training.experiment import Experiment
@@ -99,7 +99,7 @@ class Checkpoints:
             with writing(self._folder):
                 self._manager.wait_until_finished()
         except UsageError:
-            if error is None:  # else that comes first
+            if error is None:  # otherwise the original error propagates
                 raise
         self._manager.close()
 
@@ -184,6 +184,7 @@ def claim(workdir: str, config: ConfigDict) -> None:
     """Writes the config, unless the workdir has checkpoints of another one: a UsageError."""
     if latest_step(workdir) is not None:
         check_same(workdir, config)
+    make_folder(workdir)
     if jax.process_index() == 0:
         write_text(_config_path(workdir), _as_json(config))
 

@@ -134,6 +134,16 @@ LEAST = {
     'checkpoint_every': 0,
     'image_size': 1,
     'sleep.every': 1,
+    'sleep.exact.gamma': 0,
+    'sleep.hebbian.gamma': 0,
+    'sleep.hebbian.steps': 1,
+    'sleep.hebbian.patterns_per_step': 1,
+    'sleep.circuit.gamma': 0,
+    'sleep.circuit.patterns_per_weight': 1,
+    'sleep.circuit.steps_per_pattern': 1,
+    'workers': 0,
+    'validation': 0,
+    'train_images': 0,
 }
 
 

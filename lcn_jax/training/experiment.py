@@ -190,18 +190,20 @@ def _check_connectivity(experiment: Experiment) -> None:
     if config.connectivity == 'conv':
         return
     if not experiment.grids:
-        raise UsageError(
-            'no layer of the network is locally connected: lower config.model.n_first_conv, '
-            'change config.model.shared, or set config.connectivity=conv.'
+        remedy = (
+            'lower config.model.n_first_conv, change config.model.shared,'
+            if config.model.name == 'resnet'
+            else f'use LocalConv in {config.model.name},'
         )
-    convolutions = [
-        name
-        for name, layer in experiment.shapes.params.items()
-        if jnp.ndim(layer.get('kernel', 0)) in (4, 6)
-    ]
-    if config.model.shared and not any(
-        re.fullmatch(config.model.shared, name) for name in convolutions
-    ):
+        raise UsageError(
+            f'no layer of the network is locally connected: {remedy} or set '
+            'config.connectivity=conv.'
+        )
+    if config.model.name != 'resnet' or not config.model.shared:
+        return
+    params = experiment.shapes.params
+    convolutions = [name for name in params if jnp.ndim(params[name].get('kernel', 0)) in (4, 6)]
+    if not any(re.fullmatch(config.model.shared, name) for name in convolutions):
         raise UsageError(
             f'config.model.shared={config.model.shared} does not match the whole name of any of '
             f'the convolutions {", ".join(convolutions)}.'

@@ -1,4 +1,4 @@
-"""One program on every device, and values on all of them; the only file that says pmap."""
+"""One program on every device, and values on all of them; the only file that uses pmap."""
 
 import collections
 from collections.abc import Callable, Iterator, Sequence

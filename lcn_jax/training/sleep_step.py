@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 
 import jax
-import ml_collections
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from lcn_jax import sleep
 from lcn_jax.sleep import Rule, share
@@ -15,13 +15,14 @@ from lcn_jax.training import parallel
 from lcn_jax.training.state import TrainState
 
 
-def rule(config: ml_collections.ConfigDict) -> Rule:
+def rule(config: ConfigDict) -> Rule:
     """The sharing rule of `config.sleep` with its options, which are under the rule's own name.
 
     Raises:
       UsageError: there is no such rule, or it does not take these options.
     """
-    options = dict(config.sleep.get(config.sleep.rule.rpartition(':')[2], {}))
+    options = config.sleep.get(config.sleep.rule.rpartition(':')[2])
+    options = dict(options) if isinstance(options, ConfigDict | FrozenConfigDict) else {}
     if options.pop('split_patterns', False):
         options['axis_name'] = parallel.AXIS
     return sleep.resolve(config.sleep.rule, {'border': config.sleep.border, **options})

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def train_and_evaluate(
     config: ConfigDict, workdir: str, report: Report = ignore, experiment: Experiment | None = None
 ) -> dict[str, Any]:
-    """Trains as `config` says, from where `workdir` has got to; returns the last record.
+    """Trains as `config` says, from the latest checkpoint in `workdir`; returns the last record.
 
     An `experiment` is that of the config, of any seed. A run that resumes computes, bit for bit,
     what it would have computed without the interruption. Raises UsageError for what is wrong with
@@ -37,8 +37,8 @@ def train_and_evaluate(
     images = inputs.make(config, data_key)
     schedule = make_schedule(config, images.examples)
     wake, sleep = experiment.wake(schedule.total_steps), schedule.sleep_every and experiment.sleep
+    checkpoint.claim(workdir, config)
     with checkpoint.Checkpoints(workdir) as checkpoints, faults.StopRequests() as requests:
-        checkpoint.claim(workdir, config)
         now = checkpoints.latest(experiment.shapes) or checkpoint.start(experiment, init_key)
         step, best, stopping = int(now.state.step), now.best, False
         log = open_log(config, workdir, schedule, now, report)

@@ -80,9 +80,11 @@ def step(
     images, labels = train_batch(pixels, order, key, state.step, shard=parallel.shard(), **batch)
     state, new = update(state, images, labels, model=model, optimizer=optimizer)
     # Nothing is added after a loss that is not finite, so that the count tells its step.
-    goes_on = jnp.isfinite(sums.loss)
-    new = jax.tree.map(lambda value: jnp.where(goes_on, value, 0), lax.psum(new, parallel.AXIS))
-    return state, sums + new
+    still_finite = jnp.isfinite(sums.loss)
+    added = jax.tree.map(
+        lambda value: jnp.where(still_finite, value, 0), lax.psum(new, parallel.AXIS)
+    )
+    return state, sums + added
 
 
 def stretch(
