@@ -17,6 +17,7 @@ from experiments.configs import digits
 from experiments.reports.style import COLOURS
 from lcn_jax.files import local_folder, to_json, write_text, writing
 from lcn_jax.training.experiment import Experiment
+from lcn_jax.training.metrics import snr_awake
 from lcn_jax.training.progress import Progress
 from lcn_jax.training.train import train_and_evaluate
 
@@ -79,7 +80,7 @@ def summary(records_of_seeds: list[list[dict]]) -> dict:
     """
     last = [records[-1] for records in records_of_seeds]
     accuracies = [record['test_top1'] for record in last]
-    snrs = [record.get('weight_snr_before_sleep', record['weight_snr']) for record in last]
+    snrs = [snr_awake(record) for record in last]
     return {
         'parameters': last[0]['parameters'],
         'test_accuracy_mean': statistics.mean(accuracies),

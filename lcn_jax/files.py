@@ -96,7 +96,9 @@ def write_text(path: Path, text: str) -> None:
 def append_text(path: Path, text: str) -> None:
     """Adds `text` to the end of the file at `path`; UsageError if it cannot be written."""
     if '://' in os.fspath(path):  # object stores cannot append
-        write_text(path, epath.Path(path).read_text() + text)
+        with writing(path):
+            earlier = epath.Path(path).read_text()
+        write_text(path, earlier + text)
         return
     with writing(path), open(path, 'a') as file:
         file.write(text)

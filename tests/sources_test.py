@@ -57,7 +57,7 @@ STRIPES = Spec(3, (12, 10, 1), 'validation', image='picture', label='kind')
     ],
 )
 def test_prepared_datasets_are_described_by_their_info(data_dir, name, expected):
-    assert sources.spec(name, data_dir) == expected
+    assert Source(name, data_dir).spec == expected
 
 
 def test_own_images_are_read_as_they_were_written(data_dir):
@@ -169,7 +169,7 @@ def test_a_corrupt_record_is_named(tmp_path):
 )
 def test_what_is_not_prepared_is_refused_in_one_line(data_dir, name, message):
     with pytest.raises(UsageError, match=message) as error:
-        sources.spec(name, data_dir)
+        Source(name, data_dir).spec
     assert '\n' not in str(error.value)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from lcn_jax.data import sources
+from lcn_jax.data.sources import Source
 from lcn_jax.training import checkpoint, cost, parallel
 from lcn_jax.training.experiment import Experiment
 
@@ -18,7 +18,7 @@ def of_run(experiment: Experiment, workdir: str) -> str:
       UsageError: the devices cannot divide the batch.
     """
     config = experiment.config
-    beside = ', and the images' if sources.spec(config.dataset, config.data_dir).fits else ''
+    beside = ', and the images' if Source(config.dataset, config.data_dir).spec.fits else ''
     step = checkpoint.latest_step(workdir)
     start = 'from the start' if step is None else f'continues from step {step}'
     return '\n'.join(

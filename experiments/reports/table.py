@@ -14,6 +14,7 @@ from scipy import stats
 from experiments.reports.style import COLOURS
 from lcn_jax.data.specs import SPECS
 from lcn_jax.files import from_json
+from lcn_jax.training.metrics import snr_awake
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +96,7 @@ def aggregate(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _cell(by_seed: dict[int, dict], references: dict[str, dict[int, dict]]) -> dict[str, Any]:
     runs = list(by_seed.values())
-    snrs = [run.get('weight_snr_before_sleep', run['weight_snr']) for run in runs]
+    snrs = [snr_awake(run) for run in runs]
     cell = {
         'n': len(runs),
         'weight_snr': None if None in snrs else statistics.mean(snrs),

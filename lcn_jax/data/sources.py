@@ -20,11 +20,6 @@ from lcn_jax.errors import UsageError
 FORMAT = 'array_record'  # tfds' file format that can be read without tensorflow
 
 
-def spec(name: str, data_dir: str) -> Spec:
-    """Metadata of a dataset; one that is not in SPECS must be prepared under `data_dir`."""
-    return Source(name, data_dir).spec
-
-
 @dataclasses.dataclass(frozen=True)
 class Source:
     """A dataset prepared under `data_dir`. Nothing is read before it is needed.

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from lcn_jax.data import sources
+from lcn_jax.data.sources import Source
 from lcn_jax.errors import UsageError
 from lcn_jax.resnet import STEMS
 
@@ -190,7 +190,10 @@ def _check_model(config: ConfigDict) -> None:
 
 
 def _check_images(config: ConfigDict) -> None:
-    dataset, translations = sources.spec(config.dataset, config.data_dir), config.translations
+    dataset, translations = (
+        Source(config.dataset, config.data_dir).spec,
+        config.translations,
+    )
     if config.batch_size % translations.repetitions:
         raise UsageError(
             f'config.batch_size {config.batch_size} must be a multiple of '

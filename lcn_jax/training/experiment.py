@@ -15,7 +15,7 @@ import optax
 from ml_collections import FrozenConfigDict
 
 from lcn_jax import local, plugins, snr
-from lcn_jax.data import sources
+from lcn_jax.data.sources import Source
 from lcn_jax.errors import UsageError
 from lcn_jax.resnet import ResNet
 from lcn_jax.training import config as configs
@@ -48,7 +48,7 @@ class Experiment:
           UsageError: the config has values that are unknown or do not go together.
         """
         configs.check(config)
-        dataset = sources.spec(config.dataset, config.data_dir)
+        dataset = Source(config.dataset, config.data_dir).spec
         experiment = cls(
             config=configs.without_seed(config),
             model=make_model(config, dataset.num_classes),

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ import optax
 from etils import epath
 
 from lcn_jax.errors import UsageError
-from lcn_jax.files import append_text, from_json, to_json, write_text
+from lcn_jax.files import append_text, from_json, to_json, write_text, writing
 
 Record = Mapping[str, Any]
 Report = Callable[[Record], None]
@@ -97,11 +96,16 @@ class Log:
             sink(record)
 
 
+def snr_awake(record: Record) -> float | None:
+    """The weight SNR of a record, before the sleep if its step ended in one."""
+    return record.get('weight_snr_before_sleep', record['weight_snr'])
+
+
 def ignore(record: Record) -> None:
     """A sink that does nothing."""
 
 
-def tensorboard(folder: str | os.PathLike) -> Report:
+def tensorboard(folder: epath.Path) -> Report:
     """A sink that writes scalars for TensorBoard, and first removes those already in `folder`.
 
     Raises:
@@ -113,7 +117,9 @@ def tensorboard(folder: str | os.PathLike) -> Report:
         raise UsageError(
             "config.tensorboard needs tensorboardX: pip install 'lcn_jax[tensorboard]'."
         ) from None
-    shutil.rmtree(folder, ignore_errors=True)
+    with writing(folder):
+        if folder.exists():
+            folder.rmtree()
     writer = tensorboardX.SummaryWriter(os.fspath(folder))
 
     def write(record: Record) -> None:
