@@ -169,7 +169,7 @@ def test_a_corrupt_record_is_named(tmp_path):
 )
 def test_what_is_not_prepared_is_refused_in_one_line(data_dir, name, message):
     with pytest.raises(UsageError, match=message) as error:
-        Source(name, data_dir).spec
+        _ = Source(name, data_dir).spec
     assert '\n' not in str(error.value)
 
 

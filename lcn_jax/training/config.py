@@ -190,10 +190,8 @@ def _check_model(config: ConfigDict) -> None:
 
 
 def _check_images(config: ConfigDict) -> None:
-    dataset, translations = (
-        Source(config.dataset, config.data_dir).spec,
-        config.translations,
-    )
+    dataset = Source(config.dataset, config.data_dir).spec
+    translations = config.translations
     if config.batch_size % translations.repetitions:
         raise UsageError(
             f'config.batch_size {config.batch_size} must be a multiple of '
