@@ -4,6 +4,7 @@ Written for one device, as the wake step is, and wrapped by `parallel.per_device
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -37,12 +38,13 @@ def step(
     only, so that all devices sleep alike.
     """
     key = jax.random.fold_in(key, state.step)
-    state = state.replace(params=share(state.params, grids, rule, key))
+    state = replace(state, params=share(state.params, grids, rule, key))
     if not share_moments:
         return state
     like_params = jax.tree.structure(state.params).__eq__
     share_mean = partial(sleep.mean, border=rule.keywords['border'])
-    return state.replace(
+    return replace(
+        state,
         opt_state=jax.tree.map(
             lambda tree: (
                 share(tree, grids, share_mean, key)
@@ -51,5 +53,5 @@ def step(
             ),
             state.opt_state,
             is_leaf=lambda tree: like_params(jax.tree.structure(tree)),
-        )
+        ),
     )

@@ -36,7 +36,8 @@ def train_and_evaluate(
     init_key, data_key, sleep_key = keys(config.seed)
     images = inputs.make(config, data_key)
     schedule = make_schedule(config, images.examples)
-    wake, sleep = experiment.wake(schedule.total_steps), schedule.sleep_every and experiment.sleep
+    wake = experiment.wake(schedule.total_steps)
+    sleep = experiment.sleep if schedule.sleep_every else None
     with checkpoint.Checkpoints(workdir) as checkpoints, faults.StopRequests() as requests:
         checkpoint.claim(workdir, config)
         now = checkpoints.latest(experiment.shapes) or checkpoint.start(experiment, init_key)
@@ -50,7 +51,7 @@ def train_and_evaluate(
             jax.block_until_ready(sums)  # or the host runs ahead, and a stop waits for all of it
             due = schedule.events(step, stopping := requests.heard())
             record = {'step': step, 'epoch': step / schedule.steps_per_epoch}
-            if due.sleep:
+            if sleep and due.sleep:
                 record |= snr_before_sleep(experiment, train_state) if due.log else {}
                 train_state = sleep(train_state, sleep_key)
             if due.log or due.save:
@@ -62,8 +63,10 @@ def train_and_evaluate(
             accuracy = record.get(f'{evaluated_split(config)}_top1', checkpoint.NOT_EVALUATED)
             improved, best = accuracy > best, max(accuracy, best)
             if due.save or (improved and config.checkpoint_every):
-                now = parallel.first((train_state, sums))
-                checkpoints.save(step, checkpoint.Snapshot(*now, best, log.seconds()), accuracy)
+                state, so_far = parallel.first((train_state, sums))
+                checkpoints.save(
+                    step, checkpoint.Snapshot(state, so_far, best, log.seconds()), accuracy
+                )
     return finish(log, step, schedule, experiment)
 
 
@@ -105,7 +108,7 @@ def open_log(
         'batch_size': config.batch_size,
         'resumed_at': step,
     }
-    sinks = [lambda record: report({**record, **run})]
+    sinks: list[Report] = [lambda record: report({**record, **run})]
     if config.tensorboard and jax.process_index() == 0:
         sinks.append(metrics.tensorboard(locate(workdir) / 'tensorboard'))
     return metrics.Log(locate(workdir) / 'metrics.jsonl', step, float(start.seconds), sinks)
