@@ -23,17 +23,18 @@ from lcn_jax.brain import assembly, features, stimuli
 from lcn_jax.errors import UsageError
 from lcn_jax.files import make_folder, to_json, write_text, writing
 
-WORKDIR = flags.DEFINE_list('workdir', None, 'Folders of runs, separated by commas.')
+WORKDIR = flags.DEFINE_list('workdir', None, 'Folders of runs, separated by commas.', required=True)
 CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Instead of the runs' own config.data_dir.")
-ASSEMBLY = flags.DEFINE_string('assembly', None, 'npz or NetCDF file of the responses.')
-IMAGES = flags.DEFINE_string('images', None, 'Folder or zip of the images.')
+ASSEMBLY = flags.DEFINE_string(
+    'assembly', None, 'npz or NetCDF file of the responses.', required=True
+)
+IMAGES = flags.DEFINE_string('images', None, 'Folder or zip of the images.', required=True)
 AXES = flags.DEFINE_list('axes', list(assembly.AXES), 'Order in `responses` of an npz file.')
 GROUP = flags.DEFINE_string(
     'group', None, 'Array or coordinate with the categories of the images, for stratified splits.'
 )
 OUT = flags.DEFINE_string('out', 'runs/brain_score', 'Folder for the JSON and the PNG.')
-flags.mark_flags_as_required(['workdir', 'assembly', 'images'])
 
 
 def named(workdirs: list[str]) -> dict[str, str]:

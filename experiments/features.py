@@ -14,10 +14,9 @@ from lcn_jax.errors import UsageError
 from lcn_jax.files import locate, make_folder
 
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Instead of the run's own config.data_dir.")
-IMAGES = flags.DEFINE_string('images', None, 'Folder or zip of images.')
+IMAGES = flags.DEFINE_string('images', None, 'Folder or zip of images.', required=True)
 LAYERS = flags.DEFINE_list('layers', None, 'Names of layers; by default the blocks and all after.')
-OUT = flags.DEFINE_string('out', None, 'The npz file to write.')
-flags.mark_flags_as_required(['images', 'out'])
+OUT = flags.DEFINE_string('out', None, 'The npz file to write.', required=True)
 
 
 def main(argv):

@@ -30,8 +30,9 @@ DATASET = flags.DEFINE_string(
     None,
     f"One of {', '.join(SPECS)}; a new name, for images of your own; 'module:Builder'; or the name "
     'of an image classification dataset of tfds.',
+    required=True,
 )
-DATA_DIR = flags.DEFINE_string('data_dir', None, 'Folder to write to.')
+DATA_DIR = flags.DEFINE_string('data_dir', None, 'Folder to write to.', required=True)
 SOURCE = flags.DEFINE_string('source', None, 'Folder or archive to prepare the dataset from.')
 VAL_LABELS = flags.DEFINE_string(
     'val_labels',
@@ -39,7 +40,6 @@ VAL_LABELS = flags.DEFINE_string(
     'For ImageNet with other validation images than the official ones: a file with the wnid of '
     'each, one a line, in the order of the image files, or a table like LOC_val_solution.csv.',
 )
-flags.mark_flags_as_required(['dataset', 'data_dir'])
 
 
 def main(argv):

@@ -8,6 +8,8 @@ weights of every position are from the mean of its pool (root mean square over a
 checkpoint that was written right after a sleep has little left to share: see `--checkpoint`.
 """
 
+from typing import Any
+
 import flax.traverse_util
 from absl import flags
 
@@ -19,11 +21,12 @@ from lcn_jax.grid import by_path
 from lcn_jax.training import checkpoint, parallel, train
 from lcn_jax.training.experiment import Experiment
 
-LAYER = flags.DEFINE_string('layer', None, 'Which locally connected layer, stem_conv for example.')
-OUT = flags.DEFINE_string('out', None, 'The PNG to write.')
+LAYER = flags.DEFINE_string(
+    'layer', None, 'Which locally connected layer, stem_conv for example.', required=True
+)
+OUT = flags.DEFINE_string('out', None, 'The PNG to write.', required=True)
 CHANNEL = flags.DEFINE_integer('channel', 0, 'Input channel whose kernels to show.', lower_bound=0)
 FEATURE = flags.DEFINE_integer('feature', 0, 'Output channel to show.', lower_bound=0)
-flags.mark_flags_as_required(['layer', 'out'])
 
 
 def main(argv):
@@ -44,9 +47,10 @@ def main(argv):
     step, snapshot = trained.restore(experiment)
     sleep_key = train.keys(config.seed)[2]
     slept = parallel.first(experiment.sleep(parallel.replicate(snapshot.state), sleep_key))
-    before, after = (
-        flax.traverse_util.flatten_dict(state.params)[path] for state in (snapshot.state, slept)
-    )
+    flat: list[dict[tuple[str, ...], Any]] = [
+        flax.traverse_util.flatten_dict(state.params) for state in (snapshot.state, slept)
+    ]
+    before, after = (kernels_of[path] for kernels_of in flat)
     try:
         figure = kernels.draw(
             before,

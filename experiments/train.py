@@ -25,7 +25,9 @@ from lcn_jax.training.progress import Progress, duration
 from lcn_jax.training.train import evaluated_split, train_and_evaluate
 
 CONFIG = cli.define_config('File with get_config(kind), a colon, and the kind.')
-WORKDIR = flags.DEFINE_string('workdir', None, 'Folder, or URL, that the run writes to.')
+WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Folder, or URL, that the run writes to.', required=True
+)
 MULTI_PROCESS = flags.DEFINE_bool(
     'multi_process', False, 'Join the processes that a TPU pod or SLURM has started.'
 )
@@ -36,7 +38,6 @@ NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Their number.', low
 PROCESS_ID = flags.DEFINE_integer(
     'process_id', None, 'The number of this one, from 0.', lower_bound=0
 )
-flags.mark_flag_as_required('workdir')
 
 
 def main(argv):

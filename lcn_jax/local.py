@@ -288,7 +288,7 @@ def _input_gradient(dy_IJNO: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Ar
         parts.append(_pad(part, around, between=[stride - 1 for stride in grid.stride]))
     if not parts:  # no neuron sees any pixel
         return jnp.zeros((*grid.input_size, dy_IJNO.shape[2], kernel.shape[4]))
-    return sum(parts)
+    return sum(parts)  # pyright: ignore[reportReturnType]  # 0 only if there are no parts
 
 
 def _terms_at_once(taps: int, count: int) -> int:
@@ -378,7 +378,7 @@ class LocalConv(nn.Module):
             [x.shape[a] for a in size], pair(self.kernel_size, 'kernel_size'), self.strides,
             self.padding,
         )  # fmt: skip
-        self.sow('grids', 'kernel', grid, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+        self.sow('grids', 'kernel', grid, reduce_fn=lambda _, new: new, init_fn=lambda: grid)
         channels = x.shape[-1] // self.feature_group_count
         shape = (*grid.output_size, *grid.kernel_size, channels, self.features)
         kernel = self.param('kernel', self.kernel_init, shape, self.param_dtype)

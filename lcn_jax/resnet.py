@@ -36,7 +36,7 @@ class Conv(nn.Module):
             x,
             kernel,
             (self.strides,) * 2,
-            ((self.padding,) * 2,) * 2,
+            ((self.padding, self.padding),) * 2,
             dimension_numbers=(self.layout, 'HWIO', self.layout),
         )
 
@@ -89,7 +89,7 @@ class ResNet(nn.Module):
         def conv(features, kernel_size, strides, name, count=True):
             nonlocal made
             made += count
-            kwargs = dict(
+            kwargs: dict[str, Any] = dict(
                 features=features,
                 kernel_size=kernel_size,
                 strides=strides,

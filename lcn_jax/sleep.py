@@ -44,7 +44,7 @@ Rule = Callable[..., jax.Array]
 # ---- Rules. --------------------------------------------------------------------------------------
 
 
-def mean(kernel: jax.Array, grid: Grid, key: jax.Array, *, border: str) -> jax.Array:
+def mean(kernel: jax.Array, grid: Grid, key: jax.Array | None, *, border: str) -> jax.Array:
     """Instant sharing: each neuron gets the mean weights of its pool.
 
     Not random: `key` is unused.
@@ -55,7 +55,9 @@ def mean(kernel: jax.Array, grid: Grid, key: jax.Array, *, border: str) -> jax.A
     return pools.join(shared, kernel)
 
 
-def exact(kernel: jax.Array, grid: Grid, key: jax.Array, *, border: str, gamma: float) -> jax.Array:
+def exact(
+    kernel: jax.Array, grid: Grid, key: jax.Array | None, *, border: str, gamma: float
+) -> jax.Array:
     """The fixed point of the rule for Gaussian patterns: deviations shrink to gamma / (1 + gamma).
 
     Not random: `key` is unused.
@@ -285,7 +287,7 @@ def share(params: Any, grids: Mapping, rule: Rule, key: jax.Array) -> Any:
     Raises:
       UsageError: the rule returns something other than a kernel of the same shape and dtype.
     """
-    flat = flax.traverse_util.flatten_dict(params)
+    flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(params)
     for i, (path, grid) in enumerate(by_path(grids)):
         kernel = flat[path]
         flat[path] = shared = rule(kernel, grid, jax.random.fold_in(key, i))

@@ -6,12 +6,13 @@ from typing import Any
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lcn_jax import sleep
 from lcn_jax.grid import Grid, Pools, by_path
 
 
-def weight_snr(weights: jax.Array, members: jax.Array | None = None) -> jax.Array:
+def weight_snr(weights: jax.Array, members: jax.Array | np.ndarray | None = None) -> jax.Array:
     """The paper's weight SNR: mean over weights j of mean_i[w_ij]^2 / var_i[w_ij].
 
     (Pogodin et al., NeurIPS 2021.) The variance is the population variance (divided by N).
@@ -37,7 +38,7 @@ def layer_snrs(params: Any, grids: Mapping, border: str) -> dict[str, jax.Array]
     Each is the median over output features and over the pools of at least two neurons: a few
     weights that happen to be equal to rounding would dominate a mean.
     """
-    flat = flax.traverse_util.flatten_dict(params)
+    flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(params)
     snrs = {}
     for path, grid in by_path(grids):
         pools = Pools.of(grid, border)

@@ -26,7 +26,7 @@ def share_programs(out: str) -> None:
     """
     import jax  # binaries that only read and write files start without it
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
         jax.config.update('jax_compilation_cache_dir', os.path.abspath(os.path.join(out, 'cache')))
 
 

@@ -8,7 +8,7 @@ import subprocess
 import jax
 
 
-def provenance() -> dict[str, str | int]:
+def provenance() -> dict[str, str | int | None]:
     """commit (with '+' if files differ from it), device, devices, cpus, jax, python."""
     return {
         'commit': _commit(),

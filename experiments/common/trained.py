@@ -6,9 +6,10 @@ from lcn_jax.training import checkpoint
 from lcn_jax.training.checkpoint import Snapshot
 from lcn_jax.training.experiment import Experiment
 
-WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that experiments.train wrote.')
+WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Folder that experiments.train wrote.', required=True
+)
 CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
-flags.mark_flag_as_required('workdir')
 
 
 def restore(experiment: Experiment) -> tuple[int, Snapshot]:

@@ -87,7 +87,7 @@ def layer_candidates(
 def floor(flops: int, moved: int, dtype: str, rates: Mapping[str, float]) -> dict[str, float | str]:
     """The least time for this many FLOPs and bytes, and which of them it comes from."""
     seconds = {'FLOPs': flops / rates[f'{dtype}_flops'], 'bytes': moved / rates['copy_bytes']}
-    bound_by = max(seconds, key=seconds.get)
+    bound_by = max(seconds, key=lambda bound: seconds[bound])
     return {'seconds': seconds[bound_by], 'bound_by': bound_by}
 
 

@@ -40,7 +40,7 @@ class ConvLocal(nn.Module):
             self.features,
             kernel_size=(self.kernel_size,) * 2,
             strides=(self.strides,) * 2,
-            padding=((self.padding,) * 2,) * 2,
+            padding=((self.padding, self.padding),) * 2,
             use_bias=self.use_bias,
             dtype=self.dtype,
             # Positions are no part of the receptive field.

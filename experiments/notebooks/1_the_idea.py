@@ -12,6 +12,7 @@
 
 # %%
 import importlib.metadata
+import os
 import tempfile
 
 import jax
@@ -29,7 +30,7 @@ print(
     f'{jax.device_count()} × {jax.devices()[0].device_kind}',
 )
 folder = tempfile.mkdtemp()
-if jax.config.jax_compilation_cache_dir is None:  # for programs that the runs share
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # for programs that the runs share
     jax.config.update('jax_compilation_cache_dir', f'{folder}/cache')
 
 # %% [markdown]
@@ -142,7 +143,7 @@ plt.show()
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout='constrained')
 for ax, name, kernel in zip(axes, ('before', 'after'), before_and_after):
-    deviation = snr.deviation(kernel, grid, border='include').mean(-1)
+    deviation = snr.deviation(jax.numpy.asarray(kernel), grid, border='include').mean(-1)
     image = ax.imshow(deviation, vmin=0, vmax=limit / 2)
     ax.plot(*positions.T[::-1], 'o', mfc='none', mec='white', ms=5)
     ax.set(title=f'{name}: {deviation.mean():.2g} on average', xlabel='column', ylabel='row')
@@ -159,6 +160,6 @@ plt.show()
 shared, conv = weights_of('conv')
 tiled = conv | {'params': convert.to_local(conv['params'], grids)}
 x = np.random.RandomState(0).randn(8, *experiment.image_shape).astype(np.float32)
-expected = shared.model.apply(conv, x, train=False)
-difference = np.abs(lc_model.apply(tiled, x, train=False) - expected).max()
+expected = np.asarray(shared.model.apply(conv, x, train=False))
+difference = np.abs(np.asarray(lc_model.apply(tiled, x, train=False)) - expected).max()
 print(f'logits up to {np.abs(expected).max():.2f}; the largest difference is {difference:.1e}')

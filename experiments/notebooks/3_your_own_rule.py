@@ -6,6 +6,7 @@
 
 # %%
 import importlib.metadata
+import os
 import tempfile
 
 import jax
@@ -24,7 +25,7 @@ print(
     f'{jax.device_count()} × {jax.devices()[0].device_kind}',
 )
 folder = tempfile.mkdtemp()
-if jax.config.jax_compilation_cache_dir is None:  # for programs that the runs share
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # for programs that the runs share
     jax.config.update('jax_compilation_cache_dir', f'{folder}/cache')
 
 # %% [markdown]

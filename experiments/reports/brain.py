@@ -1,7 +1,7 @@
 """Scores of networks against neurons: the comparison, its table and its chart."""
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import color_sequences
 from matplotlib.figure import Figure
 
 from lcn_jax.brain import features
@@ -125,7 +125,7 @@ def plot(regions: dict[str, dict]) -> Figure:
         axes.axhline(best[0], color='0.3', ls='--', lw=1, label='√ceiling, the best possible')
         axes.axhspan(*best[1:], color='0.5', alpha=0.15, lw=0)
         runs = scored(region)
-        axes.set_prop_cycle(color=colormaps['tab20'].colors)
+        axes.set_prop_cycle(color=color_sequences['tab20'])
         step = min(0.12, 0.7 / len(runs))  # to the side, so that bars do not overlap
         for number, (label, run) in enumerate(runs.items()):
             layers = run['layers'].values()

@@ -34,7 +34,7 @@ def draw(
     positions = positions_of_a_pool(grid, POSITIONS, border=border)
     figure = Figure(figsize=(9, 7), layout='constrained')
     figure.suptitle(title)
-    above, below = figure.subfigures(2, 1, height_ratios=(3, 4))
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(3, 4))[:, 0]
     _draw_kernels(above, [np.asarray(k)[..., channel, feature] for k in (before, after)], positions)
     above.suptitle(f'kernels of channel {channel}, feature {feature}, at positions of one pool')
     _draw_deviations(below, [deviation(k, grid, border=border) for k in (before, after)])

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,7 @@ def write(
         raise UsageError(f'none of the images can be decoded: {next(iter(left_out.values()))}')
     digests = [hashlib.sha256(files[name]).hexdigest() for name in images]
     activations = extract(network, list(images.values()), layers)
+    arrays: dict[str, Any] = {'digest': np.array(digests), **activations}
     with writing(path), locate(path).open('wb') as file:
-        np.savez(file, digest=np.array(digests), **activations)
+        np.savez(file, **arrays)
     return left_out

@@ -16,6 +16,7 @@ import numpy as np
 
 from lcn_jax.data import sources
 from lcn_jax.data.batches import Pixels, normalise
+from lcn_jax.data.shards import MISSING
 from lcn_jax.errors import UsageError
 from lcn_jax.training import checkpoint
 from lcn_jax.training.experiment import Experiment
@@ -86,13 +87,13 @@ def _sown(network: Network) -> list[str]:
 
     def trace(variables, images):
         _, state = network.model.apply(variables, images, train=False, mutable=['intermediates'])
-        names.extend(_by_name(state.get('intermediates', {})))  # dicts leave a trace sorted
+        names.extend(_by_name(dict(state).get('intermediates', {})))  # dicts leave a trace sorted
 
     jax.eval_shape(trace, network.variables, jnp.zeros((1, *network.image_shape)))
     return names
 
 
-def resized(images: Sequence[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
+def resized(images: Sequence[np.ndarray] | np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """Scales whole images to `shape` (H, W, C), and converts them to RGB (C = 3) or grey (C = 1).
 
     Args:
@@ -134,7 +135,10 @@ def _resized(image, shape):
 
 
 def extract(
-    network: Network, images: Sequence[np.ndarray], layers: Sequence[str], batch_size: int = 64
+    network: Network,
+    images: Sequence[np.ndarray] | np.ndarray,
+    layers: Sequence[str],
+    batch_size: int = 64,
 ) -> dict[str, np.ndarray]:
     """The activations of some layers, all held in memory.
 
@@ -154,6 +158,7 @@ def extract(
     """
     pixels = resized(images, network.image_shape)
     batch_size = min(batch_size, len(pixels))
+    unlabelled = np.full(batch_size, MISSING, np.int32)
     parts = []
     for start in range(0, len(pixels), batch_size):
         batch = pixels[start : start + batch_size]
@@ -161,7 +166,7 @@ def extract(
         batch = np.pad(batch, [(0, missing)] + [(0, 0)] * 3)
         part = _activations(
             network.variables,
-            Pixels(batch, None, network.mean, network.std),
+            Pixels(batch, unlabelled, network.mean, network.std),
             model=network.model,
             layers=tuple(layers),
         )

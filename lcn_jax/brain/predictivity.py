@@ -70,7 +70,7 @@ def prediction_correlations(
         warnings.simplefilter('ignore', ConvergenceWarning)
         for train, test in splits:
             predicted = regression.fit(points[train], responses[train]).predict(points[test])
-            correlations.append(stats.pearsonr(responses[test], predicted, axis=0).statistic)
+            correlations.append(stats.pearsonr(responses[test], predicted, axis=0)[0])
     return np.stack(correlations)
 
 
@@ -84,7 +84,7 @@ def coordinates(features: np.ndarray) -> np.ndarray:
     centred = features - features.mean(0, dtype=np.float64)
     if centred.shape[1] <= len(centred):
         return centred
-    return np.linalg.qr(centred.T, mode='r').T
+    return np.transpose(np.linalg.qr(centred.T, mode='r'))
 
 
 def _rank(points: np.ndarray) -> int:
@@ -128,7 +128,7 @@ def split_half_reliabilities(responses: np.ndarray) -> np.ndarray:
     for first, second in halves:
         means = np.stack([mean(responses[:, :, half]) for half in (first, second)])
         known = ~np.isnan(means).any((0, 2))
-        r = stats.pearsonr(*means[:, known], axis=0).statistic
+        r = np.asarray(stats.pearsonr(*means[:, known], axis=0)[0])
         reliabilities.append(2 * r / (1 + r))
     return np.stack(reliabilities)
 

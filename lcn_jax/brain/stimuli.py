@@ -33,7 +33,7 @@ def decode(file: bytes, name: str) -> np.ndarray:
         return np.asarray(image.convert('RGB'))
 
 
-def choose(files: dict[str, bytes], ids: Sequence[str]) -> dict[str, bytes]:
+def choose(files: dict[str, bytes], ids: Sequence[str] | np.ndarray) -> dict[str, bytes]:
     """The files with these names, in the order of `ids`; folders and suffixes may be left out.
 
     Raises:

@@ -7,8 +7,11 @@ one on another number of devices, sees the same batches.
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lcn_jax.data.shards import MISSING, places_in_epoch, positions
+
+Array = jax.Array | np.ndarray
 
 
 @flax.struct.dataclass
@@ -19,10 +22,10 @@ class Pixels:
     (C,) float32 of the training pixels scaled to [0, 1].
     """
 
-    images: jax.Array
-    labels: jax.Array
-    mean: jax.Array
-    std: jax.Array
+    images: Array
+    labels: Array
+    mean: Array
+    std: Array
 
 
 def epoch_order(key: jax.Array, epoch: jax.Array, examples: int) -> jax.Array:
@@ -48,9 +51,9 @@ def crop(images: jax.Array, offsets: jax.Array, size: int) -> jax.Array:
     return jnp.where(mask[..., None], windows, 0)
 
 
-def normalise(images: jax.Array, pixels: Pixels) -> jax.Array:
+def normalise(images: Array, pixels: Pixels) -> jax.Array:
     """uint8 -> float32 with mean 0 and standard deviation 1 over the training pixels."""
-    return (images.astype(jnp.float32) / 255 - pixels.mean) / pixels.std
+    return (jnp.asarray(images, jnp.float32) / 255 - pixels.mean) / pixels.std
 
 
 def centre(pixels: Pixels, size: int) -> jax.Array:

@@ -9,6 +9,7 @@ import dataclasses
 import io
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -42,6 +43,7 @@ class _Cifar:
     """Base class of the CIFAR builders. `source` is a folder or an archive."""
 
     layout: Layout
+    info: Any  # of the tfds builder that it is mixed into
 
     def __init__(self, *, source: Path, **kwargs):
         super().__init__(**kwargs)

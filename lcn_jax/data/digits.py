@@ -1,5 +1,7 @@
 """The `digits` dataset: scikit-learn's handwritten digits, each somewhere on a 16×16 canvas."""
 
+from typing import cast
+
 import numpy as np
 import tensorflow_datasets as tfds
 
@@ -46,8 +48,10 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 def canvases() -> tuple[np.ndarray, np.ndarray]:
     """All images (1797, 16, 16) uint8 and labels (1797,), in scikit-learn's order."""
     import sklearn.datasets
+    import sklearn.utils
 
-    digits = sklearn.datasets.load_digits()
+    # scikit-learn's types add the tuple that it returns with return_X_y=True.
+    digits = cast(sklearn.utils.Bunch, sklearn.datasets.load_digits())
     size = digits.images.shape[1]
     offsets = np.random.RandomState(0).randint(0, CANVAS - size + 1, (len(digits.images), 2))
     images = np.zeros((len(digits.images), CANVAS, CANVAS), np.uint8)

@@ -3,12 +3,16 @@
 Arithmetic on integers, for numpy and for JAX. `shard` is (index, count).
 """
 
+from typing import Any
+
 import numpy as np
+
+Integer = Any  # an int, or a traced JAX array: the workers do not import JAX for its type
 
 MISSING = -1  # the label of what only fills a batch
 
 
-def positions(batch_size: int, shard: tuple[int, int]) -> np.ndarray:
+def positions(batch_size: int, shard: tuple[Integer, int]) -> np.ndarray:
     """(batch_size / count,): where in the batch the shard's examples are."""
     index, count = shard
     per_shard = batch_size // count
@@ -24,7 +28,7 @@ def steps_per_epoch(examples: int, batch_size: int, repetitions: int) -> int:
 
 
 def places_in_epoch(
-    step: int, examples: int, batch_size: int, repetitions: int, shard: tuple[int, int]
+    step: Integer, examples: int, batch_size: int, repetitions: int, shard: tuple[Integer, int]
 ) -> np.ndarray:
     """(batch_size / count,): which of the epoch's `examples`, in its order, the shard trains on.
 

@@ -38,6 +38,14 @@ class Spec:
         """Whether all images have one size: then they stay on the devices; others are streamed."""
         return None not in self.image_shape
 
+    @property
+    def common_shape(self) -> tuple[int, int, int]:
+        """The (H, W, C) of every image; ValueError if they differ in size."""
+        height, width, channels = self.image_shape
+        if height is None or width is None:
+            raise ValueError('the images differ in size')
+        return height, width, channels
+
 
 def _cifar(classes: int) -> Spec:
     files = 'cifar-{0}-binary.tar.gz, cifar-{0}-python.tar.gz or the folder they unpack to'
@@ -89,7 +97,7 @@ def builder_class(name: str) -> type:
     """
     import tensorflow_datasets as tfds
 
-    path = SPECS[name].builder if name in SPECS else name
+    path = (SPECS[name].builder if name in SPECS else None) or name
     if is_own(path):
         found = plugins.load(path, 'dataset', SPECS)
     else:

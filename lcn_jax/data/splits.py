@@ -75,7 +75,7 @@ class Split:
         Raises:
           UsageError: as `[]`, or an image is corrupt, or has another size than its dataset.
         """
-        images = np.empty((len(self), *self.spec.image_shape), np.uint8)
+        images = np.empty((len(self), *self.spec.common_shape), np.uint8)
         labels = np.empty(len(self), np.int32)
         for start in range(0, len(self), READ_BLOCK):
             for i, (file, label, name) in enumerate(self._block(start), start):

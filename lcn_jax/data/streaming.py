@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +66,7 @@ class TrainBatches(_Batches):
         for i, place in enumerate(distinct):
             member = place % (self.batch_size // self.repetitions)
             rng = np.random.default_rng((self.seed, step, member))
-            file, labels[i], name = self.split[order[place]]
+            file, labels[i], name = self.split[int(order[place])]
             images[i] = random_resized_crop(file, self.size, self.channels, rng, name)
         return images[copies], labels[copies]
 
@@ -120,8 +121,8 @@ class _Endless:
     def __len__(self) -> int:
         return sys.maxsize
 
-    def __getitem__(self, step: int) -> Batch | tuple[()]:
-        return self.batches[step] if step < len(self.batches) else ()
+    def __getitem__(self, index: int) -> Any:
+        return self.batches[index] if index < len(self.batches) else ()
 
 
 def _live_with_parent(worker: int, workers: int) -> None:
@@ -129,7 +130,9 @@ def _live_with_parent(worker: int, workers: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def wait():
-        multiprocessing.parent_process().join()
+        parent = multiprocessing.parent_process()
+        assert parent is not None  # this runs in a worker
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

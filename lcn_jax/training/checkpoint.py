@@ -153,7 +153,7 @@ class Checkpoints:
             return steps[-1]
         if which == 'best':
             best = self._manager.best_step()
-            if self._manager.metrics(best)[ACCURACY] == NOT_EVALUATED:
+            if best is None or (self._manager.metrics(best) or {})[ACCURACY] == NOT_EVALUATED:
                 raise UsageError(f'no checkpoint in {self._folder} has been evaluated yet.')
             return best
         if which not in map(str, steps):
@@ -172,7 +172,7 @@ class Checkpoints:
         like = Snapshot.of(jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes))
         try:
             args = ocp.args.Composite(snapshot=ocp.args.PyTreeRestore(like))
-            return self._manager.restore(step, args=args).snapshot
+            return self._manager.restore(step, args=args)['snapshot']
         except (OSError, ValueError, KeyError) as e:  # how damaged checkpoints fail
             reason = str(e).partition('\n')[0][:200]
             raise UsageError(

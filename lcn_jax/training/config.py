@@ -207,7 +207,7 @@ def _check_images(config: ConfigDict) -> None:
             'config.mean and config.std must both be empty, or have a value for each of the '
             f'{dataset.image_shape[2]} channels of {config.dataset}.'
         )
-    if dataset.fits and config.image_size > min(dataset.image_shape[:2]):
+    if dataset.fits and config.image_size > min(dataset.common_shape[:2]):
         raise UsageError(
             f'config.image_size {config.image_size} is larger than the images of '
             f'{config.dataset}, {dataset.image_shape[:2]}.'

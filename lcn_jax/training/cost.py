@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import flax.traverse_util
@@ -57,7 +58,9 @@ def layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
         return y
 
     with nn.intercept_methods(note):
-        grids = flax.traverse_util.flatten_dict(local.grids(model, image_shape))
+        grids: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(
+            local.grids(model, image_shape)
+        )
     return [
         Layer('/'.join(path), kernel, grids.get((*path, 'kernel')), outputs)
         for path, kernel, outputs in found

@@ -6,7 +6,7 @@ batches of them.
 
 import itertools
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -31,9 +31,11 @@ class Input(Protocol):
 
         Pixels and order are what `batches.train_batch` takes, with a leading axis of devices.
         """
+        ...
 
     def evaluate(self) -> Iterator[Pixels]:
         """Pixels with a leading axis of devices, which together have every example once."""
+        ...
 
 
 def make(config: ConfigDict, key: jax.Array) -> Input:
@@ -90,7 +92,7 @@ class Streamed:
         self.examples = len(train)
         self._workers = config.workers
         self._statistics = parallel.replicate(mean_std)
-        in_common = dict(
+        in_common: dict[str, Any] = dict(
             channels=train.spec.image_shape[2],
             shard=(jax.process_index(), jax.process_count()),
         )
@@ -110,7 +112,8 @@ class Streamed:
             size=config.image_size,
             **in_common,
         )
-        self._next, self._stream = None, None
+        self._next = -1  # the step of the next batch of the stream; -1 before there is a stream
+        self._stream: Iterator[Pixels] = iter(())
 
     def train(self, first, last):
         if first != self._next:

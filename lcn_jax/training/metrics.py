@@ -96,8 +96,8 @@ class Log:
             sink(record)
 
 
-def snr_awake(record: Record) -> float | None:
-    """The weight SNR of a record, before the sleep if its step ended in one."""
+def snr_awake(record: Record) -> Any:
+    """The weight SNR of a record, before the sleep if its step ended in one; None without one."""
     return record.get('weight_snr_before_sleep', record['weight_snr'])
 
 

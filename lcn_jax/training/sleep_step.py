@@ -4,7 +4,9 @@ Written for one device, as the wake step is, and wrapped by `parallel.per_device
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -21,8 +23,10 @@ def rule(config: ConfigDict) -> Rule:
     Raises:
       UsageError: there is no such rule, or it does not take these options.
     """
-    options = config.sleep.get(config.sleep.rule.rpartition(':')[2])
-    options = dict(options) if isinstance(options, ConfigDict | FrozenConfigDict) else {}
+    own = config.sleep.get(config.sleep.rule.rpartition(':')[2])
+    options: dict[str, Any] = (
+        dict(own.items()) if isinstance(own, ConfigDict | FrozenConfigDict) else {}
+    )
     if options.pop('split_patterns', False):
         options['axis_name'] = parallel.AXIS
     return sleep.resolve(config.sleep.rule, {'border': config.sleep.border, **options})
@@ -38,12 +42,13 @@ def step(
     only, so that all devices sleep alike.
     """
     key = jax.random.fold_in(key, state.step)
-    state = state.replace(params=share(state.params, grids, rule, key))
+    state = replace(state, params=share(state.params, grids, rule, key))
     if not share_moments:
         return state
     like_params = jax.tree.structure(state.params).__eq__
     share_mean = partial(sleep.mean, border=rule.keywords['border'])
-    return state.replace(
+    return replace(
+        state,
         opt_state=jax.tree.map(
             lambda tree: (
                 share(tree, grids, share_mean, key)
@@ -52,5 +57,5 @@ def step(
             ),
             state.opt_state,
             is_leaf=lambda tree: like_params(jax.tree.structure(tree)),
-        )
+        ),
     )

@@ -25,18 +25,17 @@ def train_and_evaluate(
 ) -> dict[str, Any]:
     """Trains as `config` says, from the latest checkpoint in `workdir`; returns the last record.
 
-    An `experiment` is that of the config, of any seed. A run that resumes computes, bit for bit,
-    what it would have computed without the interruption. Raises UsageError for what is wrong with
-    config, data or workdir, Diverged, or, after SIGTERM or Ctrl-C and with all saved, Stopped.
+    `experiment` is that of the config, of any seed. A run that resumes computes, bit for bit, what
+    it would have computed uninterrupted. Raises UsageError, Diverged, or Stopped after a signal.
     """
     from lcn_jax.training import checkpoint  # needs orbax, which the steps do not
 
-    experiment = experiment or Experiment.create(config)
-    assert experiment.config == configs.without_seed(config)
+    experiment = experiment_of(config, experiment)
     init_key, data_key, sleep_key = keys(config.seed)
     images = inputs.make(config, data_key)
     schedule = make_schedule(config, images.examples)
-    wake, sleep = experiment.wake(schedule.total_steps), schedule.sleep_every and experiment.sleep
+    wake = experiment.wake(schedule.total_steps)
+    sleep = experiment.sleep if schedule.sleep_every else None
     checkpoint.claim(workdir, config)
     with checkpoint.Checkpoints(workdir) as checkpoints, faults.StopRequests() as requests:
         now = checkpoints.latest(experiment.shapes) or checkpoint.start(experiment, init_key)
@@ -50,7 +49,7 @@ def train_and_evaluate(
             jax.block_until_ready(sums)  # or the host runs ahead, and a stop waits for all of it
             due = schedule.events(step, stopping := requests.heard())
             record = {'step': step, 'epoch': step / schedule.steps_per_epoch}
-            if due.sleep:
+            if sleep and due.sleep:
                 record |= snr_before_sleep(experiment, train_state) if due.log else {}
                 train_state = sleep(train_state, sleep_key)
             if due.log or due.save:
@@ -62,9 +61,18 @@ def train_and_evaluate(
             accuracy = record.get(f'{evaluated_split(config)}_top1', checkpoint.NOT_EVALUATED)
             improved, best = accuracy > best, max(accuracy, best)
             if due.save or (improved and config.checkpoint_every):
-                now = parallel.first((train_state, sums))
-                checkpoints.save(step, checkpoint.Snapshot(*now, best, log.seconds()), accuracy)
+                state, so_far = parallel.first((train_state, sums))
+                now = checkpoint.Snapshot(state, so_far, best, log.seconds())
+                checkpoints.save(step, now, accuracy)
     return finish(log, step, schedule, experiment)
+
+
+def experiment_of(config: ConfigDict, experiment: Experiment | None) -> Experiment:
+    """The `experiment`, or a new one; ValueError if it is that of another config."""
+    experiment = experiment or Experiment.create(config)
+    if experiment.config != configs.without_seed(config):
+        raise ValueError('the experiment is that of another config.')
+    return experiment
 
 
 def keys(seed: int) -> jax.Array:
@@ -105,7 +113,7 @@ def open_log(
         'batch_size': config.batch_size,
         'resumed_at': step,
     }
-    sinks = [lambda record: report({**record, **run})]
+    sinks: list[Report] = [lambda record: report({**record, **run})]
     if config.tensorboard and jax.process_index() == 0:
         sinks.append(metrics.tensorboard(locate(workdir) / 'tensorboard'))
     return metrics.Log(locate(workdir) / 'metrics.jsonl', step, float(start.seconds), sinks)

@@ -141,7 +141,9 @@ def evaluate(
     def body(i, sums):
         start = i * batch_size
         images, labels, exists = eval_batch(pixels, start, batch_size=batch_size, size=size)
-        return sums + Sums.of(model.apply(state.variables, images, train=False), labels, exists)
+        logits = model.apply(state.variables, images, train=False)
+        # Flax's types do not say that `apply` returns a tuple only if something is mutable.
+        return sums + Sums.of(logits, labels, exists)  # pyright: ignore[reportArgumentType]
 
     rounds = -(-len(pixels.labels) // batch_size)
     return lax.psum(lax.fori_loop(0, rounds, body, Sums.zero()), parallel.AXIS)
