@@ -88,7 +88,8 @@ class ResNet(nn.Module):
 
         def conv(features, kernel_size, strides, name, count=True):
             nonlocal made
-            made += count
+            if count:
+                made += 1
             kwargs: dict[str, Any] = dict(
                 features=features,
                 kernel_size=kernel_size,

@@ -91,13 +91,13 @@ def memory(
       images: of the batch on this device.
       dtype: of the computation.
     """
-    copied = dtype != jnp.float32
+    itemsize_of_copies = 0 if dtype == jnp.float32 else dtype.itemsize
     numbers_kept = KEPT_PER_OUTPUT * images * sum(layer.outputs for layer in layers)
     return {
         'parameters': _bytes((train_state.params, train_state.batch_stats)),
         'optimizer': _bytes(train_state.opt_state),
         'gradients and updates': 2 * _bytes(train_state.params),
-        'copies of the parameters': copied * dtype.itemsize * _size(train_state.params),
+        'copies of the parameters': itemsize_of_copies * _size(train_state.params),
         'activations': dtype.itemsize * numbers_kept,
     }
 
