@@ -10,15 +10,26 @@ from lcn_jax.errors import UsageError
 def load(name: str, kind: str, known: Iterable[str]) -> Any:
     """The attribute that `name`, 'package.module:attribute', stands for.
 
+    An exception of the module itself passes through.
+
     Raises:
       UsageError: there is no such module or attribute. The message says which `kind` of thing it
         should be, and the names that are `known` and need no module.
     """
     module, _, attribute = name.partition(':')
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError, ValueError) as e:  # ValueError: an empty name
-        raise UsageError(
-            f'unknown {kind} {name!r} ({e}); known: {", ".join(known)}, or '
-            f"'module:name' for a {kind} of your own."
-        ) from e
+    reason = 'it names no module and attribute'
+    if module and attribute:
+        try:
+            found = importlib.import_module(module)
+        except ModuleNotFoundError as e:
+            if not f'{module}.'.startswith(f'{e.name}.'):  # another one, which the module imports
+                raise
+            reason = str(e)
+        else:
+            if hasattr(found, attribute):
+                return getattr(found, attribute)
+            reason = f'{module} has no {attribute}'
+    raise UsageError(
+        f'unknown {kind} {name!r} ({reason}); known: {", ".join(known)}, or '
+        f"'module:name' for a {kind} of your own."
+    )
