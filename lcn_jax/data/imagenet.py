@@ -28,7 +28,7 @@ class Imagenet2012(imagenet2012_dataset_builder.Builder, skip_registration=True)
     """
 
     name = 'imagenet2012'
-    pkg_dir_path = imagenet2012_dataset_builder.Builder.pkg_dir_path  # type: ignore[attr-defined]
+    pkg_dir_path = imagenet2012_dataset_builder.Builder.pkg_dir_path
 
     def __init__(self, *, source: Path, val_labels: Path | None = None, **kwargs):
         super().__init__(**kwargs)
