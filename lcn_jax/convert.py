@@ -32,7 +32,7 @@ def to_local(
     """Parameters of a convolutional network -> those of the locally connected network of `grids`.
 
     Args:
-      params: a tree with a kernel (kh, kw, C // groups, O) at every path of `grids`.
+      params: a tree with a kernel (*kernel, C // groups, O) at every path of `grids`.
       grids: the `Grid` of every locally connected kernel, at its path.
       noise: as in `kernel_to_local`; each kernel gets noise of its own.
       key: for the noise.
@@ -62,7 +62,7 @@ def to_shared(params: Any, grids: Mapping) -> dict[str, Any]:
 def kernel_to_local(
     kernel: jax.Array, grid: Grid, noise: float = 0.0, key: jax.Array | None = None
 ) -> jax.Array:
-    """(kh, kw, C // groups, O) at every position of `grid`: (Ho, Wo, kh, kw, C // groups, O).
+    """(*kernel, C // groups, O) at every position of `grid`: (*output, *kernel, C // groups, O).
 
     `noise` is the std of Gaussian noise, drawn with `key` for each position, relative to the std of
     the kernel's values.
@@ -70,7 +70,7 @@ def kernel_to_local(
     Raises:
       ValueError: the kernel does not fit the grid, or there is noise but no key.
     """
-    if kernel.ndim != 4 or kernel.shape[:2] != grid.kernel_size:
+    if kernel.shape[:-2] != grid.kernel_size:
         raise ValueError(
             f'expected a shared kernel {(*grid.kernel_size, "C // groups", "O")}, got shape '
             f'{kernel.shape}.'
@@ -84,7 +84,7 @@ def kernel_to_local(
 
 
 def kernel_to_shared(kernel: jax.Array, grid: Grid) -> jax.Array:
-    """The mean of (Ho, Wo, kh, kw, C // groups, O) over positions: (kh, kw, C // groups, O).
+    """The mean of (*output, *kernel, C // groups, O) over positions: (*kernel, C // groups, O).
 
     Positions with one and the same kernel give exactly that kernel.
 
@@ -92,13 +92,15 @@ def kernel_to_shared(kernel: jax.Array, grid: Grid) -> jax.Array:
       ValueError: the kernel does not fit the grid.
     """
     leading = (*grid.output_size, *grid.kernel_size)
-    if kernel.ndim != 6 or kernel.shape[:4] != leading:
+    if kernel.shape[:-2] != leading:
         raise ValueError(
             f'expected a locally connected kernel {(*leading, "C // groups", "O")}, got shape '
             f'{kernel.shape}.'
         )
     # Relative to one position, so that equal kernels do not suffer from rounding.
-    return kernel[0, 0] + (kernel - kernel[0, 0]).mean((0, 1))
+    positions = tuple(range(grid.dimensions))
+    first = kernel[(0,) * grid.dimensions]
+    return first + (kernel - first).mean(positions)
 
 
 def _convert(convert: Callable, params: Any, grids: Mapping) -> dict[str, Any]:

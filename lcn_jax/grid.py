@@ -1,52 +1,85 @@
 """Receptive-field geometry: which input pixels an output position sees, and which positions share.
 
-This is the one definition of receptive fields, borders and pools. The layer, the sleep rules and
-the weight SNR all take it from here.
+This is the one definition of receptive fields, borders and pools, for one, two or three spatial
+dimensions. The layer, the sleep rules and the weight SNR all take it from here.
 """
 
 import dataclasses
+import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Pair = tuple[int, int]
+Sizes = tuple[int, ...]
+Edges = tuple[int, int]
 Padding = str | int | Sequence[int | Sequence[int]]
 
 BORDERS = ('include', 'exclude')
+MOST_DIMENSIONS = 3
 
 
-def pair(value: int | Sequence[int], name: str) -> Pair:
-    """`3` or `(3, 5)` -> (height, width); ValueError, with `name` in it, unless both are >= 1."""
-    values = tuple(value) if isinstance(value, Sequence) else (value, value)
-    if len(values) != 2 or not all(isinstance(v, (int, np.integer)) and v > 0 for v in values):
-        raise ValueError(f'{name} must be a positive integer or a pair of them, got {value!r}.')
-    return int(values[0]), int(values[1])
+def sizes(value: int | Sequence[int], dimensions: int, name: str) -> Sizes:
+    """`3` or `(3, 5)` -> one positive integer per dimension; ValueError, with `name`, otherwise."""
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * dimensions
+    if len(values) != dimensions or not all(_is_whole(v) and v > 0 for v in values):
+        raise ValueError(
+            f'{name} must be a positive integer or {dimensions} of them, one for each spatial '
+            f'dimension; got {value!r}.'
+        )
+    return tuple(int(v) for v in values)
 
 
-def _pad_axis(padding: Padding, axis: int, size: int, kernel: int, stride: int) -> Pair:
-    """(low, high) zeros of one axis; 'SAME' and 'VALID' as XLA and Flax mean them."""
+def _is_whole(value) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _pad_axis(
+    padding: Padding, axis: int, dimensions: int, size: int, reach: int, stride: int, between: int
+) -> Edges:
+    """(low, high) pixels of one axis, as XLA and Flax mean the names.
+
+    size: of the input. reach: pixels from the first to the last tap. between: input dilation.
+    """
     if padding == 'VALID':
         return 0, 0
     if padding == 'SAME':
-        total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+        total = max((math.ceil(size / stride) - 1) * stride + reach - size, 0)
         return total // 2, total - total // 2
-    try:
-        if isinstance(padding, str):
-            raise ValueError
-        value = padding if isinstance(padding, int) else padding[axis]
-        low, high = (value, value) if isinstance(value, int) else value
-        if low < 0 or high < 0:
-            raise ValueError
-        return int(low), int(high)
-    except (TypeError, ValueError, IndexError):
-        raise ValueError(
-            f"padding must be 'SAME', 'VALID', an integer, or an integer or (low, high) for each "
-            f'axis, not negative; got {padding!r}.'
-        ) from None
+    if padding == 'CIRCULAR':  # before the dilation of the input
+        return (reach - 1) // 2 * between, reach // 2 * between
+    if padding == 'CAUSAL' and dimensions == 1:  # before the dilation of the input
+        return (reach - 1) * between, 0
+    edges = padding
+    if isinstance(padding, Sequence) and len(padding) == dimensions:
+        edges = padding[axis]
+    if _is_whole(edges):
+        edges = edges, edges
+    if isinstance(edges, Sequence) and len(edges) == 2 and all(map(_is_whole, edges)):
+        low, high = (int(edge) for edge in edges)
+        if low >= 0 and high >= 0:
+            return low, high
+    raise ValueError(
+        f"padding must be 'SAME', 'VALID', 'CIRCULAR', 'CAUSAL' (in one dimension), an integer, or "
+        f'an integer or (low, high) for each of {dimensions} spatial dimensions, not negative; got '
+        f'{padding!r}.'
+    )
+
+
+class _AxisPools(NamedTuple):
+    """The pools along one axis, in the order in which they occur; some may have no positions.
+
+    number: (positions,) the pool of each. values, on_pixel: (pools, k), as in `Grid.patches`.
+    """
+
+    number: np.ndarray
+    values: np.ndarray
+    on_pixel: np.ndarray
 
 
 @jax.tree_util.register_static
@@ -54,14 +87,19 @@ def _pad_axis(padding: Padding, axis: int, size: int, kernel: int, stride: int) 
 class Grid:
     """The output positions of a layer over its input; make one with `Grid.create`.
 
-    All fields are (height, width) pairs in pixels. A grid is hashable, and as a pytree it has no
-    leaves, so it passes through `jax.eval_shape` and can be part of a tree of variables.
+    All fields but `circular` are tuples with one entry for each spatial dimension, in pixels. With
+    `input_dilation` d, d - 1 zeros lie between neighbouring pixels of the input; padding and
+    positions are counted in pixels of this dilated input. `circular`: the padding repeats the input
+    from its other side. A grid is hashable, and as a pytree it has no leaves.
     """
 
-    input_size: Pair
-    kernel_size: Pair
-    stride: Pair
-    padding: tuple[Pair, Pair]
+    input_size: Sizes
+    kernel_size: Sizes
+    stride: Sizes
+    padding: tuple[Edges, ...]
+    kernel_dilation: Sizes
+    input_dilation: Sizes
+    circular: bool
 
     @classmethod
     def create(
@@ -70,82 +108,155 @@ class Grid:
         kernel_size: int | Sequence[int],
         stride: int | Sequence[int] = 1,
         padding: Padding = 'SAME',
+        kernel_dilation: int | Sequence[int] = 1,
+        input_dilation: int | Sequence[int] = 1,
     ) -> 'Grid':
-        """Checks its arguments: ValueError if one is malformed or the output would be empty."""
-        size = pair(input_size, 'input_size')
-        kernel = pair(kernel_size, 'kernel_size')
-        strides = pair(stride, 'stride')
-        rows, columns = (_pad_axis(padding, a, size[a], kernel[a], strides[a]) for a in (0, 1))
-        pads = rows, columns
-        grid = cls(size, kernel, strides, pads)
+        """A single number counts for all dimensions, of which there are two if no tuple is given.
+
+        Raises:
+          ValueError: an argument is malformed, or the output would be empty.
+        """
+        given = (input_size, kernel_size, stride, kernel_dilation, input_dilation)
+        dimensions = next((len(v) for v in given if isinstance(v, Sequence)), 2)
+        if not 1 <= dimensions <= MOST_DIMENSIONS:
+            raise ValueError(f'there must be 1, 2 or 3 spatial dimensions, got {dimensions}.')
+        size, kernel, strides, dilation, between = (
+            sizes(value, dimensions, name)
+            for value, name in zip(
+                given, ('input_size', 'kernel_size', 'stride', 'kernel_dilation', 'input_dilation')
+            )
+        )
+        pads = tuple(
+            _pad_axis(
+                padding, a, dimensions, size[a], (kernel[a] - 1) * dilation[a] + 1, strides[a],
+                between[a],
+            )
+            for a in range(dimensions)
+        )  # fmt: skip
+        grid = cls(size, kernel, strides, pads, dilation, between, padding == 'CIRCULAR')
         if min(grid.output_size) < 1:
+            dilated = f' dilated by {dilation}' if max(dilation) > 1 else ''
             raise ValueError(
-                f'a {kernel[0]}x{kernel[1]} kernel does not fit into a {size[0]}x{size[1]} input '
+                f'a kernel of size {kernel}{dilated} does not fit into an input of size {size} '
                 f'padded by {pads}.'
             )
         return grid
 
     @property
-    def output_size(self) -> Pair:
-        """(Ho, Wo): the numbers of positions, which are `stride` pixels apart."""
-        rows, columns = (
-            (n + low + high - k) // s + 1
-            for n, k, s, (low, high) in zip(
-                self.input_size, self.kernel_size, self.stride, self.padding
-            )
-        )
-        return rows, columns
+    def dimensions(self) -> int:
+        return len(self.input_size)
 
     @property
-    def period(self) -> Pair:
-        """Distance, in output positions, between neighbours of one pool: k / gcd(k, s) per axis.
+    def dilated_size(self) -> Sizes:
+        """The size of the input with the zeros of the input dilation, but without padding."""
+        return tuple((n - 1) * d + 1 for n, d in zip(self.input_size, self.input_dilation))
 
-        A pattern that tiles the input with period k looks the same to output o and o' when
-        o·s = o'·s (mod k).
-        """
-        rows, columns = (k // math.gcd(k, s) for k, s in zip(self.kernel_size, self.stride))
-        return rows, columns
+    @property
+    def output_size(self) -> Sizes:
+        """The numbers of positions, which are `stride` pixels apart."""
+        return tuple(
+            (n + low + high - (k - 1) * d - 1) // s + 1
+            for n, (low, high), k, d, s in zip(
+                self.dilated_size, self.padding, self.kernel_size, self.kernel_dilation, self.stride
+            )
+        )
+
+    def starts(self, axis: int) -> np.ndarray:
+        """The first pixel along an axis of each position's receptive field."""
+        return np.arange(self.output_size[axis]) * self.stride[axis] - self.padding[axis][0]
+
+    def touches_border(self) -> np.ndarray:
+        """`output_size` bool: the receptive field reaches into the zero padding."""
+        outside = np.zeros((), bool)
+        for a in range(self.dimensions):
+            first = self.starts(a)
+            last = first + (self.kernel_size[a] - 1) * self.kernel_dilation[a]
+            beyond = (first < 0) | (last >= self.dilated_size[a])
+            outside = outside[..., None] | (beyond & (not self.circular))
+        return outside
+
+    # ---- Pools: the positions that see the same patch of every pattern that tiles the plane. ----
+    #
+    # Along an axis with kernel size k and kernel dilation d, the pattern has k values, each of
+    # them b pixels wide: pixel p shows value floor(p / b) mod k. Here b is the smallest divisor of
+    # d such that d / b and k have no common factor (1 without dilation, or if d and k have none).
+    # Then tap a of a receptive field that starts at pixel q sees value
+    #
+    #     (floor(q / b) + a·d / b) mod k,
+    #
+    # so the taps see each of the k values once, and a start counts through its phase, floor(q / b)
+    # mod k. With input dilation the pattern tiles the dilated input, whose inserted zeros stay
+    # zero: positions are in one pool only if the same of their taps fall on inserted zeros.
+
+    def _blocks(self, axis: int) -> int:
+        """The width b, in pixels, of a value of the pattern."""
+        k, d = self.kernel_size[axis], self.kernel_dilation[axis]
+        return next(b for b in range(1, d + 1) if d % b == 0 and math.gcd(d // b, k) == 1)
+
+    def _axis_pools(self, axis: int) -> '_AxisPools':
+        k, d, s = self.kernel_size[axis], self.kernel_dilation[axis], self.stride[axis]
+        block, between = self._blocks(axis), self.input_dilation[axis]
+        period = math.lcm(k * block, between)
+        period //= math.gcd(period, s)
+        taps = np.arange(period)[:, None] * s - self.padding[axis][0] + np.arange(k) * d
+        values = (taps[:, :1] // block + np.arange(k) * (d // block)) % k
+        on_pixel = taps % between == 0
+        both = np.concatenate([values, on_pixel], axis=1)
+        _, first, number = np.unique(both, axis=0, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        pool_of = np.argsort(order)[number.ravel()]
+        first = first[order]
+        number_of = pool_of[np.arange(self.output_size[axis]) % period]
+        return _AxisPools(number_of, values[first], on_pixel[first])
+
+    @functools.cached_property
+    def _pools(self) -> list['_AxisPools']:
+        return [self._axis_pools(axis) for axis in range(self.dimensions)]
 
     @property
     def num_pools(self) -> int:
-        """The number of pools: kh·kw at stride 1, one for 1×1 kernels."""
-        return math.prod(self.period)
+        """The number of pools: the product of the kernel size at stride 1, one for 1×1 kernels."""
+        return math.prod(len(axis.values) for axis in self._pools)
 
-    def starts(self, axis: int) -> np.ndarray:
-        """First input row (axis 0) or column (axis 1) of each position's receptive field."""
-        return np.arange(self.output_size[axis]) * self.stride[axis] - self.padding[axis][0]
+    def patches(self) -> tuple[np.ndarray, np.ndarray]:
+        """What the T taps of each pool see: (num_pools, T) int and (num_pools, T) bool.
 
-    def phases(self) -> np.ndarray:
-        """(num_pools, 2): where in the tiled k×k pattern the receptive fields of a pool begin."""
-        per_axis = [
-            (np.arange(self.period[a]) * self.stride[a] - self.padding[a][0]) % self.kernel_size[a]
-            for a in (0, 1)
-        ]
-        return np.stack(np.meshgrid(*per_axis, indexing='ij'), -1).reshape(-1, 2)
-
-    def touches_border(self) -> np.ndarray:
-        """(Ho, Wo) bool: the receptive field reaches into the zero padding."""
-        outside = [
-            (self.starts(a) < 0) | (self.starts(a) + self.kernel_size[a] > self.input_size[a])
-            for a in (0, 1)
-        ]
-        return outside[0][:, None] | outside[1][None, :]
+        The number of a value in the flat pattern, which has the size of the kernel, and whether the
+        tap is on a pixel of the input: with input dilation it may be on an inserted zero.
+        """
+        values, on_pixel = np.zeros((1, 1), int), np.ones((1, 1), bool)
+        for k, axis in zip(self.kernel_size, self._pools):
+            shape = len(values) * len(axis.values), -1
+            values = (values[:, None, :, None] * k + axis.values[:, None, :]).reshape(shape)
+            on_pixel = (on_pixel[:, None, :, None] & axis.on_pixel[:, None, :]).reshape(shape)
+        return values, on_pixel
 
     def pools(self, border: str = 'include') -> np.ndarray:
-        """(Ho, Wo) int: the pool of each position, in [0, num_pools), or -1 if it is left out.
+        """`output_size` int: the pool of each position, in [0, num_pools), or -1 if left out.
 
         Neurons of one pool receive the same input from every pattern that tiles the plane with the
         period of the kernel (docs/method.md). `border='exclude'` leaves out the neurons whose
-        receptive field reaches into the padding.
+        receptive field reaches into the zero padding.
 
         Raises:
           ValueError: `border` is not in BORDERS.
         """
         if border not in BORDERS:
             raise ValueError(f'border must be one of {BORDERS}, got {border!r}.')
-        rows, columns = (np.arange(n) % p for n, p in zip(self.output_size, self.period))
-        pools = rows[:, None] * self.period[1] + columns[None, :]
+        pools = np.zeros((), int)
+        for axis in self._pools:
+            pools = pools[..., None] * len(axis.values) + axis.number
         return np.where(self.touches_border(), -1, pools) if border == 'exclude' else pools
+
+    def windows(self) -> list[tuple[slice, ...]]:
+        """For each tap, the pixels that the positions see at it, counted with the padding."""
+        axes = [
+            [slice(a * d, a * d + (n - 1) * s + 1, s) for a in range(k)]
+            for k, d, n, s in zip(
+                self.kernel_size, self.kernel_dilation, self.output_size, self.stride
+            )
+        ]
+        return list(itertools.product(*axes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +265,7 @@ class Pools:
 
     index: (num_pools, members) flat output positions; smaller pools are padded with position 0.
     members: (num_pools, members) bool, False for the padding.
-    slot: (Ho·Wo,) each position's place in the flattened `index`; -1 if it is left out.
+    slot: (positions,) each position's place in the flattened `index`; -1 if it is left out.
     """
 
     index: np.ndarray
@@ -174,7 +285,7 @@ class Pools:
         return cls(index, members, slot)
 
     def split(self, kernel: jax.Array) -> jax.Array:
-        """(Ho, Wo, kh, kw, C // groups, O) -> (num_pools, members, K, O), K weights of a neuron."""
+        """(*output, *kernel, C // groups, O) -> (num_pools, members, K, O), K weights a neuron."""
         features = kernel.shape[-1]
         return kernel.reshape(len(self.slot), -1, features)[self.index]
 
@@ -186,12 +297,11 @@ class Pools:
 
     def join(self, pooled: jax.Array, kernel: jax.Array) -> jax.Array:
         """The inverse of `split`; positions that are in no pool keep the values of `kernel`."""
-        values = pooled.reshape(-1, *kernel.shape[2:])[np.maximum(self.slot, 0)]
-        values = values.reshape(kernel.shape)
-        if (self.slot >= 0).all():
-            return values
-        in_pool = (self.slot >= 0).reshape(*kernel.shape[:2], *[1] * (kernel.ndim - 2))
-        return jnp.where(in_pool, values, kernel)
+        rows = kernel.reshape(len(self.slot), -1)
+        values = pooled.reshape(self.index.size, -1)[np.maximum(self.slot, 0)]
+        in_pool = (self.slot >= 0)[:, None]
+        joined = values if in_pool.all() else jnp.where(in_pool, values, rows)
+        return joined.reshape(kernel.shape)
 
 
 def by_path(grids: Mapping) -> list[tuple[tuple[str, ...], Grid]]:

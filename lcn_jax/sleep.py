@@ -1,7 +1,8 @@
 """The sleep phase: rules that make the weights of a pool alike, and `share`, which applies one.
 
 While the network sleeps, lateral connections of the input make every k-th neuron equal: a pattern
-of kh×kw×C values tiles the plane, so the N neurons of a pool (`grid.py`) receive one input x.
+of kh×kw×C values (or k×C, or kd×kh×kw×C) tiles the plane, so the N neurons of a pool (`grid.py`)
+receive one input x.
 Hebbian plasticity against the mean activity of the pool, anchored to the weights before the sleep,
 
     Δw_i ∝ -(z_i - mean_j z_j) x - gamma (w_i - w_i^init),      z_i = w_i · x,
@@ -14,11 +15,13 @@ brings the weights together. From the shortcut to the mechanism there are four r
     circuit   the same by neurons alone: excitatory rates and one inhibitory neuron (`circuit.py`).
 
 A rule is a pure function `(kernel, grid, key, *, border, **options) -> kernel` of kernels
-(Ho, Wo, kh, kw, C // groups, O); it keeps their shape and dtype. Source: Pogodin et
-al., "Towards Biologically Plausible Convolutional Networks", NeurIPS 2021.
+(*output, *kernel, C // groups, O); it keeps their shape and dtype. Taps on the zeros that input
+dilation inserts receive nothing, so no pattern changes their weights; `mean` and `exact` treat
+them as all others, as nothing depends on them. Source: Pogodin et al., "Towards Biologically
+Plausible Convolutional Networks", NeurIPS 2021.
 
-Shape suffixes: P pools, M members of a pool (padded), K = kh·kw·C // groups weights of a neuron, O
-features, B patterns in a step, S steps.
+Shape suffixes: P pools, M members of a pool (padded), K weights of a neuron (taps × C // groups), O
+features, B patterns in a step, S steps, V sets of taps that lie on pixels.
 """
 
 import inspect
@@ -84,7 +87,7 @@ def hebbian(
     """Iterates the rule over fresh Gaussian patterns.
 
     Args:
-      kernel: (Ho, Wo, kh, kw, C // groups, O).
+      kernel: (*output, *kernel, C // groups, O).
       border: 'include' or 'exclude' the neurons whose receptive field reaches into the padding.
       gamma: strength of the anchor to the weights before the sleep.
       learning_rate: of a step, whose update is averaged over its patterns.
@@ -98,7 +101,7 @@ def hebbian(
     """
     # A step changes the mean square of a deviation by 1 - 2 lr + lr² (1 + (K + 1) / B): the random
     # covariance of B patterns has that second moment. Momentum would make it another number.
-    weights = math.prod(kernel.shape[2:5])
+    weights = math.prod(kernel.shape[grid.dimensions : -1])
     highest = 2 / (1 + (weights + 1) / patterns_per_step)
     if momentum == 0 and learning_rate >= highest:
         raise UsageError(
@@ -119,7 +122,7 @@ def hebbian(
         keys = lax.dynamic_slice_in_dim(keys, device * part, part)
 
     # Groups do not see each other, so all of them can be shown the same channels.
-    shape = kernel.shape[2:5]
+    shape = kernel.shape[grid.dimensions : -1]
     patterns = jax.vmap(partial(jax.random.normal, shape=(steps, math.prod(shape))), out_axes=1)
     return hebbian_for(
         kernel,
@@ -144,15 +147,15 @@ def hebbian_for(
     momentum: float = 0.0,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """`hebbian` for given patterns (S, B, kh, kw, C), or C // groups channels for all groups.
+    """`hebbian` for given patterns (S, B, *kernel, C), or C // groups channels for all groups.
 
     With `axis_name` they are a device's part of the patterns of all devices along that axis.
 
     The rule keeps the mean of a pool and is linear in a neuron's deviation from it, and all pools
-    of a layer see the same patterns up to a cyclic shift. So a whole sleep is one K×K matrix, the
-    rule applied to the identity, which multiplies every deviation.
+    of a layer see the values of the same patterns, in other orders. So a whole sleep is one K×K
+    matrix, the rule applied to the identity, which multiplies every deviation.
     """
-    inputs_GSBK = _by_group(patterns, kernel)
+    inputs_GSBK = _by_group(patterns, kernel, grid)
 
     def sleep_map(inputs_SBK):
         identity = jnp.eye(inputs_SBK.shape[-1], dtype=kernel.dtype)
@@ -168,7 +171,7 @@ def hebbian_for(
 
         return lax.scan(step, (identity, jnp.zeros_like(identity)), inputs_SBK)[0][0]
 
-    return _map_deviations(kernel, grid, border, jax.vmap(sleep_map)(inputs_GSBK))
+    return _map_deviations(kernel, grid, border, sleep_map, inputs_GSBK)
 
 
 def circuit(
@@ -209,7 +212,8 @@ def circuit(
     shown = jax.random.normal(
         key, (patterns_per_weight * weights_count, weights_count), kernel.dtype
     )
-    inputs_PSK = shown[:, _patch_orders(grid, kernel.shape[4])].swapaxes(0, 1)
+    order_PK, on_pixel_PK = _patches(grid, kernel.shape[-2])
+    inputs_PSK = (shown[:, order_PK] * on_pixel_PK).swapaxes(0, 1)
 
     def one_circuit(weights_MK, inputs_SK, members):
         return simulate(weights_MK, inputs_SK, gamma, parameters, members)[0]
@@ -225,37 +229,54 @@ RULES: dict[str, Rule] = {rule.__name__: rule for rule in (mean, exact, hebbian,
 # ---- Parts of the rules. -------------------------------------------------------------------------
 
 
-def _patch_orders(grid: Grid, channels: int) -> np.ndarray:
-    """(P, K): the elements of a flat pattern (kh·kw·C) in the order of each pool's patch."""
-    pattern = np.arange(math.prod(grid.kernel_size) * channels)
-    pattern = pattern.reshape(*grid.kernel_size, channels)
-    return np.stack([np.roll(pattern, -phase, (0, 1)).ravel() for phase in grid.phases()])
+def _patches(grid: Grid, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """(P, K) each: the number in a flat pattern (*kernel, C) that a weight sees, and
+
+    whether it sees it: 0 for taps on the zeros that input dilation inserts, otherwise 1.
+    """
+    values_PT, on_pixel_PT = grid.patches()
+    order_PTC = values_PT[:, :, None] * channels + np.arange(channels)
+    on_pixel_PK = np.repeat(on_pixel_PT, channels, axis=1).astype(np.float32)
+    return order_PTC.reshape(len(order_PTC), -1), on_pixel_PK
 
 
-def _by_group(patterns: jax.Array, kernel: jax.Array) -> jax.Array:
-    """(S, B, kh, kw, C) -> (groups, S, B, K)."""
-    kh, kw, channels = kernel.shape[2:5]
-    if patterns.ndim != 5 or patterns.shape[2:4] != (kh, kw) or patterns.shape[4] % channels:
+def _by_group(patterns: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
+    """(S, B, *kernel, C) -> (groups, S, B, K)."""
+    channels = kernel.shape[-2]
+    fits = patterns.ndim == grid.dimensions + 3 and patterns.shape[2:-1] == grid.kernel_size
+    if not fits or patterns.shape[-1] % channels:
+        size = ', '.join(map(str, grid.kernel_size))
         raise ValueError(
-            f'patterns must have shape (steps, patterns, {kh}, {kw}, C) with C a multiple of the '
+            f'patterns must have shape (steps, patterns, {size}, C) with C a multiple of the '
             f"kernel's {channels} channels, got {patterns.shape}."
         )
-    grouped = patterns.reshape(*patterns.shape[:4], -1, channels)
-    return jnp.moveaxis(grouped, 4, 0).reshape(-1, *patterns.shape[:2], kh * kw * channels)
+    grouped = patterns.reshape(*patterns.shape[:-1], -1, channels)
+    return jnp.moveaxis(grouped, -2, 0).reshape(
+        -1, *patterns.shape[:2], math.prod(grid.kernel_size) * channels
+    )
 
 
-def _map_deviations(kernel: jax.Array, grid: Grid, border: str, maps_GKK: jax.Array) -> jax.Array:
-    """Multiplies each neuron's deviation from its pool's mean by the map of its group.
+def _map_deviations(
+    kernel: jax.Array, grid: Grid, border: str, sleep_map: Callable, inputs_GSBK: jax.Array
+) -> jax.Array:
+    """Multiplies each neuron's deviation from its pool's mean by a matrix.
 
-    The maps are in the coordinates of the pattern; a pool sees it cyclically shifted.
+    `sleep_map(inputs_SBK)` is that matrix (K, K) for what the values of the pattern are, which each
+    pool sees in an order of its own. With input dilation it sees only some of them.
     """
+    order_PK, on_pixel_PK = _patches(grid, kernel.shape[-2])
+    seen_PK = np.zeros_like(on_pixel_PK)  # by number in the pattern
+    np.put_along_axis(seen_PK, order_PK, on_pixel_PK, axis=1)
+    seen_VK, which_P = np.unique(seen_PK, axis=0, return_inverse=True)
+    maps_GVKK = jax.vmap(
+        lambda inputs_SBK: jax.vmap(lambda seen_K: sleep_map(inputs_SBK * seen_K))(seen_VK)
+    )(inputs_GSBK)
+    maps_GPKK = maps_GVKK[:, which_P.reshape(-1, 1, 1), order_PK[:, :, None], order_PK[:, None, :]]
     pools = Pools.of(grid, border)
-    orders = _patch_orders(grid, kernel.shape[4])
-    maps_GPKK = maps_GKK[:, orders[:, :, None], orders[:, None, :]]
     weights_PMKO = pools.split(kernel)
     means = pools.means(weights_PMKO)
     deviations = weights_PMKO - means
-    grouped = deviations.reshape(*deviations.shape[:3], len(maps_GKK), -1)
+    grouped = deviations.reshape(*deviations.shape[:3], len(maps_GPKK), -1)
     mapped = jnp.einsum('gpjk,pmkgo->pmjgo', maps_GPKK, grouped)
     return pools.join(means + mapped.reshape(deviations.shape), kernel)
 
@@ -282,18 +303,41 @@ def resolve(name: str, options: Mapping[str, Any]) -> Rule:
 def share(params: Any, grids: Mapping, rule: Rule, key: jax.Array) -> Any:
     """Applies `rule` to every locally connected kernel of `params`; all else is returned as it is.
 
-    `grids` (`local.grids`) says which kernels these are. Each gets a key of its own.
+    `grids` (`local.grids`) says which kernels these are. Each gets a key of its own. Axes in front
+    of (*output, *kernel, C // groups, O) are those of an ensemble or of replicas: the rule is
+    applied to each member by itself, with one key, so that replicas stay equal.
 
     Raises:
-      UsageError: the rule returns something other than a kernel of the same shape and dtype.
+      UsageError: params and grids do not fit together, or the rule returns something other than a
+        kernel of the same shape and dtype.
     """
     flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(params)
     for i, (path, grid) in enumerate(by_path(grids)):
-        kernel = flat[path]
-        flat[path] = shared = rule(kernel, grid, jax.random.fold_in(key, i))
+        kernel = _kernel_of(flat, path, grid)
+        own_key = jax.random.fold_in(key, i)
+        one_rule = partial(lambda grid, key, kernel: rule(kernel, grid, key), grid, own_key)
+        for _ in range(kernel.ndim - 2 * grid.dimensions - 2):
+            one_rule = jax.vmap(one_rule)
+        flat[path] = shared = one_rule(kernel)
         if (jnp.shape(shared), jnp.result_type(shared)) != (kernel.shape, kernel.dtype):
             raise UsageError(
                 f'the sleep rule turned a kernel {kernel.shape} of {kernel.dtype} into one '
                 f'{jnp.shape(shared)} of {jnp.result_type(shared)}; it must keep shape and dtype.'
             )
     return flax.traverse_util.unflatten_dict(flat)
+
+
+def _kernel_of(flat: Mapping, path: tuple[str, ...], grid: Grid) -> jax.Array:
+    """The kernel at a path, checked; any number of axes may be in front."""
+    name = '/'.join(path)
+    if path not in flat:
+        raise UsageError(
+            f'the parameters have no {name}, which the grids name: make the grids with this model.'
+        )
+    kernel, positions = flat[path], (*grid.output_size, *grid.kernel_size)
+    if kernel.shape[:-2][-len(positions) :] != positions:
+        raise UsageError(
+            f'{name} has shape {kernel.shape}, but its grid is of kernels {positions} + '
+            '(C // groups, O): make the grids with this model and its image size.'
+        )
+    return kernel

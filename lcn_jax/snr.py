@@ -54,18 +54,20 @@ def layer_snrs(params: Any, grids: Mapping, border: str) -> dict[str, jax.Array]
 def deviation(kernel: jax.Array, grid: Grid, *, border: str) -> jax.Array:
     """How far each neuron's weights are from the mean of its pool.
 
-    The root mean square over the kh·kw·C // groups weights of a neuron, in their units.
+    The root mean square over the weights of a neuron (taps × C // groups), in their units.
 
     Args:
-      kernel: (Ho, Wo, kh, kw, C // groups, O).
+      kernel: (*output, *kernel, C // groups, O).
       border: as in `Grid.pools`.
 
     Returns:
-      (Ho, Wo, O) in the kernel's dtype; NaN at positions that are in no pool.
+      (*output, O) in the kernel's dtype; NaN at positions that are in no pool.
     """
     from_mean = kernel - sleep.mean(kernel, grid, key=None, border=border)
+    weights = tuple(range(grid.dimensions, kernel.ndim - 1))
+    rms = jnp.sqrt((from_mean**2).mean(weights))
     in_pool = (grid.pools(border) >= 0)[..., None]
-    return jnp.where(in_pool, jnp.sqrt((from_mean**2).mean((2, 3, 4))), jnp.nan)
+    return jnp.where(in_pool, rms, jnp.nan)
 
 
 def _moments(weights, members):

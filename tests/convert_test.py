@@ -101,8 +101,7 @@ def test_layers_of_other_models_convert_too():
     options = dict(features=6, strides=2, padding=1, feature_group_count=2)
     shared, local = nn.Conv(kernel_size=(3, 3), **options), LocalConv(kernel_size=3, **options)
     params = shared.init(KEY, x)['params'] | {'bias': jnp.arange(6.0)}
-    found = jax.eval_shape(local.init, KEY, x)['grids']
-    converted = convert.to_local(params, found)
+    converted = convert.to_local(params, grids(local, x))
     y = local.apply({'params': converted}, x)
     np.testing.assert_allclose(y, shared.apply({'params': params}, x), atol=1e-5)
     assert converted['bias'] is params['bias']

@@ -1,71 +1,129 @@
 """Receptive fields, borders and pools, by brute force."""
 
 import itertools
+import math
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
 from lcn_jax.grid import Grid, Pools
 
-# (input size, kernel, stride, padding): odd and even kernels, strides, non-square, uneven padding.
-CASES = [
-    ((size, size + 2), kernel, stride, padding)
+# (input size, kernel, stride, padding, kernel dilation, input dilation): odd and even kernels,
+# strides, non-square, uneven padding; dilations with and without a factor in common with the
+# kernel; one to three dimensions.
+PLAIN = [
+    ((size, size + 2), kernel, stride, padding, 1, 1)
     for size, kernel, stride, padding in itertools.product(
         (5, 8), ((3, 3), (2, 4), (1, 1), (5, 3)), ((1, 1), (2, 2), (3, 2)), ('SAME', 'VALID', 1)
     )
 ]
+CASES = [
+    *PLAIN,
+    ((23,), (4,), (1,), 'SAME', 1, 1),
+    ((23,), (4,), (3,), 'CAUSAL', (6,), 1),
+    ((40,), (6,), (2,), 'VALID', (4,), 1),
+    ((15,), (3,), (1,), 'CAUSAL', 1, (2,)),
+    ((15,), (4,), (2,), ((1, 3),), (3,), (4,)),
+    ((18,), (3,), (2,), 'CIRCULAR', (2,), (3,)),
+    ((9, 12), (2, 3), (1, 2), ((2, 0), (1, 3)), (2, 2), 1),
+    ((12, 11), (4, 3), (1, 1), 'SAME', (2, 3), 1),
+    ((5, 4), (3, 2), (1, 1), (1, 2), (1, 2), (2, 1)),
+    ((6, 9), 3, 1, 'CIRCULAR', 1, 1),
+    ((4, 5, 6), (2, 3, 2), (1, 2, 1), 'SAME', 1, 1),
+    ((5, 4, 6), 2, 1, 1, (1, 2, 3), (2, 1, 1)),
+]
+each_case = pytest.mark.parametrize('case', CASES, ids=str)
+
+
+def value_width(kernel, dilation):
+    """The least width, in pixels, at which the taps of a field see each value of a pattern once."""
+    for width in range(1, dilation + 1):
+        seen = (np.arange(dilation * kernel)[:, None] + np.arange(kernel) * dilation) // width
+        if (np.sort(seen % kernel) == np.arange(kernel)).all():
+            return width
+    raise AssertionError('no width')
 
 
 def seen_patches(grid: Grid, pattern: np.ndarray) -> np.ndarray:
-    """(Ho, Wo, kh, kw): what each position sees of a pattern that tiles the whole plane."""
-    (kh, kw), (rows, columns) = grid.kernel_size, grid.output_size
-    patches = np.zeros((rows, columns, kh, kw))
-    for i, j, a, b in itertools.product(range(rows), range(columns), range(kh), range(kw)):
-        row = i * grid.stride[0] - grid.padding[0][0] + a
-        column = j * grid.stride[1] - grid.padding[1][0] + b
-        patches[i, j, a, b] = pattern[row % kh, column % kw]
-    return patches
+    """(positions, taps): what each position sees of a pattern that tiles the whole plane.
+
+    0 where a tap falls between the pixels of the input.
+    """
+    patches = []
+    for position in np.ndindex(grid.output_size):
+        patch = []
+        for tap in np.ndindex(grid.kernel_size):
+            value, between = [], False
+            for a in range(grid.dimensions):
+                pixel = position[a] * grid.stride[a] - grid.padding[a][0]
+                pixel += tap[a] * grid.kernel_dilation[a]
+                between |= pixel % grid.input_dilation[a] != 0
+                width = value_width(grid.kernel_size[a], grid.kernel_dilation[a])
+                value.append(pixel // width % grid.kernel_size[a])
+            patch.append(0 if between else pattern[tuple(value)])
+        patches.append(patch)
+    return np.array(patches)
 
 
-@pytest.mark.parametrize('case', CASES, ids=str)
+def pattern_of(grid: Grid) -> np.ndarray:
+    """Values that all differ, none of them 0."""
+    numbers = 1 + np.random.RandomState(0).permutation(math.prod(grid.kernel_size))
+    return numbers.reshape(grid.kernel_size)
+
+
+@each_case
 def test_pools_are_the_positions_that_see_the_same_of_a_tiled_pattern(case):
     grid = Grid.create(*case)
-    pattern = np.random.RandomState(0).permutation(np.prod(grid.kernel_size))
-    patches = seen_patches(grid, pattern.reshape(grid.kernel_size)).reshape(-1, pattern.size)
-    pools = grid.pools().ravel()
-    for p, q in itertools.combinations(range(len(pools)), 2):
-        assert (pools[p] == pools[q]) == np.array_equal(patches[p], patches[q]), (p, q)
+    patches, pools = seen_patches(grid, pattern_of(grid)), grid.pools()
+    assert pools.shape == grid.output_size
+    alike = (patches[:, None] == patches[None]).all(-1)
+    np.testing.assert_array_equal(pools.ravel()[:, None] == pools.ravel(), alike)
+    assert pools.min() >= 0 and pools.max() < grid.num_pools
 
 
-@pytest.mark.parametrize('case', CASES, ids=str)
-def test_phases_say_where_in_the_pattern_a_pool_begins(case):
+@each_case
+def test_patches_say_what_a_pool_sees(case):
     grid = Grid.create(*case)
-    pattern = np.random.RandomState(0).permutation(np.prod(grid.kernel_size))
-    pattern = pattern.reshape(grid.kernel_size)
-    patches = seen_patches(grid, pattern)
-    for position in np.ndindex(grid.output_size):
-        phase = grid.phases()[grid.pools()[position]]
-        np.testing.assert_array_equal(patches[position], np.roll(pattern, -phase, (0, 1)))
+    pattern = pattern_of(grid)
+    values, on_pixel = grid.patches()
+    assert len(values) == len(on_pixel) == grid.num_pools
+    assert (np.sort(values) == np.arange(pattern.size)).all()  # each value once
+    of_pools = pattern.ravel()[values] * on_pixel
+    np.testing.assert_array_equal(of_pools[grid.pools().ravel()], seen_patches(grid, pattern))
 
 
-@pytest.mark.parametrize('case', CASES, ids=str)
+@each_case
+def test_positions_are_those_of_a_convolution(case):
+    size, _, stride, padding, dilation, between = case
+    grid = Grid.create(*case)
+    layer = nn.Conv(1, grid.kernel_size, stride, padding, input_dilation=between,
+                    kernel_dilation=dilation)  # fmt: skip
+    x = jax.ShapeDtypeStruct((1, *size, 1), np.float32)
+    y, _ = jax.eval_shape(layer.init_with_output, jax.random.key(0), x)
+    assert grid.output_size == y.shape[1:-1]
+
+
+@each_case
 def test_border_positions_are_those_that_see_the_padding(case):
     grid = Grid.create(*case)
-    inside = np.pad(np.ones(grid.input_size), 20)
+    inside = np.pad(np.ones(grid.dilated_size), grid.padding)
     expected = np.zeros(grid.output_size, bool)
-    for i, j in np.ndindex(grid.output_size):
-        row = 20 + i * grid.stride[0] - grid.padding[0][0]
-        column = 20 + j * grid.stride[1] - grid.padding[1][0]
-        window = inside[row : row + grid.kernel_size[0], column : column + grid.kernel_size[1]]
-        expected[i, j] = not window.all()
+    for position in np.ndindex(grid.output_size):
+        field = tuple(
+            slice(o * s, o * s + (k - 1) * d + 1, d)
+            for o, s, k, d in zip(position, grid.stride, grid.kernel_size, grid.kernel_dilation)
+        )
+        assert inside[field].shape == grid.kernel_size
+        expected[position] = not inside[field].all() and case[3] != 'CIRCULAR'
     np.testing.assert_array_equal(grid.touches_border(), expected)
     np.testing.assert_array_equal(grid.pools('exclude') == -1, expected)
     np.testing.assert_array_equal(grid.pools('exclude')[~expected], grid.pools()[~expected])
 
 
 @pytest.mark.parametrize('border', ['include', 'exclude'])
-@pytest.mark.parametrize('case', CASES, ids=str)
+@pytest.mark.parametrize('case', CASES[::5], ids=str)
 def test_splitting_by_pool_loses_nothing(case, border):
     grid = Grid.create(*case)
     pools = Pools.of(grid, border)
@@ -91,17 +149,25 @@ def test_a_grid_is_static():
     'arguments, message',
     [
         ((8, 0), 'kernel_size must be a positive integer'),
-        ((8, (3, 3, 3)), 'kernel_size must be'),
+        (((8, 8), (3, 3, 3)), r'kernel_size must be .* or 2 of them'),
+        (((8,), 3, (1, 2)), r'stride must be .* or 1 of them'),
+        (((8, 8, 8, 8), 3), r'1, 2 or 3 spatial dimensions, got 4'),
         ((8, 3, 1.5), 'stride must be'),
+        ((8, 3, 1, 'SAME', 0), 'kernel_dilation must be'),
+        ((8, 3, 1, 'SAME', 1, (1, True)), 'input_dilation must be'),
         ((8, 3, 1, 'FULL'), 'padding must be'),
+        ((8, 3, 1, 'CAUSAL'), 'padding must be'),
         ((8, 3, 1, -1), 'padding must be'),
+        ((8, 3, 1, None), 'padding must be'),
         ((8, 3, 1, ((1, 1),)), 'padding must be'),
         ((2, 3, 1, 'VALID'), 'does not fit'),
+        ((4, 3, 1, 'VALID', 2), 'dilated by .* does not fit'),
     ],
 )
 def test_bad_geometry_is_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         Grid.create(*arguments)
+    assert '\n' not in str(error.value)
 
 
 def test_an_unknown_border_is_refused():

@@ -151,12 +151,6 @@ class Transformations(chex.TestCase):
             assert_same(dx, want[0])
             assert_same(dkernel, want[1])
 
-    def test_forward_mode_is_refused_and_lax_offers_it(self):
-        x, kernel, _ = operands(self.shape)
-        with self.assertRaisesRegex(TypeError, 'forward-mode'):
-            jax.jvp(layer(self.shape), (x, kernel), (x, kernel))
-        jax.jvp(layer(self.shape, 'lax'), (x, kernel), (x, kernel))
-
     def test_bfloat16_follows_float32(self):
         x, kernel, _ = operands(self.shape)
         x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
@@ -209,7 +203,7 @@ def test_module_is_a_drop_in_for_conv(layout):
     x = x if layout == 'NHWC' else x.transpose(1, 2, 0, 3)
     module = LocalConv(**arguments, padding=1, layout=layout)
     variables = module.init(jax.random.key(0), x)
-    assert variables['grids'] == {'kernel': Grid.create(8, 3, 2, 1)}
+    assert local.grids(module, x) == {'kernel': Grid.create(8, 3, 2, 1)}
     chex.assert_tree_all_finite(variables['params'])
     tiled = params | {'kernel': tile_kernel(params['kernel'], (4, 4))}
     chex.assert_trees_all_equal_shapes(variables['params'], tiled)

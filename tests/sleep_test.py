@@ -108,8 +108,9 @@ def test_stepwise_rule_is_gradient_descent_on_differences_within_pools():
 
     def energy(kernel):
         total = 0.0
-        for pool, phase in enumerate(grid.phases()):
-            x = jnp.roll(pattern[0, 0], -phase, (0, 1))
+        for pool in range(grid.num_pools):
+            down, right = np.argwhere(grid.pools() == pool)[0] - 1  # where a member's patch begins
+            x = jnp.roll(pattern[0, 0], (-down, -right), (0, 1))
             z = jnp.tensordot(kernel[grid.pools() == pool], x, [[1, 2, 3], [0, 1, 2]])
             total += ((z - z.mean(0)) ** 2).sum() / 2
         return total

@@ -75,7 +75,7 @@ class Experiment:
     @cached_property
     def grids(self) -> Mapping[str, Any]:
         """The `Grid` of every locally connected kernel, at its path in the params."""
-        return self._variables.get('grids', {})
+        return local.grids(self.model, self.image_shape)
 
     @cached_property
     def parameters(self) -> int:

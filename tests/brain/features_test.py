@@ -101,7 +101,7 @@ class TestForeignModel:
             lambda key: model.init(key, np.zeros((1, 8, 8, 3), np.float32), train=False),
             jax.random.key(0),
         )
-        assert set(variables['grids']) == {'conv1', 'conv2'}
+        assert set(local.grids(model, (8, 8, 3))) == {'conv1', 'conv2'}
         variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), variables)
         ones = np.ones(3, np.float32)
         network = features.Network(model, variables, (8, 8, 3), ones, ones, step=0)

@@ -1,0 +1,196 @@
+"""The layer and its two gradients as bilinear primitives of JAX.
+
+    y = forward(x, kernel)    dx = input_gradient(dy, kernel)    dkernel = kernel_gradient(x, dy)
+
+Each is linear in both operands, and its derivative by either operand is one of the three again. So
+this one family has reverse and forward mode of any order, and `vmap` folds a batch into an axis
+that is already there. An implementation is a module with these three functions of
+`(a, b, grid)`, for one group of channels and grids without circular padding:
+
+    x (*input, N, C)    kernel (*output, *kernel, C, O)    y (*output, N, O)
+
+It runs where the arrays of a program are whole: on one device, under `pmap`, and inside
+`shard_map`. A program that the compiler is to partition gets the product of `patches.py` instead,
+which it partitions well.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from lcn_jax import direct, patches
+from lcn_jax.grid import Grid
+
+IMPLEMENTATIONS: dict[str, Any] = {'direct': direct}
+
+# The last axes of each array, with the groups G apart from the channels C and the features O.
+AXES = {'x': 'NGC', 'kernel': 'CGO', 'y': 'NGO'}
+
+
+class _Operation(NamedTuple):
+    name: str
+    operands: tuple[str, str]
+    result: str
+    primitive: Primitive
+
+
+FORWARD, *_ = OPERATIONS = tuple(
+    _Operation(name, operands, result, Primitive(f'locally_connected_{name}'))
+    for name, operands, result in (
+        ('forward', ('x', 'kernel'), 'y'),
+        ('input_gradient', ('y', 'kernel'), 'x'),
+        ('kernel_gradient', ('x', 'y'), 'kernel'),
+    )
+)
+
+
+def apply(x: jax.Array, kernel: jax.Array, **params: Any) -> jax.Array:
+    """The layer: x (*input, N, groups·C), kernel (*output, *kernel, C, groups·O) of one dtype.
+
+    params: grid, groups, precision (of `patches.product`) and implementation, of IMPLEMENTATIONS.
+    """
+    return FORWARD.primitive.bind(*_varying_alike(x, kernel), **params)
+
+
+def _varying_alike(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Inside `shard_map`, both operands vary over the axes over which one of them does.
+
+    Then JAX sums the gradient of an operand that is the same on all devices. To append nothing of
+    the other array is an operation by which all versions of JAX do this.
+    """
+    if jax.sharding.AxisType.Manual not in jax.sharding.get_abstract_mesh().axis_types:
+        return x, kernel
+
+    def like(array, other):
+        nothing = other.ravel()[:0].reshape(0, *array.shape[1:])
+        return jnp.concatenate([array, nothing])
+
+    return like(x, kernel), like(kernel, x)
+
+
+def _result_shape(operation: _Operation, a: Any, b: Any, grid: Grid, groups: int):
+    shapes = dict(zip(operation.operands, (a.shape, b.shape)))
+    if operation.result == 'y':
+        return (*grid.output_size, shapes['x'][-2], shapes['kernel'][-1])
+    if operation.result == 'x':
+        return (*grid.input_size, shapes['y'][-2], shapes['kernel'][-2] * groups)
+    channels, features = shapes['x'][-1] // groups, shapes['y'][-1]
+    return (*grid.output_size, *grid.kernel_size, channels, features)
+
+
+# ---- What an operation computes. -----------------------------------------------------------------
+
+
+def _whole(operation: _Operation, a: jax.Array, b: jax.Array, *, grid, groups, implementation, **_):
+    """By the implementation, one group at a time."""
+    compute = getattr(IMPLEMENTATIONS[implementation], operation.name)
+    if 0 in a.shape or 0 in b.shape:
+        return jnp.zeros(_result_shape(operation, a, b, grid, groups), a.dtype)
+    if groups == 1:
+        return compute(a, b, grid)
+    grouped = (array.reshape(*array.shape[:-1], groups, -1) for array in (a, b))
+    result = jax.vmap(lambda a, b: compute(a, b, grid), in_axes=-2, out_axes=-2)(*grouped)
+    return result.reshape(*result.shape[:-2], -1)
+
+
+def _partitioned(operation: _Operation, a, b, *, grid, groups, precision, **_):
+    """In plain JAX, for the compiler to divide among the devices."""
+    product = functools.partial(patches.product, grid=grid, groups=groups, precision=precision)
+    if operation.name == 'forward':
+        return product(a, b)
+    unknown = jax.ShapeDtypeStruct(_result_shape(operation, a, b, grid, groups), a.dtype)
+    if operation.name == 'input_gradient':
+        return jax.linear_transpose(lambda x: product(x, b), unknown)(a)[0]
+    return jax.linear_transpose(lambda kernel: product(a, kernel), unknown)(b)[0]
+
+
+def _lower(operation: _Operation, context, a, b, **params):
+    axes = context.module_context.axis_context
+    if isinstance(axes, mlir.ShardingContext):
+        divided = axes.num_devices > 1
+    else:
+        divided = isinstance(axes, mlir.SPMDAxisContext) and axes.manual_axes < set(
+            axes.mesh.axis_names
+        )
+    compute = functools.partial(_partitioned if divided else _whole, operation)
+    return mlir.lower_fun(compute, multiple_results=False)(context, a, b, **params)
+
+
+def _result_type(operation: _Operation, a, b, *, grid, groups, **_):
+    """JAX says over which axes of a `shard_map` a result of both operands varies."""
+    shape = _result_shape(operation, a, b, grid, groups)
+    like = jax.make_jaxpr(lambda a, b: jnp.broadcast_to(a.sum() * b.sum(), shape))(a, b)
+    return like.out_avals[0].update(dtype=a.dtype, weak_type=False)
+
+
+# ---- Batches and derivatives. --------------------------------------------------------------------
+
+
+def _split(array: jax.Array, axis: int, outer: int) -> jax.Array:
+    """Splits an axis, counted from the end, in two."""
+    axis += array.ndim
+    inner = array.shape[axis] // outer
+    return array.reshape(*array.shape[:axis], outer, inner, *array.shape[axis + 1 :])
+
+
+def _merge(array: jax.Array, axis: int) -> jax.Array:
+    """Merges an axis, counted from the end, with the one after it."""
+    axis += array.ndim
+    merged = array.shape[axis] * array.shape[axis + 1]
+    return array.reshape(*array.shape[:axis], merged, *array.shape[axis + 2 :])
+
+
+def _fold(array: jax.Array, role: str, batch: int, into: str, groups: int) -> jax.Array:
+    """The axis `batch` becomes the outer part of the axis `into` of AXES."""
+    axis = AXES[role].index(into) - 3
+    array = _split(jnp.moveaxis(array, batch, 0), -1, groups)
+    return _merge(_merge(jnp.moveaxis(array, 0, axis - 1), axis - 1), -2)
+
+
+def _unfold(array: jax.Array, role: str, size: int, into: str, groups: int) -> jax.Array:
+    """The inverse of `_fold`, with the batch in front; `groups` are those of the folded array."""
+    axis = AXES[role].index(into) - 3
+    array = _split(_split(array, -1, groups), axis, size)
+    return _merge(jnp.moveaxis(array, axis - 1, 0), -2)
+
+
+def _batch(operation: _Operation, arrays, batches, *, groups: int, **params: Any):
+    """A batch of both operands becomes groups; of one, the axis that it shares with the result."""
+    batched = [r for r, batch in zip(operation.operands, batches) if batch is not None]
+    (size,) = {a.shape[batch] for a, batch in zip(arrays, batches) if batch is not None}
+    shared = set(AXES[operation.result]).intersection(*(AXES[role] for role in batched))
+    into = 'G' if len(batched) == 2 else (shared - {'G'}).pop()
+    folded = [
+        array if batch is None else _fold(array, role, batch, into, groups)
+        for array, role, batch in zip(arrays, operation.operands, batches)
+    ]
+    groups = groups * size if into == 'G' else groups
+    result = operation.primitive.bind(*folded, groups=groups, **params)
+    return _unfold(result, operation.result, size, into, groups), 0
+
+
+def _transpose(operation: _Operation, unknown: int, cotangent, *operands, **params: Any):
+    """The operation that returns an array like operand number `unknown`."""
+    other = 1 - unknown
+    arrays = {operation.result: cotangent, operation.operands[other]: operands[other]}
+    wanted = operation.operands[unknown]
+    (transposed,) = (found for found in OPERATIONS if found.result == wanted)
+    return transposed.primitive.bind(*(arrays[role] for role in transposed.operands), **params)
+
+
+def _register(operation: _Operation) -> None:
+    primitive = operation.primitive
+    static = ('grid', 'groups', 'precision', 'implementation')
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames=static))
+    primitive.def_abstract_eval(functools.partial(_result_type, operation))
+    ad.defbilinear(primitive, *(functools.partial(_transpose, operation, i) for i in (0, 1)))
+    batching.primitive_batchers[primitive] = functools.partial(_batch, operation)
+    mlir.register_lowering(primitive, functools.partial(_lower, operation))
+
+
+for _operation in OPERATIONS:
+    _register(_operation)
