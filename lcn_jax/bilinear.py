@@ -90,11 +90,7 @@ def _whole(operation: _Operation, a: jax.Array, b: jax.Array, *, grid, groups, i
     compute = getattr(IMPLEMENTATIONS[implementation], operation.name)
     if 0 in a.shape or 0 in b.shape:
         return jnp.zeros(_result_shape(operation, a, b, grid, groups), a.dtype)
-    if groups == 1:
-        return compute(a, b, grid)
-    grouped = (array.reshape(*array.shape[:-1], groups, -1) for array in (a, b))
-    result = jax.vmap(lambda a, b: compute(a, b, grid), in_axes=-2, out_axes=-2)(*grouped)
-    return result.reshape(*result.shape[:-2], -1)
+    return patches.by_group(lambda a, b: compute(a, b, grid), a, b, groups)
 
 
 def _partitioned(operation: _Operation, a, b, *, grid, groups, precision, **_):

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lcn_jax.grid import Edges, Grid
+from lcn_jax.arguments import Edges
+from lcn_jax.grid import Grid
 from lcn_jax.patches import padded
 
 # Products that are summed at a time. XLA slices an operand beforehand only if the slice is used

@@ -16,59 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Sizes = tuple[int, ...]
-Edges = tuple[int, int]
-Padding = str | int | Sequence[int | Sequence[int]]
+from lcn_jax.arguments import Edges, Padding, Sizes, edges_of, sizes
 
 BORDERS = ('include', 'exclude')
 MOST_DIMENSIONS = 3
-
-
-def sizes(value: int | Sequence[int], dimensions: int, name: str) -> Sizes:
-    """`3` or `(3, 5)` -> one positive integer per dimension; ValueError, with `name`, otherwise."""
-    values = tuple(value) if isinstance(value, Sequence) else (value,) * dimensions
-    if len(values) != dimensions or not all(_is_whole(v) and v > 0 for v in values):
-        raise ValueError(
-            f'{name} must be a positive integer or {dimensions} of them, one for each spatial '
-            f'dimension; got {value!r}.'
-        )
-    return tuple(int(v) for v in values)
-
-
-def _is_whole(value) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _pad_axis(
-    padding: Padding, axis: int, dimensions: int, size: int, reach: int, stride: int, between: int
-) -> Edges:
-    """(low, high) pixels of one axis, as XLA and Flax mean the names.
-
-    size: of the input. reach: pixels from the first to the last tap. between: input dilation.
-    """
-    if padding == 'VALID':
-        return 0, 0
-    if padding == 'SAME':
-        total = max((math.ceil(size / stride) - 1) * stride + reach - size, 0)
-        return total // 2, total - total // 2
-    if padding == 'CIRCULAR':  # before the dilation of the input
-        return (reach - 1) // 2 * between, reach // 2 * between
-    if padding == 'CAUSAL' and dimensions == 1:  # before the dilation of the input
-        return (reach - 1) * between, 0
-    edges = padding
-    if isinstance(padding, Sequence) and len(padding) == dimensions:
-        edges = padding[axis]
-    if _is_whole(edges):
-        edges = edges, edges
-    if isinstance(edges, Sequence) and len(edges) == 2 and all(map(_is_whole, edges)):
-        low, high = (int(edge) for edge in edges)
-        if low >= 0 and high >= 0:
-            return low, high
-    raise ValueError(
-        f"padding must be 'SAME', 'VALID', 'CIRCULAR', 'CAUSAL' (in one dimension), an integer, or "
-        f'an integer or (low, high) for each of {dimensions} spatial dimensions, not negative; got '
-        f'{padding!r}.'
-    )
 
 
 class _AxisPools(NamedTuple):
@@ -127,12 +78,9 @@ class Grid:
             )
         )
         pads = tuple(
-            _pad_axis(
-                padding, a, dimensions, size[a], (kernel[a] - 1) * dilation[a] + 1, strides[a],
-                between[a],
-            )
-            for a in range(dimensions)
-        )  # fmt: skip
+            edges_of(padding, axis, dimensions, (n - 1) * gap + 1, (k - 1) * d + 1, s, gap)
+            for axis, (n, gap, k, d, s) in enumerate(zip(size, between, kernel, dilation, strides))
+        )
         grid = cls(size, kernel, strides, pads, dilation, between, padding == 'CIRCULAR')
         if min(grid.output_size) < 1:
             dilated = f' dilated by {dilation}' if max(dilation) > 1 else ''

@@ -1,8 +1,9 @@
 """The locally connected layer: `conv_local`, a pure function, and `LocalConv`, its Flax module.
 
-In two dimensions, with stride s, kernel dilation d and groups of channels c:
+In two dimensions, with stride s and kernel dilation d:
 
-    y[n, i, j, o] = sum_{a, b, c} kernel[i, j, a, b, c, o] · x[n, i·s + d·a - pad, j·s + d·b - pad, c]
+    y[n, i, j, o] = sum over a, b, c of
+        kernel[i, j, a, b, c, o] · x[n, i·s + d·a - pad, j·s + d·b - pad, c]
 
 A convolution with its own kernel at every output position: kernels have shape
 `(*output, *kernel, C // groups, O)`, a Flax kernel with the output position in front; in two
@@ -22,7 +23,8 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
 from lcn_jax import bilinear, patches
-from lcn_jax.grid import MOST_DIMENSIONS, Grid, Padding, sizes
+from lcn_jax.arguments import Padding, sizes
+from lcn_jax.grid import MOST_DIMENSIONS, Grid
 
 LAYOUTS = ('NHWC', 'HWNC')
 IMPLEMENTATIONS = (*bilinear.IMPLEMENTATIONS, 'patches', 'lax')
@@ -155,7 +157,7 @@ def _wrapped(x: jax.Array, grid: Grid) -> tuple[jax.Array, Grid]:
 
 
 def _is_partitioned(*arrays: jax.Array) -> bool:
-    """The types say over which axes of a mesh the arrays are split: the compiler needs plain JAX."""
+    """On a mesh where the types of arrays say how they are split, operations must be plain JAX."""
     explicit = jax.sharding.AxisType.Explicit
     return any(explicit in jax.typeof(array).sharding.mesh.axis_types for array in arrays)
 

@@ -5,6 +5,8 @@ padding, and return y (*output, N, O) in their dtype. Sums are at least float32.
 """
 
 import functools
+import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -25,17 +27,29 @@ def padded(x: jax.Array, grid: Grid) -> jax.Array:
     return lax.pad(x, jnp.zeros((), x.dtype), [*config, (0, 0, 0), (0, 0, 0)])
 
 
+def by_group(compute: Callable, a: jax.Array, b: jax.Array, groups: int) -> jax.Array:
+    """`compute` of each group; groups are the outer part of the last axis of every array."""
+    if groups == 1:
+        return compute(a, b)
+    grouped = (array.reshape(*array.shape[:-1], groups, -1) for array in (a, b))
+    result = jax.vmap(compute, in_axes=-2, out_axes=-2)(*grouped)
+    return result.reshape(*result.shape[:-2], -1)
+
+
 def product(x: jax.Array, kernel: jax.Array, grid: Grid, groups: int, precision=None) -> jax.Array:
-    """Gathers the patches: what a position sees of a group are the K numbers of a row."""
-    seen = padded(x, grid)
-    seen = seen.reshape(*seen.shape[:-1], groups, -1)
-    patches_NGK = jnp.concatenate([seen[window] for window in grid.windows()], axis=-1)
-    kernel_KGO = kernel.reshape(*grid.output_size, patches_NGK.shape[-1], groups, -1)
-    y_NGO = jnp.einsum(
-        '...ngk,...kgo->...ngo', patches_NGK, kernel_KGO, precision=precision,
-        preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
-    )  # fmt: skip
-    return y_NGO.reshape(*y_NGO.shape[:-2], kernel.shape[-1]).astype(x.dtype)
+    """The patches, the K numbers that a position sees, times the kernel."""
+
+    def one_group(x, kernel):
+        seen = padded(x, grid)
+        patches_NK = jnp.concatenate([seen[window] for window in grid.windows()], axis=-1)
+        kernel_KO = kernel.reshape(*grid.output_size, -1, kernel.shape[-1])
+        dtype = jnp.promote_types(x.dtype, jnp.float32)
+        return jnp.einsum(
+            '...nk,...ko->...no', patches_NK, kernel_KO, precision=precision,
+            preferred_element_type=dtype,
+        ).astype(x.dtype)  # fmt: skip
+
+    return by_group(one_group, x, kernel, groups)
 
 
 @functools.partial(jax.checkpoint, static_argnums=(2, 3, 4))  # the T-fold patches are not kept
@@ -55,7 +69,7 @@ def reference(
         kernel = jnp.moveaxis(kernel, -2, grid.dimensions)
         return lax.conv_general_dilated_local(
             x,
-            kernel.reshape(*grid.output_size, channels * len(grid.windows()), features),
+            kernel.reshape(*grid.output_size, channels * math.prod(grid.kernel_size), features),
             window_strides=grid.stride,
             padding=grid.padding,
             filter_shape=grid.kernel_size,
@@ -65,8 +79,4 @@ def reference(
             precision=precision,
         )
 
-    if groups == 1:
-        return one_group(x, kernel)
-    grouped = (array.reshape(*array.shape[:-1], groups, -1) for array in (x, kernel))
-    y = jax.vmap(one_group, in_axes=-2, out_axes=-2)(*grouped)
-    return y.reshape(*y.shape[:-2], -1)
+    return by_group(one_group, x, kernel, groups)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lcn_jax.grid import Grid, Pools
-from lcn_jax.sleep import _by_group, _map_deviations, _patches
+from lcn_jax.patterns import by_group, map_deviations, patches_of_pools
 from lcn_jax.snr import _moments
 
 
@@ -27,7 +27,7 @@ def exact_for(
         covariance = x.T @ x / len(x)
         return gamma * jnp.linalg.solve(covariance + gamma * identity, identity)
 
-    return _map_deviations(kernel, grid, border, sleep_map, _by_group(patterns, kernel, grid))
+    return map_deviations(kernel, grid, border, sleep_map, by_group(patterns, kernel, grid))
 
 
 def hebbian_stepwise(
@@ -46,11 +46,11 @@ def hebbian_stepwise(
     """
     pools = Pools.of(grid, border)
     start_PMKO = pools.split(kernel)
-    order_PK, on_pixel_PK = _patches(grid, kernel.shape[-2])
+    order_PK, on_pixel_PK = patches_of_pools(grid, kernel.shape[-2])
 
     def step(carry, pattern):
         weights, velocity = carry
-        x_BPK = pattern.reshape(len(pattern), -1)[:, order_PK] * on_pixel_PK
+        x_BPK = jnp.where(on_pixel_PK, pattern.reshape(len(pattern), -1)[:, order_PK], 0)
         z_BPMO = jnp.einsum('bpk,pmko->bpmo', x_BPK, weights)
         deviation = z_BPMO - jax.vmap(pools.means)(z_BPMO)
         hebb = jnp.einsum('bpmo,bpk->pmko', deviation, x_BPK) / len(pattern)
