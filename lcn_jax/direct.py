@@ -9,8 +9,8 @@ of one to three axes; T taps, the places of a receptive field; C channels; O fea
 """
 
 import itertools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,7 @@ def _sum_over_channels(
 
     size = kernel_ITCO[taps[0][1]].shape[:-3]
     zeros = _zeros((*size, x_PNC.shape[-2], features), x_PNC)
-    return lax.fori_loop(0, x_PNC.shape[-1] // at_once, add, zeros)
+    return _repeat(x_PNC.shape[-1] // at_once, add, zeros)
 
 
 def _sum_over_examples(x_PNC: jax.Array, dy_INO: jax.Array, windows: list[Slices]) -> jax.Array:
@@ -106,7 +106,7 @@ def _sum_over_examples(x_PNC: jax.Array, dy_INO: jax.Array, windows: list[Slices
         return sums
 
     zeros = [_zeros((*size, x_PNC.shape[-1], features), dy_INO) for _ in windows]
-    dkernels = lax.fori_loop(0, dy_INO.shape[-2] // at_once, add, zeros)
+    dkernels = _repeat(dy_INO.shape[-2] // at_once, add, zeros)
     return jnp.stack(dkernels, axis=-3)
 
 
@@ -144,6 +144,11 @@ def _phases(grid: Grid, axis: int) -> list[_Phase]:
                 )
             )
     return phases
+
+
+def _repeat(times: int, add: Callable, start: Any) -> Any:
+    """A loop over `add(number, sums)`."""
+    return add(0, start) if times == 1 else lax.fori_loop(0, times, add, start)
 
 
 def _terms_at_once(taps: int, count: int) -> int:

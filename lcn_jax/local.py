@@ -20,6 +20,7 @@ import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.linen.dtypes import promote_dtype
 
 from lcn_jax import bilinear, patches
@@ -77,6 +78,8 @@ def conv_local(
         raise ValueError(
             f'implementation must be None or one of {IMPLEMENTATIONS}, got {implementation!r}.'
         )
+    if precision is not None:
+        _check_precision(precision)
     dimensions = (kernel.ndim - 2) // 2
     if kernel.ndim % 2 or not 1 <= dimensions <= MOST_DIMENSIONS:
         raise ValueError(
@@ -136,6 +139,16 @@ def conv_local(
 def default_implementation() -> str:
     """The fastest implementation on the default backend."""
     return 'direct' if jax.default_backend() == 'cpu' else 'patches'
+
+
+def _check_precision(precision: Any) -> None:
+    try:
+        jax.eval_shape(functools.partial(jnp.dot, precision=precision), np.ones(1), np.ones(1))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"precision must be None, 'default', 'high' or 'highest', or what else "
+            f'jax.lax.dot_general takes; got {precision!r}.'
+        ) from None
 
 
 def _positions_first(x: jax.Array, dimensions: int) -> tuple[jax.Array, tuple[int, ...]]:

@@ -1,179 +1,286 @@
-"""The layer against convolution, against `lax.conv_general_dilated_local`, and its module."""
+"""The layer against plain numpy and against convolution, and what its module and models hold."""
+
+import functools
 
 import chex
 import flax.linen as nn
+import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from lcn_jax import local
+from lcn_jax import local, sleep
 from lcn_jax.grid import Grid
 from lcn_jax.local import LocalConv, conv_local, he_normal, tile_kernel
 
-DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
+TOLERANCES = {'float32': 1e-5, 'float64': 1e-12, 'bfloat16': 2e-2, 'float16': 3e-3}
+PLAIN = dict(
+    size=(6, 5), kernel_size=(3, 2), stride=1, padding='SAME', kernel_dilation=1, input_dilation=1,
+    groups=1, channels=2, batch=(3,), dtype='float32', masked=False, layout='NHWC',
+)  # fmt: skip
 
-shapes = st.fixed_dictionaries(
-    {
-        'size': st.tuples(st.integers(4, 9), st.integers(4, 9)),
-        'kernel_size': st.tuples(st.integers(1, 5), st.integers(1, 4)),
-        'stride': st.tuples(st.integers(1, 3), st.integers(1, 3)),
-        'padding': st.sampled_from(['SAME', 'VALID', 1, ((2, 0), (1, 3))]),
-        'groups': st.sampled_from([1, 2, 3]),
-        'layout': st.sampled_from(['NHWC', 'HWNC']),
-        'channels': st.sampled_from([1, 2, 5]),  # of a group
-        'examples': st.sampled_from([3, 37]),
+
+def per_axis(value, dimensions):
+    return (value,) * dimensions if isinstance(value, int) else tuple(value)
+
+
+def edges_of(case):
+    """(low, high) of each axis, around the dilated input; 'CIRCULAR' is not among them."""
+    dimensions = len(case['size'])
+    size, kernel, stride, dilation, between = (
+        np.array(per_axis(case[name], dimensions))
+        for name in ('size', 'kernel_size', 'stride', 'kernel_dilation', 'input_dilation')
+    )
+    size, reach = (size - 1) * between + 1, (kernel - 1) * dilation + 1
+    padding = case['padding']
+    if padding == 'CAUSAL':
+        return [(reach[0] - 1, 0)]
+    if isinstance(padding, str):
+        return lax.padtype_to_pads(size, reach, stride, padding)
+    return [per_axis(edge, 2) for edge in per_axis(padding, dimensions)]
+
+
+def taps_in_numpy(case, x):
+    """x (N, *spatial, C) -> for each tap, what the positions see: (N, *output, C); and scatter.
+
+    `scatter(tap, values)` adds what comes back to a tap into an array like x.
+    """
+    dimensions = len(case['size'])
+    kernel, stride, dilation, between = (
+        per_axis(case[name], dimensions)
+        for name in ('kernel_size', 'stride', 'kernel_dilation', 'input_dilation')
+    )
+    # Every pixel of the padded input has the flat number of a pixel of x, or -1.
+    numbers = np.arange(np.prod(case['size'])).reshape(case['size'])
+    if case['padding'] == 'CIRCULAR':
+        reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation)]
+        numbers = np.pad(numbers, [((r - 1) // 2, r // 2) for r in reach], mode='wrap')
+    dilated = np.full([(n - 1) * d + 1 for n, d in zip(numbers.shape, between)], -1)
+    dilated[tuple(slice(None, None, d) for d in between)] = numbers
+    if case['padding'] != 'CIRCULAR':
+        dilated = np.pad(dilated, edges_of(case), constant_values=-1)
+    output = [
+        (n - (k - 1) * d - 1) // s + 1
+        for n, k, d, s in zip(dilated.shape, kernel, dilation, stride)
+    ]
+    flat = np.concatenate(
+        [x.reshape(len(x), -1, x.shape[-1]), np.zeros((len(x), 1, x.shape[-1]))], 1
+    )
+    windows = {
+        tap: dilated[
+            tuple(
+                slice(a * d, a * d + (n - 1) * s + 1, s)
+                for a, d, n, s in zip(tap, dilation, output, stride)
+            )
+        ]
+        for tap in np.ndindex(*kernel)
     }
-).filter(
-    lambda s: s['padding'] != 'VALID' or all(k <= n for k, n in zip(s['kernel_size'], s['size']))
-)
+
+    def scatter(dx_by_tap):
+        total = np.zeros_like(flat)
+        for tap, values in dx_by_tap.items():
+            np.add.at(total, (slice(None), windows[tap]), values)
+        return total[:, :-1].reshape(x.shape)
+
+    return output, {tap: flat[:, window] for tap, window in windows.items()}, scatter
 
 
-def operands(shape, features=12):
-    """x (N, H, W, C), kernel (Ho, Wo, kh, kw, C // groups, O) and the grid."""
-    grid = Grid.create(shape['size'], shape['kernel_size'], shape['stride'], shape['padding'])
-    rng = np.random.RandomState(0)
-    channels = shape['groups'] * shape['channels']
-    x = rng.randn(shape['examples'], *shape['size'], channels).astype(np.float32)
-    kernel = rng.randn(*grid.output_size, *grid.kernel_size, shape['channels'], features)
-    return x, kernel.astype(np.float32), grid
-
-
-def layer(shape, implementation=None):
-    """(x NHWC, kernel) -> y NHWC, whatever the layout inside."""
-
-    def apply(x, kernel):
-        x = x if shape['layout'] == 'NHWC' else jnp.transpose(x, (1, 2, 0, 3))
-        y = conv_local(
-            x,
-            kernel,
-            stride=shape['stride'],
-            padding=shape['padding'],
-            groups=shape['groups'],
-            layout=shape['layout'],
-            implementation=implementation,
+def layer_in_numpy(case, x, kernel, dy):
+    """y, dx, dkernel in float64, tap by tap; x (N, *spatial, groups·C)."""
+    groups, dimensions = case['groups'], len(case['size'])
+    output, seen, scatter = taps_in_numpy(case, x)
+    y, dkernel, dx = np.zeros(dy.shape), np.zeros(kernel.shape), {}
+    for tap, patch in seen.items():
+        at = (slice(None),) * dimensions + tap
+        patch = patch.reshape(*patch.shape[:-1], groups, -1)
+        weights = kernel[at].reshape(*output, patch.shape[-1], groups, -1)
+        cotangent = dy.reshape(*dy.shape[:-1], groups, -1)
+        y += np.einsum('n...gc,...cgo->n...go', patch, weights).reshape(dy.shape)
+        dx[tap] = np.einsum('n...go,...cgo->n...gc', cotangent, weights)
+        dx[tap] = dx[tap].reshape(*dx[tap].shape[:-2], -1)
+        dkernel[at] = np.einsum('n...gc,n...go->...cgo', patch, cotangent).reshape(
+            dkernel[at].shape
         )
-        return y if shape['layout'] == 'NHWC' else jnp.transpose(y, (2, 0, 1, 3))
+    return y, scatter(dx), dkernel
 
-    return apply
+
+def apply(case, x, kernel, mask=None, implementation=None):
+    """conv_local in the layout of the case; x and y are (*batch, *spatial, C)."""
+    arguments = {
+        name: case[name]
+        for name in ('stride', 'padding', 'kernel_dilation', 'input_dilation', 'groups', 'layout')
+    }
+    if case['layout'] == 'HWNC':
+        x = jnp.moveaxis(x, 0, -2)
+    y = conv_local(x, kernel, mask=mask, implementation=implementation, **arguments)
+    return jnp.moveaxis(y, -2, 0) if case['layout'] == 'HWNC' else y
+
+
+def operands(case, features=6):
+    """x, its tangent, kernel, its tangent, dy and mask, rounded to the dtype."""
+    rng = np.random.default_rng(0)
+    dimensions = len(case['size'])
+    grid = Grid.create(
+        case['size'], per_axis(case['kernel_size'], dimensions), case['stride'], case['padding'],
+        case['kernel_dilation'], case['input_dilation'],
+    )  # fmt: skip
+
+    def normal(*shape):
+        return rng.normal(size=shape).astype(jnp.dtype(case['dtype']))
+
+    x_shape = (*case['batch'], *case['size'], case['groups'] * case['channels'])
+    kernel_shape = (*grid.output_size, *grid.kernel_size, case['channels'], features)
+    mask = rng.random(kernel_shape) < 0.7 if case['masked'] else None
+    return (
+        normal(*x_shape), normal(*x_shape), normal(*kernel_shape), normal(*kernel_shape),
+        normal(*case['batch'], *grid.output_size, features), mask,
+    )  # fmt: skip
 
 
 def assert_same(actual, expected, tolerance=1e-5):
     """Relative to the largest entry: the order of the sums is not the same."""
-    scale = max(np.abs(expected).max(), 1e-30)
+    actual, expected = (np.asarray(array, np.float64) for array in (actual, expected))
+    assert actual.shape == expected.shape
+    scale = max(np.abs(expected).max(initial=0), 1e-30)
     np.testing.assert_allclose(actual / scale, expected / scale, rtol=0, atol=tolerance)
 
 
-def value_and_gradients(apply):
-    """(x, kernel) -> y, dx, dkernel for a cotangent that differs everywhere."""
-
-    def compute(x, kernel):
-        y, pullback = jax.vjp(apply, x, kernel)
-        return y, *pullback(jnp.cos(jnp.arange(y.size, dtype=y.dtype).reshape(y.shape)))
-
-    return jax.jit(compute)
+def assert_all_same(actual, expected, tolerance=1e-5):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for got, want in zip(jax.tree.leaves(actual), jax.tree.leaves(expected)):
+        assert_same(got, want, tolerance)
 
 
-@given(shape=shapes)
-@settings(max_examples=25, deadline=None, derandomize=True)
-def test_all_implementations_agree_with_lax_in_value_and_gradients(shape):
-    x, kernel, _ = operands(shape)
-    direct, patches, reference = (
-        value_and_gradients(layer(shape, name))(x, kernel) for name in local.IMPLEMENTATIONS
+@st.composite
+def cases(draw):
+    dimensions = draw(st.integers(1, 3))
+
+    def each(low, high):
+        return st.tuples(*[st.integers(low, high)] * dimensions)
+
+    paddings = [
+        'SAME',
+        'VALID',
+        'CIRCULAR',
+        1,
+        draw(each(0, 2)),
+        ((2, 0), (1, 3), (0, 1))[:dimensions],
+    ]
+    case = PLAIN | dict(
+        size=draw(each(3, 7 - dimensions)),
+        kernel_size=draw(each(1, 3)),
+        stride=draw(st.one_of(st.integers(1, 3), each(1, 3))),
+        padding=draw(st.sampled_from(paddings + ['CAUSAL'] * (dimensions == 1))),
+        kernel_dilation=draw(each(1, 2)),
+        input_dilation=draw(st.one_of(st.just(1), each(1, 3))),
+        groups=draw(st.sampled_from([1, 2, 3])),
+        channels=draw(st.sampled_from([1, 2])),  # of a group
+        batch=draw(st.sampled_from([(), (1,), (3,), (2, 3), (17,)])),
+        dtype=draw(st.sampled_from(list(TOLERANCES))),
+        masked=draw(st.booleans()),
     )
-    for got, want in zip(direct + patches, reference * 2):
-        assert_same(got, want)
+    if len(case['batch']) == 1:
+        case['layout'] = draw(st.sampled_from(local.LAYOUTS))
+    return case
 
 
-@given(shape=shapes)
+def fits(case):
+    try:
+        operands(case)
+    except ValueError:
+        return False
+    return True
+
+
+@given(case=cases().filter(fits), implementation=st.sampled_from(local.IMPLEMENTATIONS))
+@example(PLAIN | dict(size=(9,), kernel_size=(3,), stride=(2,), padding='CAUSAL'), 'lax')
+@example(PLAIN | dict(size=(4, 3, 5), kernel_size=(2, 3, 2), groups=2), 'direct')
+@example(PLAIN | dict(stride=3, kernel_dilation=(2, 3), input_dilation=(1, 2), batch=(2, 3)), 'lax')
 @settings(max_examples=15, deadline=None, derandomize=True)
-def test_a_tiled_kernel_makes_a_convolution(shape):
-    x, _, grid = operands(shape)
-    kernel = np.random.RandomState(2).randn(*grid.kernel_size, shape['channels'], 12)
-    kernel = kernel.astype(np.float32)
+def test_value_and_derivatives_are_those_of_numpy(case, implementation):
+    x, dx, kernel, dkernel, dy, mask = operands(case)
+    with jax.enable_x64(case['dtype'] == 'float64'):
+
+        @jax.jit
+        def results(x, dx, kernel, dkernel, dy):
+            layer = functools.partial(apply, case, mask=mask, implementation=implementation)
+            y, pullback = jax.vjp(layer, x, kernel)
+            return y, *pullback(dy), jax.jvp(layer, (x, kernel), (dx, dkernel))[1]
+
+        actual = jax.device_get(results(x, dx, kernel, dkernel, dy))
+    assert {str(array.dtype) for array in actual} == {case['dtype']}
+    ones = 1 if mask is None else mask
+    x, dx, dy = (np.float64(a).reshape(-1, *a.shape[len(case['batch']) :]) for a in (x, dx, dy))
+    kernel, dkernel = ones * np.float64(kernel), ones * np.float64(dkernel)
+    y, of_x, of_kernel = layer_in_numpy(case, x, kernel, dy)
+    tangent = layer_in_numpy(case, dx, kernel, dy)[0] + layer_in_numpy(case, x, dkernel, dy)[0]
+    expected = y, of_x, of_kernel * ones, tangent
+    expected = tuple(e.reshape(a.shape) for e, a in zip(expected, actual))
+    assert_all_same(actual, expected, TOLERANCES[case['dtype']])
+
+
+@pytest.mark.parametrize(
+    'changes', [{}, {'size': (9,), 'kernel_size': (2,), 'stride': 2, 'kernel_dilation': 2}], ids=str
+)
+def test_a_tiled_kernel_makes_a_convolution(changes):
+    case = PLAIN | {'groups': 2} | changes
+    x, _, kernel, _, dy, _ = operands(case)
+    dimensions = len(case['size'])
+    shared = kernel[(0,) * dimensions]
 
     def convolution(x, kernel):
-        # XLA's gradient is wrong on some CPUs (JAX 0.10.2) if it is to pad by more than a kernel.
-        return lax.conv_general_dilated(
-            jnp.pad(x, ((0, 0), *grid.padding, (0, 0))),
-            kernel,
-            grid.stride,
-            'VALID',
-            dimension_numbers=DIMENSIONS,
-            feature_group_count=shape['groups'],
-        )
+        return nn.Conv(
+            6, case['kernel_size'], case['stride'], 'SAME', kernel_dilation=case['kernel_dilation'],
+            feature_group_count=2, use_bias=False,
+        ).apply({'params': {'kernel': kernel}}, x)  # fmt: skip
 
-    local_kernel = tile_kernel(kernel, grid.output_size)
-    y, dx, dkernel = value_and_gradients(layer(shape))(x, local_kernel)
-    expected = value_and_gradients(convolution)(x, kernel)
-    for got, want in zip((y, dx, dkernel.sum((0, 1))), expected):
-        assert_same(got, want)
+    def layer(x, kernel):
+        return apply(case, x, tile_kernel(kernel, dy.shape[1:-1]))
+
+    def value_and_gradients(layer):
+        y, pullback = jax.vjp(layer, x, shared)
+        return y, *pullback(dy)
+
+    assert_all_same(value_and_gradients(layer), value_and_gradients(convolution))
 
 
-class Transformations(chex.TestCase):
-    shape = {
-        'size': (6, 5),
-        'kernel_size': (3, 3),
-        'stride': (1, 1),
-        'padding': 'SAME',
-        'groups': 1,
-        'layout': 'NHWC',
-        'channels': 2,
-        'examples': 3,
-    }
-
-    @chex.variants(with_jit=True, without_jit=True, with_pmap=True)
-    def test_gradient_by_finite_difference(self):
-        x, kernel, _ = operands(self.shape, features=3)
-        apply = layer(self.shape)
-
-        def loss(x, kernel):
-            return jnp.sin(apply(x, kernel)).sum()
-
-        dx, dkernel = self.variant(jax.grad(loss, (0, 1)))(x, kernel)
-        direction = np.random.RandomState(3).randn(*kernel.shape).astype(np.float32)
-        step = 1e-2
-        difference = (loss(x, kernel + step * direction) - loss(x, kernel - step * direction)) / (
-            2 * step
-        )
-        np.testing.assert_allclose((dkernel * direction).sum(), difference, rtol=1e-2)
-        self.assertEqual(dx.shape, x.shape)
-
-    def test_vmap_over_networks_is_a_loop(self):
-        x, kernel, _ = operands(self.shape)
-        apply = jax.grad(lambda x, kernel: jnp.sin(layer(self.shape)(x, kernel)).sum(), (0, 1))
-        xs, kernels = np.stack([x, 2 * x]), np.stack([kernel, kernel - 1])
-        for i, (dx, dkernel) in enumerate(zip(*jax.vmap(apply)(xs, kernels))):
-            want = apply(xs[i], kernels[i])
-            assert_same(dx, want[0])
-            assert_same(dkernel, want[1])
-
-    def test_bfloat16_follows_float32(self):
-        x, kernel, _ = operands(self.shape)
-        x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
-        y, pullback = jax.vjp(layer(self.shape), x, kernel)
-        wide = jnp.float32(x), jnp.float32(kernel)
-        expected, expected_pullback = jax.vjp(layer(self.shape), *wide)
-        self.assertEqual(y.dtype, jnp.bfloat16)
-        assert_same(jnp.float32(y), expected, 2e-2)
-        for got, want in zip(pullback(y), expected_pullback(jnp.float32(y))):
-            self.assertEqual(got.dtype, jnp.bfloat16)
-            assert_same(jnp.float32(got), want, 2e-2)
+@pytest.mark.parametrize('implementation', local.IMPLEMENTATIONS)
+def test_what_is_not_finite_stays_where_it_is_seen(implementation):
+    """The first pixel of the first example is seen by one neuron, without padding."""
+    case = PLAIN | {'padding': 'VALID'}
+    x, _, kernel, *_ = operands(case)
+    x[0, 0, 0, 0] = np.nan
+    y, gradients = jax.vjp(functools.partial(apply, case, implementation=implementation), x, kernel)
+    assert np.isnan(y[0, 0, 0]).all() and np.isfinite(y[1:]).all()
+    assert np.isnan(y).any(-1).sum() == 1
+    dx, dkernel = gradients(jnp.ones_like(y))
+    assert np.isfinite(dx).all()  # it does not depend on x
+    assert np.isnan(dkernel).any((2, 3, 4, 5)).sum() == 1
 
 
 @pytest.mark.parametrize(
     'change, message',
     [
-        ({'x': np.zeros((3, 6, 6), np.float32)}, 'x with 4 axes'),
-        ({'kernel': np.zeros((6, 6, 3, 3, 4), np.float32)}, 'a kernel with 6'),
-        ({'kernel': np.zeros((6, 6, 3, 3, 4, 8), np.float16)}, 'one dtype'),
+        ({'x': np.zeros((6, 4), np.float32)}, r'x must have axes \(\*batch, \*spatial, C\)'),
+        ({'x': np.zeros((6, 6, 4), np.float32), 'layout': 'HWNC'}, r'\(\*spatial, N, C\)'),
+        ({'kernel': np.zeros((6, 6, 3, 3, 4), np.float32)}, 'kernel must have 4, 6 or 8 axes'),
+        ({'kernel': np.zeros((6, 6, 3, 3, 4, 8), np.float16)}, 'one floating-point dtype'),
         ({'kernel': np.zeros((5, 6, 3, 3, 4, 8), np.float32)}, r'need .* = \(6, 6, 3, 3, 4, 8\)'),
         ({'groups': 3}, 'groups must divide'),
         ({'groups': 0}, 'groups must divide'),
         ({'stride': 0}, 'stride must be'),
+        ({'stride': (1, 1, 1)}, r'stride must be .* or 2 of them'),
+        ({'padding': 'CAUSAL'}, 'padding must be'),
+        ({'kernel_dilation': 1.5}, 'kernel_dilation must be'),
+        ({'kernel_dilation': 3, 'padding': 'VALID'}, 'dilated by .* does not fit'),
+        ({'input_dilation': 0}, 'input_dilation must be'),
+        ({'mask': np.ones((3, 3, 4, 8))}, r'mask must have the shape of the kernel, \(6, 6, 3'),
+        ({'precision': 'exact'}, 'precision'),
         ({'layout': 'NCHW'}, 'layout must be'),
         ({'implementation': 'magic'}, 'implementation must be'),
     ],
@@ -188,9 +295,15 @@ def test_bad_input_is_refused(change, message):
     assert '\n' not in str(error.value)
 
 
-def test_initial_scale_is_he_fan_out_of_one_position():
-    kernel = he_normal(jax.random.key(0), (8, 8, 3, 3, 16, 32))
-    np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (32 * 9)), rtol=0.02)
+# ---- The module, and what models hold. -----------------------------------------------------------
+
+
+@pytest.mark.parametrize('dimensions', [1, 2, 3])
+def test_initial_scale_is_he_fan_out_of_one_position(dimensions):
+    shape = (*(8, 8, 2)[:dimensions], *(3, 3, 2)[:dimensions], 16, 32)
+    kernel = he_normal(jax.random.key(0), shape, dimensions=dimensions)
+    taps = np.prod((3, 3, 2)[:dimensions])
+    np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (32 * taps)), rtol=0.03)
 
 
 @pytest.mark.parametrize('layout', ['NHWC', 'HWNC'])
@@ -204,9 +317,9 @@ def test_module_is_a_drop_in_for_conv(layout):
     module = LocalConv(**arguments, padding=1, layout=layout)
     variables = module.init(jax.random.key(0), x)
     assert local.grids(module, x) == {'kernel': Grid.create(8, 3, 2, 1)}
-    chex.assert_tree_all_finite(variables['params'])
+    chex.assert_tree_all_finite(variables)
     tiled = params | {'kernel': tile_kernel(params['kernel'], (4, 4))}
-    chex.assert_trees_all_equal_shapes(variables['params'], tiled)
+    chex.assert_trees_all_equal_shapes(variables, {'params': tiled})
     y = module.apply({'params': tiled}, x)
     assert_same(y if layout == 'NHWC' else y.transpose(2, 0, 1, 3), expected)
 
@@ -219,18 +332,79 @@ def test_module_computes_in_its_dtype_and_keeps_float32_parameters():
     assert module.apply(variables, x).dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize('implementation', local.IMPLEMENTATIONS)
-def test_what_is_not_finite_stays_where_it_is_seen(implementation):
-    """The first pixel of the first example is seen by one neuron, without padding."""
-    shape = {
-        'size': (5, 4), 'kernel_size': (2, 3), 'stride': (1, 1), 'padding': 'VALID', 'groups': 1,
-        'layout': 'NHWC', 'channels': 2, 'examples': 3,
-    }  # fmt: skip
-    x, kernel, _ = operands(shape)
-    x[0, 0, 0, 0] = np.nan
-    y, gradients = jax.vjp(layer(shape, implementation), x, kernel)
-    assert np.isnan(y[0, 0, 0]).all() and np.isfinite(y[1:]).all()
-    assert np.isnan(y).any(-1).sum() == 1
-    dx, dkernel = gradients(jnp.ones_like(y))
-    assert np.isfinite(dx).all()  # it does not depend on x
-    assert np.isnan(dkernel).any((2, 3, 4, 5)).sum() == 1
+class Two(nn.Module):
+    """A model of sequences that is called with more than images."""
+
+    @nn.compact
+    def __call__(self, x, scale, *, deterministic):
+        x = LocalConv(3, (3,), name='first')(scale * x)
+        x = nn.Dropout(0.5)(x, deterministic=deterministic)
+        return LocalConv(3, (2,), 2, name='second')(x)
+
+
+TWO = {
+    'first': {'kernel': Grid.create((8,), 3)},
+    'second': {'kernel': Grid.create((8,), 2, 2)},
+}
+
+
+def test_grids_of_any_model():
+    x = np.zeros((4, 8, 1), np.float32)
+    assert local.grids(Two(), x, 2.0, deterministic=True) == TWO
+    assert local.grids(Two(), (8, 1), np.float32(2), deterministic=False) == TWO
+    assert local.grids(nn.Dense(3), (8,)) == {}
+
+
+def sleep_of(params, grids):
+    rule = sleep.resolve('mean', {'border': 'include'})
+    return sleep.share(params, grids, rule, jax.random.key(0))
+
+
+def test_variables_can_be_stored_and_then_sleep(tmp_path):
+    x = np.zeros((1, 8, 1), np.float32)
+    variables = Two().init(jax.random.key(0), x, 1.0, deterministic=True)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(variables))
+    stored = flax.serialization.to_bytes(variables)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / 'variables', variables)
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / 'variables')
+    expected = sleep_of(variables['params'], TWO)
+    for again in (flax.serialization.msgpack_restore(stored), restored):
+        chex.assert_trees_all_equal(sleep_of(again['params'], TWO), expected)
+
+
+def test_models_with_lifted_layers_have_grids_and_sleep():
+    """By nn.vmap an ensemble, by nn.scan a deep model: kernels with one axis in front."""
+
+    class Ensemble(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            vmapped = nn.vmap(
+                LocalConv, variable_axes={'params': 0}, split_rngs={'params': True}, in_axes=None,
+                axis_size=3,
+            )  # fmt: skip
+            x = vmapped(2, (3,), name='members')(x).mean(0)
+            layers = nn.scan(
+                Step, variable_axes={'params': 0}, split_rngs={'params': True}, length=3
+            )
+            return layers(name='layers')(x, None)[0]
+
+    class Step(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return LocalConv(2, (3,), name='conv')(x), None
+
+    x = np.zeros((1, 7, 2), np.float32)
+    params = Ensemble().init(jax.random.key(0), x)['params']
+    grid = Grid.create((7,), 3)
+    grids = local.grids(Ensemble(), x)
+    assert grids == {'members': {'kernel': grid}, 'layers': {'conv': {'kernel': grid}}}
+    slept = sleep_of(params, grids)
+    for before, after in (
+        (params['members'], slept['members']),
+        (params['layers']['conv'], slept['layers']['conv']),
+    ):
+        for one, its_own in zip(before['kernel'], after['kernel']):
+            assert_same(its_own, sleep.mean(one, grid, None, border='include'))
+        assert np.abs(before['kernel'] - after['kernel']).max() > 1e-3

@@ -1,0 +1,181 @@
+"""Every transformation of JAX, on every kind of mesh, by every implementation, against `lax`.
+
+Transformations do not depend on the number of dimensions, so the layers have one, which compiles
+soonest. There are eight devices.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lcn_jax.local import IMPLEMENTATIONS, conv_local
+
+# x (N, pixels, C) and kernel (positions, taps, C // groups, O), of stride 2.
+SIZES = {
+    'plain': ((8, 5, 2), (3, 3, 1, 8), 2),
+    'one of everything': ((1, 1, 1), (1, 1, 1, 1), 1),
+    'no examples': ((0, 5, 2), (3, 3, 2, 8), 1),
+}
+BATCH, FEATURES = P('devices'), P(None, None, None, 'devices')
+each_implementation = pytest.mark.parametrize('implementation', IMPLEMENTATIONS)
+
+
+def operands(size):
+    x_shape, kernel_shape, groups = SIZES[size]
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.normal(size=shape).astype(np.float32) for shape in (x_shape, kernel_shape))
+    return x, kernel, groups
+
+
+def layer_and_gradients(groups, implementation):
+    """(x, kernel) -> y, and (x, kernel) -> gradients of a loss with curvature."""
+    layer = functools.partial(conv_local, stride=2, groups=groups, implementation=implementation)
+    return layer, jax.grad(lambda x, kernel: jnp.sin(layer(x, kernel)).sum(), (0, 1))
+
+
+def transformed(x, kernel, groups, implementation):
+    """The results of all transformations within one device."""
+    layer, gradients = layer_and_gradients(groups, implementation)
+    xs, kernels = jnp.stack([x, 2 * x]), jnp.stack([kernel, 1 - kernel])
+    tangents = jnp.cos(x), jnp.cos(kernel)
+    results = {
+        'value': layer(x, kernel),
+        'grad': gradients(x, kernel),
+        'jvp': jax.jvp(layer, (x, kernel), tangents),
+        'forward over reverse': jax.jvp(gradients, (x, kernel), tangents)[1],
+        'transpose': jax.linear_transpose(lambda x: layer(x, kernel), x)(layer(x, kernel)),
+        'remat': jax.grad(jax.checkpoint(lambda k: jnp.sin(layer(x, k)).sum()))(kernel),
+    }
+    for name, over in {'x': (0, None), 'kernel': (None, 0), 'both': (0, 0)}.items():
+        arguments = [xs if over[0] == 0 else x, kernels if over[1] == 0 else kernel]
+        results[f'vmap over {name}'] = (
+            jax.vmap(layer, over, 1)(*arguments), jax.vmap(gradients, over)(*arguments)
+        )  # fmt: skip
+    return results
+
+
+def assert_same(actual, expected):
+    """Relative to the largest entry: the order of the sums is not the same."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    pairs = zip(jax.tree.leaves_with_path(actual), jax.tree.leaves(expected))
+    for (path, got), want in pairs:
+        assert got.shape == want.shape, path
+        scale = max(np.abs(want).max(initial=0), 1e-30)
+        np.testing.assert_allclose(
+            np.asarray(got) / scale, np.asarray(want) / scale, rtol=0, atol=1e-5, err_msg=str(path)
+        )
+
+
+@functools.cache
+def expected(size):
+    x, kernel, groups = operands(size)
+    return jax.jit(lambda x, kernel: transformed(x, kernel, groups, 'lax'))(x, kernel)
+
+
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('implementation', [name for name in IMPLEMENTATIONS if name != 'lax'])
+def test_on_one_device(implementation, size):
+    x, kernel, groups = operands(size)
+    program = jax.jit(lambda x, kernel: transformed(x, kernel, groups, implementation))
+    assert_same(program(x, kernel), expected(size))
+
+
+def test_without_jit_and_exported():
+    x, kernel, groups = operands('plain')
+    _, gradients = layer_and_gradients(groups, 'direct')
+    assert_same(gradients(x, kernel), expected('plain')['grad'])
+    exported = jax.export.export(jax.jit(gradients))(x, kernel)
+    assert_same(exported.call(x, kernel), expected('plain')['grad'])
+
+
+def test_hessian():
+    x, kernel, _ = operands('one of everything')
+
+    def hessians(implementation):
+        layer, _ = layer_and_gradients(1, implementation)
+        loss = lambda x, kernel: jnp.sin(layer(x, kernel)).sum()  # noqa: E731
+        return jax.jit(jax.hessian(loss, (0, 1)))(x, kernel)
+
+    assert_same(hessians('direct'), hessians('lax'))
+
+
+@each_implementation
+@pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
+@pytest.mark.parametrize('size', ['plain', 'no examples'])
+def test_on_a_mesh(implementation, kind, size):
+    """With a batch that is split, and with a kernel that is split by features."""
+    x, kernel, groups = operands(size)
+    if groups > 1 and kind == AxisType.Explicit:
+        kernel, groups = np.concatenate([kernel, kernel], 2), 1
+    layer, gradients = layer_and_gradients(groups, implementation)
+    reference = layer_and_gradients(groups, 'lax')
+    wanted = reference[0](x, kernel), reference[1](x, kernel)
+    mesh = jax.make_mesh((8,), ('devices',), axis_types=(kind,))
+    program = jax.jit(lambda x, kernel: (layer(x, kernel), gradients(x, kernel)))
+    for of_x, of_kernel in ((BATCH, P()), (P(), FEATURES)):
+        with jax.set_mesh(mesh):
+            on_mesh = [
+                jax.device_put(array, NamedSharding(mesh, spec))
+                for array, spec in ((x, of_x), (kernel, of_kernel))
+            ]
+            compiled = program.lower(*on_mesh).compile()
+            assert_same(compiled(*on_mesh), wanted)
+        moved = [
+            name for name in ('all-gather', 'permute', 'all-to-all') if name in compiled.as_text()
+        ]
+        if of_x == BATCH and implementation != 'lax':
+            assert not moved  # the only communication is the sum of the kernel's gradient
+
+
+@each_implementation
+@pytest.mark.parametrize('checked', [True, False], ids=['check_vma', 'no check'])
+def test_in_shard_map(implementation, checked):
+    x, kernel, groups = operands('plain')
+    kernel, groups = np.concatenate([kernel, kernel], 2), 1
+    layer, gradients = layer_and_gradients(groups, implementation)
+    reference = layer_and_gradients(groups, 'lax')
+    mesh = jax.make_mesh((8,), ('devices',), axis_types=(AxisType.Auto,))
+    split = functools.partial(jax.shard_map, mesh=mesh, check_vma=checked)
+
+    @jax.jit
+    def program(x, kernel):
+        by_batch = split(layer, in_specs=(BATCH, P()), out_specs=BATCH)
+        by_feature = split(layer, in_specs=(P(), FEATURES), out_specs=P(None, None, 'devices'))
+        results = {
+            'by batch': by_batch(x, kernel),
+            'by feature': by_feature(x, kernel),
+            'gradient of by batch': jax.grad(lambda k: jnp.sin(by_batch(x, k)).sum())(kernel),
+            'gradient of by feature': jax.grad(lambda x: jnp.sin(by_feature(x, kernel)).sum())(x),
+        }
+        if checked:  # then JAX sums the gradients of what all devices share
+            results['gradients inside'] = [
+                split(gradients, in_specs=specs, out_specs=specs)(x, kernel)
+                for specs in ((BATCH, P()), (P(), FEATURES))
+            ]
+        return results
+
+    y, (dx, dkernel) = reference[0](x, kernel), reference[1](x, kernel)
+    wanted = {
+        'by batch': y, 'by feature': y, 'gradient of by batch': dkernel,
+        'gradient of by feature': dx,
+    } | ({'gradients inside': [(dx, dkernel)] * 2} if checked else {})  # fmt: skip
+    assert_same(program(x, kernel), wanted)
+
+
+@each_implementation
+def test_in_pmap(implementation):
+    x, kernel, groups = operands('plain')
+    layer, gradients = layer_and_gradients(groups, implementation)
+
+    def on_device(x, kernel):
+        dx, dkernel = gradients(x, kernel)
+        return layer(x, kernel), dx, jax.lax.psum(dkernel, 'devices')
+
+    y, dx, dkernel = jax.pmap(on_device, 'devices', in_axes=(0, None))(x[:, None], kernel)
+    want = expected('plain')
+    assert_same((y[:, 0], (dx[:, 0], dkernel[3])), (want['value'], want['grad']))
