@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -42,9 +43,10 @@ def edges_of(
         return (reach - 1) // 2 * between, reach // 2 * between
     if padding == 'CAUSAL' and dimensions == 1:
         return reach - 1, 0
-    edges = padding
-    if isinstance(padding, Sequence) and len(padding) == dimensions:
-        edges = padding[axis]
+    edges: Any = padding
+    if not _is_whole(padding):
+        named = isinstance(padding, str) or not isinstance(padding, Sequence)
+        edges = None if named or len(padding) != dimensions else padding[axis]
     if _is_whole(edges):
         edges = edges, edges
     if isinstance(edges, Sequence) and len(edges) == 2 and all(map(_is_whole, edges)):

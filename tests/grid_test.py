@@ -165,6 +165,8 @@ def test_a_grid_is_static():
         ((8, 3, 1, -1), 'padding must be'),
         ((8, 3, 1, None), 'padding must be'),
         ((8, 3, 1, ((1, 1),)), 'padding must be'),
+        (((8,), 3, 1, (1, 1)), 'padding must be'),
+        (((8, 8, 8), 3, 1, (1, 1)), 'padding must be'),
         ((2, 3, 1, 'VALID'), 'does not fit'),
         ((4, 3, 1, 'VALID', 2), 'dilated by .* does not fit'),
     ],

@@ -121,6 +121,49 @@ def test_stepwise_rule_is_gradient_descent_on_differences_within_pools():
     np.testing.assert_allclose(stepped, kernel - 0.01 * jax.grad(energy)(kernel), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    'grid',
+    [Grid.create((17,), 4, 1, 'SAME', 2), Grid.create((5, 4, 6), (2, 1, 2), 1, 1, (1, 1, 3))],
+    ids=lambda grid: f'{grid.dimensions} dimensions',
+)
+def test_rules_in_other_dimensions_and_for_dilated_kernels(grid):
+    kernel = random_kernel(grid)
+    means = pool_means(kernel, grid, 'exclude')
+    shared = sleep.mean(kernel, grid, KEY, border='exclude')
+    np.testing.assert_allclose(shared, np.where(np.isnan(means), kernel, means), atol=1e-6)
+    patterns = np.random.RandomState(1).randn(3, 8, *grid.kernel_size, 2).astype(np.float32)
+    options = dict(border='include', gamma=0.1, learning_rate=0.05)
+    fast = sleep.hebbian_for(kernel, grid, patterns, **options)
+    plain = reference_rules.hebbian_stepwise(kernel, grid, patterns, **options)
+    np.testing.assert_allclose(fast, plain, atol=2e-5)
+    assert np.abs(plain - kernel).max() > 0.1
+
+
+def test_taps_on_inserted_zeros_learn_nothing():
+    """With input dilation: against the gradient of the energy for a pattern with these zeros."""
+    grid = Grid.create((6,), 3, 1, 'SAME', 1, 2)
+    kernel = random_kernel(grid)
+    pattern = np.random.RandomState(1).randn(1, 1, 3, 2).astype(np.float32)
+    plane = np.tile(pattern[0, 0], (9, 1))  # from pixel -9 on
+    plane[np.arange(-9, 18) % 2 == 1] = 0
+    starts = 9 + grid.starts(0)
+    inputs = np.stack([plane[start : start + 3] for start in starts])
+
+    def energy(kernel):
+        total = 0.0
+        for pool in np.unique(grid.pools()):
+            members = grid.pools() == pool
+            z = jnp.einsum('ikco,ikc->io', kernel[members], inputs[members])
+            total += ((z - z.mean(0)) ** 2).sum() / 2
+        return total
+
+    expected = kernel - 0.01 * jax.grad(energy)(kernel)
+    for rule in (sleep.hebbian_for, reference_rules.hebbian_stepwise):
+        slept = rule(kernel, grid, pattern, border='include', gamma=0.3, learning_rate=0.01)
+        np.testing.assert_allclose(slept, expected, atol=1e-5)
+    assert np.abs(expected - kernel).max() > 1e-3
+
+
 def test_groups_are_shared_apart():
     grid = GRIDS[0]
     kernel = random_kernel(grid, channels=2, features=6)
@@ -303,6 +346,38 @@ def test_a_rule_must_keep_shape_and_dtype(rule):
     params, of_params = ({'a': {'kernel': value}} for value in (random_kernel(GRIDS[0]), GRIDS[0]))
     with pytest.raises(UsageError, match='it must keep shape and dtype'):
         sleep.share(params, of_params, rule, KEY)
+
+
+@pytest.mark.parametrize(
+    'params, message',
+    [
+        ({'b': {'kernel': np.zeros(3)}}, 'the parameters have no a/kernel'),
+        (
+            {'a': {'kernel': random_kernel(GRIDS[1])}},
+            r'a/kernel has shape \(8, 4, .* \(9, 7, 3, 3\)',
+        ),
+        ({'a': {'kernel': np.zeros((3, 3, 2, 4))}}, r'a/kernel has shape \(3, 3, 2, 4\)'),
+    ],
+)
+def test_parameters_of_another_model_are_refused(params, message):
+    rule = sleep.resolve('mean', {'border': 'include'})
+    with pytest.raises(UsageError, match=message) as error:
+        sleep.share(params, {'a': {'kernel': GRIDS[0]}}, rule, KEY)
+    assert '\n' not in str(error.value)
+
+
+def test_members_of_an_ensemble_and_replicas_sleep_by_themselves():
+    kernels = np.stack([[random_kernel(GRIDS[1], seed=seed)] * 2 for seed in range(3)])
+    rule = sleep.resolve('hebbian', HEBBIAN | {'border': 'include'})
+
+    def asleep(kernel):
+        params, grids = {'a': {'kernel': kernel}}, {'a': {'kernel': GRIDS[1]}}
+        return sleep.share(params, grids, rule, KEY)['a']['kernel']
+
+    together = asleep(kernels)  # three members with two replicas each
+    for member, kernel in zip(together, kernels):
+        np.testing.assert_array_equal(member[0], member[1])
+        np.testing.assert_allclose(member[0], asleep(kernel[0]), atol=1e-5)
 
 
 class Applied(chex.TestCase, parameterized.TestCase):

@@ -27,9 +27,9 @@ class LayerShape:
 
     def __str__(self):
         grid = self.grid
-        (height, width), (kh, kw), stride = grid.input_size, grid.kernel_size, grid.stride[0]
-        strided = f' /{stride}' if stride > 1 else ''
-        return f'{height}×{width} {self.channels}→{self.features} {kh}×{kw}{strided}'
+        size, kernel = ('×'.join(map(str, n)) for n in (grid.input_size, grid.kernel_size))
+        strided = f' /{grid.stride[0]}' if grid.stride[0] > 1 else ''
+        return f'{size} {self.channels}→{self.features} {kernel}{strided}'
 
 
 def distinct_layers(config: ml_collections.ConfigDict) -> list[LayerShape]:

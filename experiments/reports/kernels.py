@@ -23,8 +23,11 @@ def draw(
     """The picture for a layer's kernels (Ho, Wo, kh, kw, C // groups, O) before and after a sleep.
 
     Raises:
-      ValueError: there is no such channel or feature, or no position is in a pool.
+      ValueError: the layer is not two-dimensional, there is no such channel or feature, or no
+        position is in a pool.
     """
+    if grid.dimensions != 2:
+        raise ValueError(f'only two-dimensional kernels can be drawn, not {grid.kernel_size}.')
     channels, features = before.shape[4:]
     if channel >= channels or feature >= features:
         raise ValueError(
