@@ -23,9 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax.linen.dtypes import promote_dtype
 
-from lcn_jax import bilinear, patches
-from lcn_jax.arguments import Padding, sizes
+from lcn_jax import bilinear, parameters, patches
+from lcn_jax.arguments import Padding
 from lcn_jax.grid import MOST_DIMENSIONS, Grid
+from lcn_jax.parameters import he_normal as he_normal
+from lcn_jax.parameters import tile_kernel as tile_kernel
 
 LAYOUTS = ('NHWC', 'HWNC')
 IMPLEMENTATIONS = (*bilinear.IMPLEMENTATIONS, 'patches', 'lax')
@@ -175,85 +177,93 @@ def _is_partitioned(*arrays: jax.Array) -> bool:
     return any(explicit in jax.typeof(array).sharding.mesh.axis_types for array in arrays)
 
 
-# ---- Initialisers and the Flax module. -----------------------------------------------------------
-
-
-def he_normal(
-    key: jax.Array, shape: Sequence[int], dtype=jnp.float32, dimensions: int = 2
-) -> jax.Array:
-    """Normal with std sqrt(2 / (O·T)): He's fan-out over the T taps of one position.
-
-    `shape` is (*kernel, C // groups, O) with this many spatial dimensions, and (*output) in front
-    if the kernel is locally connected.
-    (Flax's own initialisers would count the positions as part of the receptive field.)
-    """
-    *taps, _, features = shape[-dimensions - 2 :]
-    # Drawing the same numbers in their full shape would take XLA one more second to compile.
-    two_axes = (math.prod(shape[: -dimensions - 2]), math.prod(shape[-dimensions - 2 :]))
-    normal = jax.random.normal(key, two_axes, dtype)
-    return math.sqrt(2 / (features * math.prod(taps))) * normal.reshape(shape)
-
-
-def tile_kernel(kernel: jax.Array, output_size: Sequence[int]) -> jax.Array:
-    """A convolution kernel (*kernel, C // groups, O) at every position: (*output, *kernel, ..., O).
-
-    A kernel (kh, kw, C // groups, O) becomes (Ho, Wo, kh, kw, C // groups, O).
-    """
-    return jnp.broadcast_to(kernel, (*output_size, *kernel.shape))
+# ---- The Flax module. ----------------------------------------------------------------------------
 
 
 class LocalConv(nn.Module):
-    """Locally connected layer with the arguments of `flax.linen.Conv`, where both have them.
+    """Locally connected layer for Linen: takes the place of `flax.linen.Conv` and `ConvLocal`.
 
-    Parameters: `kernel` (*output, *kernel, C // groups, O) and, with `use_bias`, `bias` (O,),
-    shared by the positions. `grid(x)` is the geometry: through it `grids` finds the kernels of a
-    model and their pools.
+    Inputs are (*batch, *spatial, C) with any number of batch axes, also none, or (*spatial, N, C)
+    with `layout='HWNC'`. The parameters are `kernel` (*output, *kernel, C // groups, O) and, with
+    `use_bias`, `bias`: (O,), shared by the positions as in Conv, or (*output, O) with
+    `local_bias=True`, as in ConvLocal. The default is the shared one because a sleep shares
+    kernels only: with it, kernels that have become alike make a convolution. `grid(x)` is the
+    geometry: through it `grids` finds the kernels of a model and their pools.
+
+    The other arguments are those of `flax.linen.Conv`, but for these:
+
+      kernel_size: one number for each spatial dimension. An integer counts for all of an input with
+        one batch axis (in Flax, for one dimension).
+      padding: as in `conv_local`; 'REFLECT' is not taken: pools have no meaning in it.
+      mask, kernel_init: of the shape of the kernel, or in the layout of ConvLocal's, (*output,
+        C·prod(kernel), O), which is converted.
+      implementation: as in `conv_local`.
+
+    Not taken: conv_general_dilated and conv_general_dilated_cls, which replace the function that
+    computes a convolution; preferred_element_type (of NNX), since sums are float32 or more already.
+
+    Raises:
+      ValueError: one line, if shapes or arguments do not fit together.
     """
 
     features: int
     kernel_size: int | Sequence[int]
-    strides: int | Sequence[int] = 1
+    strides: parameters.Steps = 1
     padding: Padding = 'SAME'
+    input_dilation: parameters.Steps = 1
+    kernel_dilation: parameters.Steps = 1
     feature_group_count: int = 1
     use_bias: bool = True
-    layout: str = 'NHWC'
-    dtype: jnp.dtype | None = None
-    param_dtype: jnp.dtype = jnp.float32
-    kernel_init: Callable = he_normal
+    mask: Any = None
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    precision: Any = None
+    kernel_init: Callable = parameters.local_he_normal
     bias_init: Callable = nn.initializers.zeros_init()
+    promote_dtype: Callable = promote_dtype
+    local_bias: bool = False
+    layout: str = 'NHWC'
     implementation: str | None = None
 
     def grid(self, x: jax.Array) -> Grid:
         """The geometry of the layer for an input like x."""
         if self.layout not in LAYOUTS:
             raise ValueError(f'layout must be one of {LAYOUTS}, got {self.layout!r}.')
-        size = x.shape[1:-1] if self.layout == 'NHWC' else x.shape[:-2]
-        kernel_size = sizes(self.kernel_size, len(size), 'kernel_size')
-        return Grid.create(size, kernel_size, self.strides, self.padding)
+        return parameters.make_grid(
+            parameters.spatial_size(x.shape, self.kernel_size, self.layout),
+            self.kernel_size,
+            self.strides,
+            self.padding,
+            self.kernel_dilation,
+            self.input_dilation,
+        )
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         grid = self.grid(x)
-        channels = x.shape[-1] // self.feature_group_count
-        shape = (*grid.output_size, *grid.kernel_size, channels, self.features)
-        kernel_init = self.kernel_init
-        if kernel_init is he_normal:
-            kernel_init = functools.partial(he_normal, dimensions=grid.dimensions)
-        kernel = self.param('kernel', kernel_init, shape, self.param_dtype)
+        kernel_shape, bias_shape = parameters.parameter_shapes(
+            grid, x.shape[-1], self.features, self.feature_group_count, self.local_bias
+        )
+        kernel_init = functools.partial(parameters.initial_kernel, self.kernel_init)
+        kernel = self.param('kernel', kernel_init, kernel_shape, self.param_dtype)
         bias = None
         if self.use_bias:
-            bias = self.param('bias', self.bias_init, (self.features,), self.param_dtype)
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+            bias = self.param('bias', self.bias_init, bias_shape, self.param_dtype)
+        x, kernel, bias = self.promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = conv_local(
             x,
             kernel,
             stride=grid.stride,
             padding=self.padding,
+            kernel_dilation=grid.kernel_dilation,
+            input_dilation=grid.input_dilation,
             groups=self.feature_group_count,
+            mask=parameters.as_kernel(self.mask, kernel_shape),
+            precision=self.precision,
             layout=self.layout,
             implementation=self.implementation,
         )
-        return y if bias is None else y + bias
+        return parameters.add_bias(y, bias, self.layout)
 
 
 # ---- What a model holds. -------------------------------------------------------------------------

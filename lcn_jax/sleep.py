@@ -236,7 +236,7 @@ def share(params: Any, grids: Mapping, rule: Rule, key: jax.Array) -> Any:
 
 def _kernel_of(flat: Mapping, path: tuple[str, ...], grid: Grid) -> jax.Array:
     """The kernel at a path, checked; any number of axes may be in front."""
-    name = '/'.join(path)
+    name = '/'.join(map(str, path))
     if path not in flat:
         raise UsageError(
             f'the parameters have no {name}, which the grids name: make the grids with this model.'

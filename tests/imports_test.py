@@ -16,6 +16,7 @@ FILES = sorted(
 )
 CORE = (
     'lcn_jax.local', 'lcn_jax.resnet', 'lcn_jax.sleep', 'lcn_jax.snr', 'lcn_jax.convert',
+    'lcn_jax.nnx', 'lcn_jax.interop',
     'lcn_jax.training.wake', 'lcn_jax.training.sleep_step', 'lcn_jax.training.train',
 )  # fmt: skip
 NOT_NEEDED_BY_THE_CORE = (

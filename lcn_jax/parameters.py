@@ -1,0 +1,120 @@
+"""What the layers for Linen and for NNX share: shapes and initial values of their parameters."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lcn_jax.arguments import Padding
+from lcn_jax.grid import Grid
+from lcn_jax.interop import kernel_from_convlocal
+
+Steps = int | Sequence[int] | None  # of every spatial dimension; None, as in Flax, is 1
+
+
+def spatial_size(
+    shape: Sequence[int], kernel_size: int | Sequence[int], layout: str
+) -> tuple[int, ...]:
+    """Of an input of this shape, of which an integer kernel size says that it has one batch axis.
+
+    Raises:
+      ValueError: the shape has too few axes, or too many in layout 'HWNC'.
+    """
+    rank = len(kernel_size) if isinstance(kernel_size, Sequence) else max(len(shape) - 2, 1)
+    size = shape[-rank - 1 : -1] if layout == 'NHWC' else shape[:-2]
+    if len(size) != rank:
+        raise ValueError(
+            f'x of shape {tuple(shape)} ({layout}) does not have the {rank} spatial dimensions of '
+            f'kernel_size={kernel_size}.'
+        )
+    return tuple(size)
+
+
+def make_grid(
+    input_size: int | Sequence[int],
+    kernel_size: int | Sequence[int],
+    strides: Steps,
+    padding: Padding,
+    kernel_dilation: Steps,
+    input_dilation: Steps,
+) -> Grid:
+    """The geometry of a layer with the arguments of Flax."""
+    strides, kernel_dilation, input_dilation = (
+        1 if steps is None else steps for steps in (strides, kernel_dilation, input_dilation)
+    )
+    return Grid.create(input_size, kernel_size, strides, padding, kernel_dilation, input_dilation)
+
+
+def parameter_shapes(
+    grid: Grid, channels: int, features: int, groups: int, local_bias: bool
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of the kernel and of the bias.
+
+    Raises:
+      ValueError: groups do not divide channels and features.
+    """
+    if groups < 1 or channels % groups or features % groups:
+        raise ValueError(
+            f'feature_group_count must divide channels and features: {groups} groups, {channels} '
+            f'channels, {features} features.'
+        )
+    kernel = (*grid.output_size, *grid.kernel_size, channels // groups, features)
+    return kernel, (*grid.output_size, features) if local_bias else (features,)
+
+
+def he_normal(
+    key: jax.Array, shape: Sequence[int], dtype=jnp.float32, dimensions: int = 2
+) -> jax.Array:
+    """Normal with std sqrt(2 / (O·T)): He's fan-out over the T taps of one position.
+
+    `shape` is (*kernel, C // groups, O) with this many spatial dimensions, and (*output) in front
+    if the kernel is locally connected.
+    (Flax's own initialisers would count the positions as part of the receptive field.)
+    """
+    *taps, _, features = shape[-dimensions - 2 :]
+    # Drawing the same numbers in their full shape would take XLA one more second to compile.
+    two_axes = (math.prod(shape[: -dimensions - 2]), math.prod(shape[-dimensions - 2 :]))
+    normal = jax.random.normal(key, two_axes, dtype)
+    return math.sqrt(2 / (features * math.prod(taps))) * normal.reshape(shape)
+
+
+def local_he_normal(key: jax.Array, shape: Sequence[int], dtype=jnp.float32) -> jax.Array:
+    """`he_normal` of a kernel (*output, *kernel, C // groups, O)."""
+    return he_normal(key, shape, dtype, dimensions=len(shape) // 2 - 1)
+
+
+def initial_kernel(
+    kernel_init: Callable, key: jax.Array, shape: Sequence[int], dtype: Any
+) -> jax.Array:
+    """`kernel_init(key, shape, dtype)`, which may give the layout of `flax.linen.ConvLocal`.
+
+    It may also put the array into a box, as `flax.linen.with_partitioning` does.
+    """
+    return jax.tree.map(lambda kernel: as_kernel(kernel, shape), kernel_init(key, shape, dtype))
+
+
+def tile_kernel(kernel: jax.Array, output_size: Sequence[int]) -> jax.Array:
+    """A convolution kernel (*kernel, C // groups, O) at every position: (*output, *kernel, ..., O).
+
+    A kernel (kh, kw, C // groups, O) becomes (Ho, Wo, kh, kw, C // groups, O).
+    """
+    return jnp.broadcast_to(kernel, (*output_size, *kernel.shape))
+
+
+def as_kernel(array: Any, shape: Sequence[int]) -> Any:
+    """An array (or None) like a kernel, or like one of ConvLocal -> (*output, *kernel, C, O)."""
+    rank = len(shape) // 2 - 1
+    if array is not None and array.ndim == rank + 2:
+        return kernel_from_convlocal(array, shape[rank : 2 * rank])
+    return array
+
+
+def add_bias(y: jax.Array, bias: jax.Array | None, layout: str) -> jax.Array:
+    """y plus a bias (O,) or (*output, O)."""
+    if bias is None:
+        return y
+    if layout == 'HWNC' and bias.ndim > 1:
+        bias = bias[..., None, :]
+    return y + bias

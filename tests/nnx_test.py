@@ -1,0 +1,127 @@
+"""The layer for NNX: the numbers of the one for Linen, training, and a sleep."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from tiny_runs import ROOT
+
+import lcn_jax.nnx
+from lcn_jax import sleep
+from lcn_jax.grid import Grid
+from lcn_jax.local import LocalConv
+
+
+def random(*shape, seed=0):
+    return np.random.RandomState(seed).randn(*shape).astype(np.float32)
+
+
+CASES = {
+    '1-D': ((2, 9, 4), dict(kernel_size=3, strides=2, kernel_dilation=2, padding='CAUSAL')),
+    '2-D': ((5, 6, 4), dict(kernel_size=(3, 2), padding='CIRCULAR', local_bias=True)),
+    '3-D': ((2, 3, 4, 3, 4), dict(kernel_size=(2, 1, 3), feature_group_count=2, use_bias=False)),
+    'HWNC': ((5, 6, 2, 4), dict(kernel_size=(3, 3), layout='HWNC', local_bias=True, strides=None)),
+}
+
+
+def random_init(key, shape, dtype):
+    """Much faster than compiling `jax.random.normal` for every shape."""
+    return random(*shape).astype(dtype)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_the_numbers_are_those_of_linen(name):
+    shape, arguments = CASES[name]
+    x, dimensions = random(*shape, seed=1), {'1-D': 1, '3-D': 3}.get(name, 2)
+    size = shape[:2] if name == 'HWNC' else shape[-dimensions - 1 : -1]
+    if name == '1-D':
+        arguments = arguments | {'mask': np.random.RandomState(2).randint(2, size=(5, 3, 4, 6))}
+    inits = dict(kernel_init=random_init, bias_init=random_init)
+    ours = lcn_jax.nnx.LocalConv(4, 6, input_size=size, rngs=nnx.Rngs(0), **arguments, **inits)
+    params = nnx.to_pure_dict(nnx.state(ours, nnx.Param))
+    assert params.keys() == {'kernel', 'bias'} - ({'bias'} if name == '3-D' else set())
+
+    @nnx.jit
+    def both(ours, params, x):
+        return ours(x), LocalConv(6, **arguments).apply({'params': params}, x)
+
+    y, expected = both(ours, params, x)
+    np.testing.assert_allclose(y, expected, atol=1e-6)
+    assert y.std() > 0.5
+
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        layer = partial(lcn_jax.nnx.LocalConv, input_size=(7,), kernel_init=random_init, rngs=rngs)
+        self.blocks = nnx.List([layer(2, 3, 3), layer(3, 3, 2)])
+        self.logits = nnx.Linear(3, 2, rngs=rngs)
+
+    def __call__(self, x):
+        for block in self.blocks:
+            x = nnx.relu(block(x))
+        return self.logits(x.mean(-2))
+
+
+def test_a_model_learns_and_sleeps():
+    model, x = Net(nnx.Rngs(0)), random(4, 7, 2)
+    optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
+    grids = lcn_jax.nnx.grids(model)
+    assert grids == {
+        'blocks': {0: {'kernel': Grid.create((7,), (3,))}, 1: {'kernel': Grid.create((7,), (2,))}}
+    }
+
+    @nnx.jit
+    def learn(model, optimizer):
+        grads = nnx.grad(lambda model: optax.l2_loss(model(x), jnp.ones((4, 2))).mean())(model)
+        optimizer.update(model, grads)
+
+    @nnx.jit
+    def fall_asleep(model, key):
+        rule = sleep.resolve('mean', {'border': 'include'})
+        state = nnx.state(model, nnx.Param)
+        nnx.update(model, lcn_jax.nnx.share(state, grids, rule, key))
+
+    def params():
+        return jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+
+    initial = params()
+    learn(model, optimizer)
+    awake = params()
+    assert all((new != old).any() for new, old in zip(*map(jax.tree.leaves, (awake, initial))))
+    fall_asleep(model, jax.random.key(0))
+    asleep = params()
+    for number, period in enumerate((3, 2)):
+        kernel, before = (p['blocks'][number].pop('kernel') for p in (asleep, awake))
+        for pool in range(period):
+            np.testing.assert_allclose(
+                kernel[pool::period], np.broadcast_to(
+                    before[pool::period].mean(0), kernel[pool::period].shape
+                ), atol=1e-6,
+            )  # fmt: skip
+    jax.tree.map(np.testing.assert_array_equal, asleep, awake)  # all else
+
+
+def test_the_page_does_as_it_says():
+    page = (ROOT / 'docs/models.md').read_text()
+    block = re.search(r'^```python\n([^`]*?YourNNXNet.*?)^```$', page, re.MULTILINE | re.DOTALL)[1]
+    after = {'key': jax.random.key(0)}
+    exec(compile(block, 'docs/models.md', 'exec'), after)
+    kernel = after['model'].conv.kernel[...]
+    np.testing.assert_allclose(kernel[1, 2], kernel[28, 29], atol=1e-6)  # 27 apart: one pool
+    assert (kernel[1, 2] != kernel[2, 2]).any()
+    assert after['model'](jnp.ones((2, 32, 32, 3))).shape == (2, 10)
+
+
+def test_a_sleep_returns_a_new_state():
+    model = Net(nnx.Rngs(0))
+    state = nnx.state(model, nnx.Param)
+    before = jax.tree.map(np.asarray, nnx.to_pure_dict(state))
+    rule = sleep.resolve('mean', {'border': 'include'})
+    new = lcn_jax.nnx.share(state, lcn_jax.nnx.grids(model), rule, jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(state), before)
+    assert (new['blocks'][0]['kernel'][...] != before['blocks'][0]['kernel']).any()
