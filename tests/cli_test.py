@@ -62,7 +62,6 @@ def test_the_demo_makes_a_table_and_a_picture(tmp_path):
     """On the networks of tiny_config."""
     flags = f'--out={tmp_path}', '--seeds=2', '--epochs=1'
     smaller = f"""
-{tiny_runs.COMPILE_FAST}
 from types import SimpleNamespace
 import tiny_config
 from experiments.configs import digits

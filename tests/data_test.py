@@ -357,7 +357,7 @@ def small_config(name, data_dir):
     config = configs.default()
     config.dataset, config.data_dir = name, data_dir
     config.image_size = {'digits': 16, 'tiny_imagenet': 48}.get(name, 32)
-    config.model.stage_sizes, config.model.width = (1,), 4
+    config.model.stage_sizes, config.model.width = (), 2
     config.batch_size, config.epochs, config.workers = 4, 2, 0
     if name == 'imagenet2012':
         config.mean, config.std = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)

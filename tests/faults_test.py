@@ -154,7 +154,7 @@ def test_full_disk_stops_with_one_line_and_keeps_the_last_checkpoint(
     resident.fork(tmp_path, before=tiny_runs.record(6, KILL), status=-signal.SIGKILL)
     before = steps_of(tmp_path)
 
-    limit = 'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))'
+    limit = 'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000))'
     output = resident.finish(tmp_path, status=1, before=limit)
     error = output.splitlines()[-1]
     assert error.startswith(f'error: cannot write {tmp_path}/checkpoints')
@@ -168,7 +168,13 @@ def test_full_disk_stops_with_one_line_and_keeps_the_last_checkpoint(
 def test_exploding_loss_stops_and_says_at_which_step(log_every, data_dir, tmp_path):
     config = tiny_runs.get_config('resident')
     config.update_from_flattened_dict(
-        {'connectivity': 'conv', 'sleep.rule': 'none', 'learning_rate': 1e8, 'epochs': 1}
+        {
+            'connectivity': 'conv',
+            'sleep.rule': 'none',
+            'learning_rate': 1e8,
+            'epochs': 1,
+            'model.stage_sizes': (1,),
+        }
     )
     config.data_dir, config.log_every, config.checkpoint_every = data_dir, log_every, 2
     with pytest.raises(UsageError, match=r'at step \d+ the loss or a parameter') as error:

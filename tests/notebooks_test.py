@@ -23,6 +23,12 @@ PICTURES = {  # that each shows
     '4_convergence_and_circuit': 3,
     '5_neurons': 2,
 }
+SMALLER = {
+    r'(?<=config\.epochs = )\d+': '2',
+    r'(?<=config\.model\.stage_sizes, config\.model\.width = )\(1,\), 8': '(), 2',
+    r'(?<=config\.model\.stage_sizes, config\.model\.width = )\(1, 1, 1\), 8': '(1, 1), 4',
+    r'(?<=normal\(pattern_key, \()1\d00': '100',  # patterns that are shown to a circuit
+}
 each_notebook = pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -98,9 +104,15 @@ def test_the_install_cell_runs_where_the_package_is_missing_only():
 @pytest.mark.slow
 @each_notebook
 def test_it_runs_and_shows_its_pictures(path, tmp_path, record_property):
-    """In a kernel, cell by cell, as for a person. The one about training gets two devices."""
+    """In a kernel, cell by cell, as for a person, but smaller networks learn for less time.
+
+    The one about training gets two devices.
+    """
     devices = 2 if path.stem == '2_training' else 1
     notebook = nbformat.read(path.with_suffix('.ipynb'), as_version=4)
+    for cell in notebook.cells:
+        for pattern, smaller in SMALLER.items():
+            cell['source'] = re.sub(pattern, smaller, cell['source'])
     client = nbclient.NotebookClient(
         notebook,
         timeout=tiny_runs.HANGS,

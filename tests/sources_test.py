@@ -36,7 +36,7 @@ def data_dir(tmp_path_factory):
 def config_for(dataset, data_dir):
     config = configs.default()
     config.dataset, config.data_dir, config.image_size = dataset, data_dir, 8
-    config.model.stage_sizes, config.model.width = (1,), 2
+    config.model.stage_sizes, config.model.width = (), 2
     config.batch_size, config.epochs, config.workers = 8, 1, 0
     if dataset == 'postcards':
         config.mean, config.std = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)

@@ -199,7 +199,7 @@ def config_for(data_dir):
     config.image_size, config.flip = 16, True
     config.mean, config.std = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
     config.translations.padding, config.translations.repetitions = 2, 2
-    config.model.stage_sizes, config.model.width = (1,), 4
+    config.model.stage_sizes, config.model.width = (), 2
     config.batch_size, config.epochs, config.workers = 8, 2, 0
     config.log_every = 2
     return config

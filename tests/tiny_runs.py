@@ -26,7 +26,7 @@ HANGS = 1800  # seconds after which a test gives up
 def get_config(kind: str):
     """'resident': 100 steps; 'streaming': 48 steps. Checkpoints come between records."""
     config = configs.default()
-    config.model.stage_sizes, config.model.width = (1,), 2
+    config.model.stage_sizes, config.model.width = (), 2  # the stem and the readout
     config.translations.padding = 1
     config.image_size = 8
     config.log_every, config.checkpoint_every = 4, 5
@@ -42,9 +42,13 @@ def get_config(kind: str):
 
 
 def environment(devices: int) -> dict[str, str]:
-    """For a new process with so many devices; it shares compiled programs with the tests."""
+    """For a new process with so many devices; it shares compiled programs with other processes.
+
+    XLA optimises little, for these processes compile much and compute little.
+    """
     return os.environ | {
         'PYTHONPATH': str(ROOT),
+        'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
         'JAX_PLATFORMS': 'cpu',
         'JAX_NUM_CPU_DEVICES': str(devices),
     }
@@ -71,10 +75,6 @@ sys.addaudithook(act)
 def record(number: int, action: str) -> str:
     """As `at`, before a process writes its record of that number."""
     return at(r"open \('[^']*metrics\.jsonl', 'a'", action, number)
-
-
-# Statements for processes that compile much and compute little, whose numbers do not matter.
-COMPILE_FAST = 'import jax; jax.config.update("jax_disable_most_optimizations", True)'
 
 
 class Starter:
@@ -152,6 +152,7 @@ def _run(module, flags, devices, before, streams):
     sys.argv = [module, *flags]
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', devices)
+    jax.config.update('jax_disable_most_optimizations', True)  # as in `environment`
     exec(before, {})
     runpy.run_module(f'experiments.{module}', None, '__main__')
 
