@@ -61,7 +61,7 @@ def test_ctrl_c_before_there_is_anything_to_save_leaves_no_traceback():
 def test_the_demo_makes_a_table_and_a_picture(tmp_path):
     """On the networks of tiny_config."""
     flags = f'--out={tmp_path}', '--seeds=2', '--epochs=1'
-    smaller = f"""
+    smaller = """
 from types import SimpleNamespace
 import tiny_config
 from experiments.configs import digits
