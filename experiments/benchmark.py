@@ -5,9 +5,11 @@
 Compares convolutions, `lax.conv_general_dilated_local` and the implementations of `conv_local` on
 the layers of the paper's networks; training steps of ResNet-20 with convolutions, with locally
 connected layers and with `flax.linen.ConvLocal`; the same steps fed from a dataset on the device;
-and sleeps. The programs take turns in one process, and every number is a median over the turns, so
-that other work on the machine slows all of them alike. Prints ratios, then times; with
-`--out` writes them to a JSON file with a bar chart beside it. Six minutes on two CPU cores.
+and sleeps. With `--torch`, where PyTorch is installed, also its steps of the convolutional network,
+in both layouts of images, and of one with locally connected layers made with `unfold`. The programs
+take turns in one process, and every number is a median over the turns, so that other work on the
+machine slows all of them alike. Prints ratios, then times; with `--out` writes them to a JSON file
+with a bar chart beside it. Six minutes on two CPU cores.
 
 The floor of a layer is the larger of its FLOPs over the rate of a large matrix product, and of its
 bytes, each input read and each output written once, over the rate of a large copy, both measured in
@@ -15,6 +17,7 @@ the same run. A small layer that stays in the cache may be below it.
 """
 
 import dataclasses
+import importlib.util
 import time
 from typing import Any
 
@@ -43,6 +46,9 @@ SLEEP_BATCH_SIZE = flags.DEFINE_integer(
     'sleep_batch_size', 512, 'Images on each device in the wake step next to the sleeps.'
 )
 DTYPE = flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of the computation.')
+TORCH = flags.DEFINE_bool(
+    'torch', False, "PyTorch's training steps on CPU, too; it is not installed."
+)
 QUICK = flags.DEFINE_bool('quick', False, 'One layer and a tiny network, in seconds.')
 
 
@@ -75,6 +81,9 @@ def main(argv):
         settings = Settings(
             tuple(NETWORKS.value), 'resnet20', BATCH_SIZE.value, SLEEP_BATCH_SIZE.value, DTYPE.value
         )
+    settings = dataclasses.replace(settings, torch=TORCH.value)
+    if settings.torch and not importlib.util.find_spec('torch'):
+        raise UsageError('--torch needs PyTorch, which is not installed: pip install torch.')
     out = OUT.value and local_folder('--out', OUT.value)
     if out:  # rather fail now than after the measurements
         if out.suffix != '.json':

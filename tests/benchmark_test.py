@@ -126,3 +126,10 @@ def test_an_unknown_network_is_one_line():
     assert done.returncode == 1
     assert 'resnet20' in done.stderr.splitlines()[-1]
     assert 'Traceback' not in done.stderr
+
+
+def test_pytorch_that_is_not_installed_is_one_line():
+    hidden = "import sys; sys.modules['torch'] = None"
+    done = tiny_runs.call('benchmark', '--quick', '--torch', before=hidden)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith('error: --torch needs PyTorch')

@@ -71,13 +71,17 @@ def update(experiment: Experiment) -> Callable:
     return parallel.per_device(program, (0, 0, 0), donate=[0])
 
 
-def constant_batch(experiment: Experiment, batch_size: int) -> tuple:
-    """Random images and labels, `batch_size` other ones for each device."""
+def constant_batch(experiment: Experiment, examples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random images and labels."""
     rng = np.random.default_rng(0)
-    examples = batch_size * jax.local_device_count()
     images = rng.standard_normal((examples, *experiment.image_shape), np.float32)
     labels = rng.integers(experiment.model.num_classes, size=examples, dtype=np.int32)
-    return parallel.spread((images, labels))
+    return images, labels
+
+
+def spread_batch(experiment: Experiment, batch_size: int) -> tuple:
+    """A constant batch, with `batch_size` other examples on each device."""
+    return parallel.spread(constant_batch(experiment, batch_size * jax.local_device_count()))
 
 
 def dataset(experiment: Experiment, images: int) -> tuple:
@@ -106,7 +110,10 @@ def advancing(compiled: Compiled, train_state: TrainState, *rest) -> Callable:
 
 
 def measure_steps(settings: Settings) -> dict[str, Any]:
-    """Training steps on one batch, and ('... fed') on batches from a dataset on the device."""
+    """Training steps on one batch, and ('... fed') on batches from a dataset on the device.
+
+    Those of PyTorch ('torch ...') have no compiled program whose memory could be told.
+    """
     lc = experiment_of(settings, 'lc')
     conv_local = lc.model.clone(local_conv=ConvLocal)
     experiments = {
@@ -114,7 +121,7 @@ def measure_steps(settings: Settings) -> dict[str, Any]:
         'lc': lc,
         'conv_local': dataclasses.replace(lc, model=conv_local),
     }
-    batch = constant_batch(lc, settings.batch_size)
+    batch = spread_batch(lc, settings.batch_size)
     fed = dataset(lc, settings.images)
     compiled, calls = {}, {}
     for name, experiment in experiments.items():
@@ -129,6 +136,11 @@ def measure_steps(settings: Settings) -> dict[str, Any]:
         train_state = start(experiment)
         compiled[f'{name} fed'] = Compiled.of(step, train_state, *fed)
         calls[f'{name} fed'] = advancing(compiled[f'{name} fed'], train_state, *fed)
+    if settings.torch:
+        from experiments.measure import torch_steps  # PyTorch need not be installed
+
+        images, labels = constant_batch(lc, settings.batch_size)
+        calls |= torch_steps.steps(experiments['conv'], lc, images, labels)
     say(f'{settings.step_network}, training steps')
     return {
         'network': settings.step_network,
@@ -143,7 +155,7 @@ def measure_steps(settings: Settings) -> dict[str, Any]:
 def measure_sleep(settings: Settings) -> dict[str, Any]:
     """One sleep by each rule, with the options of the config, and a wake step to compare with."""
     lc = experiment_of(settings, 'lc')
-    batch = constant_batch(lc, settings.sleep_batch_size)
+    batch = spread_batch(lc, settings.sleep_batch_size)
     programs = {'wake': (update(lc), batch)}
     for name in SLEEP_RULES:
         experiment = experiment_of(settings, 'lc', rule=name)

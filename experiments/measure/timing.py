@@ -24,6 +24,7 @@ class Settings:
     batch_size: int
     sleep_batch_size: int
     dtype: str
+    torch: bool = False  # PyTorch's training steps, too
     images: int = 50_000  # of the synthetic dataset
     most_layers: int | None = None  # of each network
     matrix: int = 2048
@@ -45,7 +46,7 @@ class Settings:
 def _tiny(kind: str) -> ml_collections.ConfigDict:
     config = digits.get_config(kind)
     config.image_size = 8
-    config.model.stage_sizes, config.model.width = (1,), 4
+    config.model.stage_sizes = (1,)
     return config
 
 

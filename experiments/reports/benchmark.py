@@ -52,7 +52,8 @@ def ratios(
         'steps': {
             'lc / conv': step['lc'] / step['conv'],
             'conv_local / lc': step['conv_local'] / step['lc'],
-        },
+        }
+        | {f'lc / {name}': step['lc'] / step[name] for name in step if name.startswith('torch')},
         'input': {f'{name} fed / {name}': step[f'{name} fed'] / step[name] for name in FED},
         'sleep': {f'{rule} / wake': asleep[rule] / asleep['wake'] for rule in SLEEP_RULES},
     }
@@ -94,10 +95,10 @@ def table(report: dict[str, Any]) -> str:
 
     lines += ['', f'{"training step":<24} {"ms":>9} {"temp MB":>9} {"compile s":>9}']
     for name, seconds in steps['seconds'].items():
-        lines.append(
-            f'{name:<24} {1e3 * seconds:>9.1f} {steps["temp_bytes"][name] / 1e6:>9.1f} '
-            f'{steps["compile_seconds"][name]:>9.1f}'
+        compiled = name in steps['compile_seconds'] and (
+            f'{steps["temp_bytes"][name] / 1e6:>9.1f} {steps["compile_seconds"][name]:>9.1f}'
         )
+        lines.append(f'{name:<24} {1e3 * seconds:>9.1f} {compiled or ""}'.rstrip())
     least = steps['flops'] / rates[f'{report["settings"]["dtype"]}_flops']
     lines.append(f'{"floor of its FLOPs":<24} {1e3 * least:>9.1f}')
     lines += ['', f'{"sleep":<24} {"ms":>9} {"temp MB":>9}']
