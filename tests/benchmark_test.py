@@ -40,9 +40,14 @@ def test_conv_local_of_flax_computes_the_same(kernel_size, strides, padding):
     )
 
 
-def test_candidates_for_a_layer_compute_the_same():
+@pytest.mark.parametrize(
+    'grid',
+    [Grid.create(6, 3, 2, 1), Grid.create((7,), 3, padding=1, kernel_dilation=2)],
+    ids=['2-D', '1-D'],
+)
+def test_candidates_for_a_layer_compute_the_same(grid):
     """The convolution too, if its kernel is at every position."""
-    shape = layers.LayerShape(Grid.create(6, 3, 2, 1), channels=3, features=5)
+    shape = layers.LayerShape(grid, channels=3, features=5)
     candidates = layers.layer_candidates(shape, 2, 'float32')
     conv, (x_NHWC, kernel, dy_NHWC) = candidates.pop('conv')
     expected = jax.jit(layers.with_gradients(conv))(x_NHWC, kernel, dy_NHWC)
@@ -50,7 +55,8 @@ def test_candidates_for_a_layer_compute_the_same():
     for layer, (x, kernels, dy) in candidates.values():
         kernels = jnp.broadcast_to(kernel, kernels.shape)
         y, dx, dkernels = jax.jit(layers.with_gradients(layer))(x, kernels, dy)
-        actual = y.transpose(2, 0, 1, 3), dx.transpose(2, 0, 1, 3), dkernels.sum((0, 1))
+        positions = tuple(range(grid.dimensions))
+        actual = jnp.moveaxis(y, -2, 0), jnp.moveaxis(dx, -2, 0), dkernels.sum(positions)
         jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), actual, expected)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 from jax import lax
 
@@ -29,7 +30,9 @@ class LayerShape:
         grid = self.grid
         size, kernel = ('×'.join(map(str, n)) for n in (grid.input_size, grid.kernel_size))
         strided = f' /{grid.stride[0]}' if grid.stride[0] > 1 else ''
-        return f'{size} {self.channels}→{self.features} {kernel}{strided}'
+        dilation = grid.kernel_dilation[0]
+        dilated = f' dilation {dilation}' if dilation > 1 else ''
+        return f'{size} {self.channels}→{self.features} {kernel}{strided}{dilated}'
 
 
 def distinct_layers(config: ml_collections.ConfigDict) -> list[LayerShape]:
@@ -41,8 +44,14 @@ def distinct_layers(config: ml_collections.ConfigDict) -> list[LayerShape]:
 
 
 def convolution(x: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
+    axes = 'XYZ'[: grid.dimensions]
     return lax.conv_general_dilated(
-        x, kernel, grid.stride, grid.padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+        x,
+        kernel,
+        grid.stride,
+        grid.padding,
+        rhs_dilation=grid.kernel_dilation,
+        dimension_numbers=(f'N{axes}C', f'{axes}IO', f'N{axes}C'),
     )
 
 
@@ -69,11 +78,16 @@ def layer_candidates(
     x_HWNC = random(0, *grid.input_size, batch_size, shape.channels)
     dy_HWNC = random(1, *grid.output_size, batch_size, shape.features)
     kernels = random(2, *grid.output_size, *kernel_shape)
-    options = dict(stride=grid.stride, padding=grid.padding, layout='HWNC')
+    options = dict(
+        stride=grid.stride,
+        padding=grid.padding,
+        kernel_dilation=grid.kernel_dilation,
+        layout='HWNC',
+    )
     return {
         'conv': (
             functools.partial(convolution, grid=grid),
-            (x_HWNC.transpose(2, 0, 1, 3), random(3, *kernel_shape), dy_HWNC.transpose(2, 0, 1, 3)),
+            (jnp.moveaxis(x_HWNC, -2, 0), random(3, *kernel_shape), jnp.moveaxis(dy_HWNC, -2, 0)),
         )
     } | {
         name: (
