@@ -10,12 +10,12 @@ The functions here have no derivatives and no rule for vmap: `lcn_jax.local` giv
 import ctypes
 import functools
 import hashlib
+import itertools
 import os
 import platform
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ _FLAGS = ['-std=c++17', '-O3', _NATIVE, '-ffp-contract=fast']
 
 
 class Spec(NamedTuple):
-    """Which pixels the positions see; D numbers each, and the number of groups."""
+    """Which pixels the output positions see: D = 1, 2 or 3 numbers each."""
 
     size: tuple[int, ...]  # of x, with its padding
     taps: tuple[int, ...]  # of a receptive field, the kernel's size
@@ -42,41 +42,41 @@ class Spec(NamedTuple):
     kernel_dilation: tuple[int, ...]
     groups: int
 
+    @property
+    def output(self) -> tuple[int, ...]:
+        """The numbers of positions, as many as have their whole receptive field in x."""
+        axes = zip(self.size, self.taps, self.stride, self.kernel_dilation)
+        return tuple((n - (t - 1) * d - 1) // s + 1 for n, t, s, d in axes)
+
 
 def forward(x: jax.Array, kernel: jax.Array, spec: Spec) -> jax.Array:
     """y[p, n, o] = sum_{t, c} x[p · stride + t · dilation, n, c] · kernel[p, t, c, o].
 
-    p, an output position, and t, a tap, have D = 1, 2 or 3 axes. The O features of y, and the
-    groups · C channels of x, lie group by group; a group's features see its channels only.
+    p, an output position, and t, a tap, have D axes. The features of y and the channels of x lie
+    group by group; a group's features see its channels only.
 
     Args:
       x: (*spec.size, N, groups · C), padded already.
-      kernel: (*output, *spec.taps, C, O), with the dtype of x, which `supports` must accept.
-      spec: the geometry; at least `(output - 1) · stride + (taps - 1) · dilation + 1` pixels.
+      kernel: (*spec.output, *spec.taps, C, O), with the dtype of x, which `supports` must accept.
 
     Returns:
-      (*output, N, O), with the dtype of x. Sums are taken in float32.
+      (*spec.output, N, O), with the dtype of x. Sums are taken in float32.
 
     Raises:
       RuntimeError: the library is not `available`.
+      ValueError: the shapes or dtypes do not fit together.
     """
-    rank = len(spec.size)
-    shape = (*kernel.shape[:rank], x.shape[rank], kernel.shape[-1])
-    return _call('lcn_forward', shape, x, kernel, spec)
+    return _call('lcn_forward', spec, 'y', x=x, kernel=kernel)
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, spec: Spec) -> jax.Array:
-    """(*spec.size, N, groups · C): the derivative of sum(dy · y) by x, 0 where no neuron looks."""
-    rank = len(spec.size)
-    shape = (*spec.size, dy.shape[rank], spec.groups * kernel.shape[-2])
-    return _call('lcn_input_gradient', shape, dy, kernel, spec)
+    """The derivative of sum(dy · y) by x, which has its shape; 0 where no neuron looks."""
+    return _call('lcn_input_gradient', spec, 'x', y=dy, kernel=kernel)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: Spec) -> jax.Array:
-    """(*output, *spec.taps, C, O): the derivative of sum(dy · y) by the kernel."""
-    rank = len(spec.size)
-    shape = (*dy.shape[:rank], *spec.taps, x.shape[-1] // spec.groups, dy.shape[-1])
-    return _call('lcn_kernel_gradient', shape, x, dy, spec)
+    """The derivative of sum(dy · y) by the kernel, which has its shape."""
+    return _call('lcn_kernel_gradient', spec, 'kernel', x=x, y=dy)
 
 
 def supports(dtype: np.dtype | type) -> bool:
@@ -94,16 +94,29 @@ def describe() -> str:
     return _load()[1]
 
 
-def _call(target: str, shape: Sequence[int], a: jax.Array, b: jax.Array, spec: Spec) -> jax.Array:
+def _call(target: str, spec: Spec, result: str, **operands: jax.Array) -> jax.Array:
     if not available():
         raise RuntimeError(describe())
-    return jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(shape, a.dtype))(
-        a,
-        b,
-        stride=np.array(spec.stride, np.int64),
-        kernel_dilation=np.array(spec.kernel_dilation, np.int64),
-        groups=np.int64(spec.groups),
-    )
+    left, right = operands.values()
+    examples = left.shape[-2]
+    features = right.shape[-1]
+    channels = operands['x'].shape[-1] // spec.groups if 'x' in operands else right.shape[-2]
+    shapes = {
+        'x': (*spec.size, examples, spec.groups * channels),
+        'kernel': (*spec.output, *spec.taps, channels, features),
+        'y': (*spec.output, examples, features),
+    }
+    got = {name: array.shape for name, array in operands.items()}
+    if any(shapes[name] != shape for name, shape in got.items()) or features % spec.groups:
+        raise ValueError(f'a local layer with {spec} cannot have the shapes {got}.')
+    if left.dtype != right.dtype or not supports(left.dtype):
+        raise ValueError(f'{left.dtype} and {right.dtype} are not both float32 or both bfloat16.')
+    missing = 3 - len(spec.size)
+    axes = (spec.size, spec.output, spec.taps, spec.stride, spec.kernel_dilation)
+    layer = [*itertools.chain(*((1,) * missing + numbers for numbers in axes))]
+    layer += [examples, spec.groups, channels, features // spec.groups]  # as `Layer` in local.cc
+    out = jax.ShapeDtypeStruct(shapes[result], left.dtype)
+    return jax.ffi.ffi_call(target, out)(left, right, layer=np.array(layer, np.int64))
 
 
 @functools.cache
