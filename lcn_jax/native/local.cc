@@ -34,9 +34,7 @@ namespace {
 namespace ffi = xla::ffi;
 using Index = int64_t;
 
-struct BFloat16 {
-  uint16_t bits;  // the upper half of a float
-};
+struct BFloat16 { uint16_t bits; };  // the upper half of a float
 
 inline float to_float(float value) { return value; }
 inline float to_float(BFloat16 value) {
@@ -108,21 +106,24 @@ void tile(const Factors& factors, float* sums, Index stride, bool add) {
     for (int v = 0; v < vectors; ++v) *at(r, v) = sum[r][v];
 }
 
-// Calls the tile with `now` rows.
-template <int columns, int rows = most_rows(columns)>
-void call_tile(Index now, const Factors& factors, float* sums, Index stride, bool add) {
-  if (now == rows) return tile<rows, columns>(factors, sums, stride, add);
-  if constexpr (rows > 1) call_tile<columns, rows - 1>(now, factors, sums, stride, add);
+template <int columns, int size = most_rows(columns)>
+void call_tile(Index rows, const Factors& factors, float* sums, Index stride, bool add) {
+  if (rows == size) return tile<size, columns>(factors, sums, stride, add);
+  if constexpr (size > 1) call_tile<columns, size - 1>(rows, factors, sums, stride, add);
 }
 
-// Cuts a product with any number of rows into tiles of nearly the same size.
-template <int columns>
-void multiply(Factors factors, Index rows, float* sums, Index stride, bool add) {
-  constexpr int most = most_rows(columns);
-  while (rows > 0) {
-    const Index tiles = (rows + most - 1) / most, now = (rows + tiles - 1) / tiles;
-    call_tile<columns>(now, factors, sums, stride, add);
-    factors.offsets += now, sums += now * stride, rows -= now;
+// The same as `tile`, with any number of rows: it takes tiles of nearly the same size.
+template <int size = kColumns>
+void multiply(int columns, Factors factors, Index rows, float* sums, Index stride, bool add) {
+  if (columns != size) {
+    if constexpr (size > 4) multiply<size / 2>(columns, factors, rows, sums, stride, add);
+    return;
+  }
+  for (Index most = most_rows(size), now; rows > 0; rows -= now) {
+    const Index tiles = (rows + most - 1) / most;
+    now = (rows + tiles - 1) / tiles;
+    call_tile<size>(now, factors, sums, stride, add);
+    factors.offsets += now, sums += now * stride;
   }
 }
 
@@ -170,7 +171,7 @@ void pack_transposed(const T* from, Index stride, Index depth, Index width, Inde
 
 // ---- Sums of products. --------------------------------------------------------------------------
 
-// `left` is (rows, depth) as in Factors, `right` (depth, width), or (width, depth) if transposed.
+// `left` (rows, depth) is as in Factors; `right` (depth, width), or (width, depth) if transposed.
 template <typename T>
 struct Product {
   const float* left;
@@ -188,8 +189,7 @@ struct SumOfProducts {
 
   Index rows() const { return offsets.size(); }
   Index whole_columns() const {
-    const Index rest = width % kColumns;
-    return width - rest + (rest ? columns_of(rest) : 0);
+    return width % kColumns ? width / kColumns * kColumns + columns_of(width % kColumns) : width;
   }
   bool in_place() const { return std::is_same_v<T, float> && whole_columns() == width; }
   // Floats for the packed right factors, and for sums that are not in `out` itself.
@@ -213,7 +213,6 @@ struct SumOfProducts {
         for (Index i = 0; i < width; ++i) assign(sums[r * stride + i], out[r * out_stride + i]);
   }
 
- private:
   // Adds `count` products over `part` of the depth, from `first` on.
   void add(const Product<T>* products, Index count, Index first, Index part, float* packed,
            float* sums, Index stride, bool add) const {
@@ -221,7 +220,8 @@ struct SumOfProducts {
     for (Index b = 0; b < count; ++b) left[b] = products[b].left + first * step;
     const Factors factors{left, offsets.data(), count, part, step, packed};
     for (Index i = 0; i < width; i += kColumns) {
-      const Index wide = std::min<Index>(kColumns, width - i), columns = columns_of(wide);
+      const Index wide = std::min<Index>(kColumns, width - i);
+      const int columns = columns_of(wide);
       for (Index b = 0; b < count; ++b) {
         const T* right = products[b].right;
         float* to = packed + b * part * columns;
@@ -230,10 +230,7 @@ struct SumOfProducts {
         else
           pack(right + first * right_stride + i, right_stride, part, wide, columns, to);
       }
-      if (columns == 4) multiply<4>(factors, rows(), sums + i, stride, add);
-      if (columns == 8) multiply<8>(factors, rows(), sums + i, stride, add);
-      if (columns == 16) multiply<16>(factors, rows(), sums + i, stride, add);
-      if (columns == 32) multiply<32>(factors, rows(), sums + i, stride, add);
+      multiply(columns, factors, rows(), sums + i, stride, add);
     }
   }
 };
