@@ -24,7 +24,6 @@
 #include <memory>
 #include <mutex>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "xla/ffi/api/ffi.h"
@@ -58,13 +57,12 @@ constexpr int kLanes = 4, kRegisters = 32, kColumns = 16;
 #else
 constexpr int kLanes = 4, kRegisters = 16, kColumns = 8;
 #endif
-constexpr int kMostRows = 8;
 constexpr Index kDepth = 256;  // rows of packed right factors that stay in the first cache
 
 constexpr int vectors_of(int columns) { return columns > kLanes ? columns / kLanes : 1; }
-// The rows whose sums fit into the registers, beside a row of `right` and a number of `left`.
+// The rows, 8 at most, whose sums fit into the registers beside a row of `right` and a number.
 constexpr int most_rows(int columns) {
-  return std::min(kMostRows, (kRegisters - 1) / vectors_of(columns) - 1);
+  return std::min(8, (kRegisters - 1) / vectors_of(columns) - 1);
 }
 // Of the tile for a product of this width, or for the next columns of a wider one.
 constexpr int columns_of(Index width) {
@@ -87,12 +85,15 @@ template <int rows, int columns>
 void tile(const Factors& factors, float* sums, Index stride, bool add) {
   constexpr int vectors = vectors_of(columns), lanes = columns / vectors;
   typedef float Vector __attribute__((vector_size(4 * lanes)));
-  typedef float Stored __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
-  const auto at = [=](int r, int v) { return (Stored*)(sums + r * stride + v * lanes); };
-
+  const auto load = [](const float* from) {
+    Vector vector;  // not aligned: neither features nor groups need be whole vectors
+    std::memcpy(&vector, from, sizeof vector);
+    return vector;
+  };
   Vector sum[rows][vectors];
   for (int r = 0; r < rows; ++r)
-    for (int v = 0; v < vectors; ++v) sum[r][v] = add ? *at(r, v) : Vector{};
+    for (int v = 0; v < vectors; ++v)
+      sum[r][v] = add ? load(sums + r * stride + v * lanes) : Vector{};
   const float* right = factors.right;
   for (Index b = 0; b < factors.count; ++b) {
     const float* left[rows];
@@ -100,10 +101,11 @@ void tile(const Factors& factors, float* sums, Index stride, bool add) {
     for (Index d = 0; d < factors.depth; ++d, right += columns)
       for (int r = 0; r < rows; ++r)
         for (int v = 0; v < vectors; ++v)
-          sum[r][v] += left[r][d * factors.step] * *(const Stored*)(right + v * lanes);
+          sum[r][v] += left[r][d * factors.step] * load(right + v * lanes);
   }
   for (int r = 0; r < rows; ++r)
-    for (int v = 0; v < vectors; ++v) *at(r, v) = sum[r][v];
+    for (int v = 0; v < vectors; ++v)
+      std::memcpy(sums + r * stride + v * lanes, &sum[r][v], sizeof(Vector));
 }
 
 template <int columns, int size = most_rows(columns)>
@@ -222,9 +224,9 @@ struct SumOfProducts {
     for (Index i = 0; i < width; i += kColumns) {
       const Index wide = std::min<Index>(kColumns, width - i);
       const int columns = columns_of(wide);
-      for (Index b = 0; b < count; ++b) {
+      float* to = packed;
+      for (Index b = 0; b < count; ++b, to += part * columns) {
         const T* right = products[b].right;
-        float* to = packed + b * part * columns;
         if (transposed)
           pack_transposed(right + i * right_stride + first, right_stride, part, wide, columns, to);
         else
@@ -368,9 +370,7 @@ template <auto sum_float, auto sum_bfloat16>
 ffi::Error call(ffi::ThreadPool pool, ffi::AnyBuffer left, ffi::AnyBuffer right,
                 ffi::Result<ffi::AnyBuffer> out, ffi::Span<const Index> numbers) {
   Layer layer;
-  if (numbers.size() * sizeof(Index) != sizeof layer)
-    return ffi::Error::InvalidArgument("not the numbers of a Layer");
-  std::memcpy(&layer, numbers.begin(), sizeof layer);
+  std::memcpy(&layer, numbers.begin(), sizeof layer);  // `_call` in __init__.py writes them
   if (out->element_type() == ffi::F32) {
     sum_float(pool, layer, left.typed_data<float>(), right.typed_data<float>(),
               out->typed_data<float>());

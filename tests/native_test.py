@@ -1,0 +1,223 @@
+"""The native kernel: its three sums against brute force in float64, and machines without it."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lcn_jax import native
+from lcn_jax.native import Spec
+
+
+@pytest.fixture
+def built():
+    if not native.available():
+        pytest.skip(native.describe())
+
+
+def _spec(output, taps, stride=None, dilation=None, groups=1):
+    """A spec with these positions, and pixels that no position sees at the end of each axis."""
+    stride = stride or (1,) * len(output)
+    dilation = dilation or (1,) * len(output)
+    axes = zip(output, taps, stride, dilation)
+    size = tuple((o - 1) * s + (t - 1) * d + s for o, t, s, d in axes)
+    return Spec(size, taps, stride, dilation, groups)
+
+
+def _arrays(spec, examples, channels, features):
+    """x, kernel and dy, random numbers that bfloat16 can hold."""
+    rng = np.random.default_rng(0)
+    shapes = [
+        (*spec.size, examples, spec.groups * channels),
+        (*spec.output, *spec.taps, channels, spec.groups * features),
+        (*spec.output, examples, spec.groups * features),
+    ]
+    arrays = [jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in shapes]
+    return [np.asarray(array, np.float64) for array in arrays]
+
+
+def _brute_force(x, kernel, dy, spec):
+    """y, dx and dkernel, neuron by neuron."""
+    y, dx, dkernel = np.zeros(dy.shape), np.zeros(x.shape), np.zeros(kernel.shape)
+    channels, features = kernel.shape[-2], kernel.shape[-1] // spec.groups
+    for p in np.ndindex(*spec.output):
+        for t in np.ndindex(*spec.taps):
+            q = tuple(np.array(p) * spec.stride + np.array(t) * spec.kernel_dilation)
+            for g in range(spec.groups):
+                c = slice(g * channels, (g + 1) * channels)
+                o = slice(g * features, (g + 1) * features)
+                y[p][:, o] += x[q][:, c] @ kernel[p + t][:, o]
+                dx[q][:, c] += dy[p][:, o] @ kernel[p + t][:, o].T
+                dkernel[p + t][:, o] += x[q][:, c].T @ dy[p][:, o]
+    return y, dx, dkernel
+
+
+def _sums(x, kernel, dy, spec, dtype):
+    x, kernel, dy = (jnp.asarray(array, dtype) for array in (x, kernel, dy))
+    return (
+        native.forward(x, kernel, spec),
+        native.input_gradient(dy, kernel, spec),
+        native.kernel_gradient(x, dy, spec),
+    )
+
+
+# (spec, examples, channels, features): whole and broken tiles of every width, parts of the depth
+# (more than 256 channels, features or examples), gaps between receptive fields, no examples.
+CASES = {
+    'plain': (_spec((3, 4), (3, 3)), 7, 16, 16),
+    'one example': (_spec((2, 3), (3, 2), (2, 1), (1, 3)), 1, 3, 5),
+    'sequence': (_spec((7,), (20,), (5,)), 9, 4, 8),
+    'sequence with gaps': (_spec((3,), (2,), (4,)), 6, 1, 1),
+    'volume in groups': (_spec((3, 2, 2), (2, 3, 1), (1, 2, 3), (2, 1, 1), 3), 13, 1, 10),
+    'two groups': (_spec((2, 2), (2, 2), groups=2), 19, 24, 36),
+    'many channels': (_spec((1, 2), (1, 2)), 5, 300, 40),
+    'many features': (_spec((2,), (3,), dilation=(2,)), 6, 12, 270),
+    'many examples': (_spec((2, 1), (1, 2)), 290, 7, 20),
+    'no examples': (_spec((2, 2), (2, 2)), 0, 4, 4),
+}
+
+
+@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_sums_are_those_of_brute_force(built, case, dtype):
+    spec, *sizes = CASES[case]
+    arrays = _arrays(spec, *sizes)
+    expected = _brute_force(*arrays, spec)
+    # The sums of absolute values bound what rounding in float32 can do to each sum.
+    bounds = _brute_force(*map(np.abs, arrays), spec)
+    relative = 2.0**-8 if dtype == jnp.bfloat16 else 0  # half a unit in the last of 8 digits
+    for got, want, bound in zip(_sums(*arrays, spec, dtype), expected, bounds):
+        assert got.dtype == dtype and got.shape == want.shape
+        error = np.abs(np.asarray(got, np.float64) - want)
+        assert (error <= relative * np.abs(want) + 1e-6 * bound).all()
+
+
+def test_infinity_times_zero_is_nan_where_it_is_seen_and_nowhere_else(built):
+    spec = _spec((5, 5), (3, 3))
+    x, kernel, dy = _arrays(spec, 3, 2, 3)
+    x[2, 4, 1, 0] = np.inf
+    kernel[:] = 0
+    sees = np.zeros((5, 5), bool)
+    sees[:3, 2:5] = True  # a 3×3 receptive field that begins at row i, column j
+    y, _, _ = _sums(x, kernel, dy, spec, jnp.float32)
+    assert (np.isnan(y[:, :, 1]) == sees[..., None]).all()
+    assert not np.isnan(y[:, :, [0, 2]]).any()
+
+
+def test_nan_survives_rounding_to_bfloat16(built):
+    spec = _spec((1,), (1,))
+    x, kernel, dy = _arrays(spec, 2, 1, 1)
+    x[0, 1] = np.nan
+    y, _, _ = _sums(x, kernel, dy, spec, jnp.bfloat16)
+    assert list(np.isnan(np.asarray(y, np.float32).ravel())) == [False, True]
+
+
+BITS = """
+    import hashlib
+    import jax
+    import numpy as np
+    from lcn_jax import native
+    spec = native.Spec((12, 12), (3, 3), (1, 1), (1, 1), 1)
+    rng = np.random.default_rng(0)
+    x, kernel, dy = (
+        jax.numpy.asarray(rng.normal(size=shape), 'float32')
+        for shape in ((12, 12, 40, 8), (10, 10, 3, 3, 8, 12), (10, 10, 40, 12))
+    )
+    results = (
+        native.forward(x, kernel, spec),
+        native.input_gradient(dy, kernel, spec),
+        native.kernel_gradient(x, dy, spec),
+    )
+    print(hashlib.sha256(b''.join(np.asarray(r).tobytes() for r in results)).hexdigest())
+"""
+
+
+def test_threads_change_no_bit(built):
+    def bits(threads):
+        environment = {**os.environ, 'NPROC': threads, 'JAX_PLATFORMS': 'cpu'}
+        command = [sys.executable, '-c', textwrap.dedent(BITS)]
+        root = Path(__file__).parent.parent
+        return subprocess.run(
+            command, env=environment, cwd=root, check=True, capture_output=True, text=True
+        ).stdout
+
+    assert bits('1') == bits('4')
+
+
+def test_devices_that_share_the_threads_do_not_wait_for_each_other_for_ever(built):
+    spec = _spec((6, 6), (3, 3))
+    x, kernel, _ = _arrays(spec, 16, 8, 8)
+    devices = jax.device_count()
+    xs = np.stack([x + i for i in range(devices)]).astype(np.float32)
+    kernel = kernel.astype(np.float32)
+    run = jax.pmap(lambda x, kernel: native.forward(x, kernel, spec), in_axes=(0, None))
+    ys = [run(xs, kernel) for _ in range(20)][-1]
+    for x, y in zip(xs, ys):
+        np.testing.assert_array_equal(y, native.forward(x, kernel, spec))
+
+
+def test_operands_in_another_layout_are_brought_into_order(built):
+    spec = _spec((3, 4), (2, 2))
+    x, kernel, dy = (array.astype(np.float32) for array in _arrays(spec, 5, 3, 4))
+
+    @jax.jit
+    def from_examples_first(x_NHWC, kernel_OC):
+        x, kernel = x_NHWC.transpose(1, 2, 0, 3), kernel_OC.swapaxes(-1, -2)
+        return native.forward(x, kernel, spec)
+
+    y = from_examples_first(x.transpose(2, 0, 1, 3), kernel.swapaxes(-1, -2))
+    want, _, _ = _brute_force(x, kernel, dy, spec)
+    np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-5)
+
+
+def test_arrays_that_do_not_fit_are_refused(built):
+    spec = _spec((3, 4), (2, 2))
+    x, kernel, dy = (array.astype(np.float32) for array in _arrays(spec, 5, 3, 4))
+    with pytest.raises(ValueError, match='cannot have the shapes'):
+        native.forward(x[1:], kernel, spec)
+    with pytest.raises(ValueError, match='cannot have the shapes'):
+        native.kernel_gradient(x, dy, spec._replace(groups=3))
+    with pytest.raises(ValueError, match='not both float32'):
+        native.forward(x, kernel.astype(jnp.bfloat16), spec)
+
+
+@pytest.mark.parametrize(
+    ('variables', 'reason'),
+    [
+        ({'LCN_NATIVE': '0'}, 'LCN_NATIVE=0'),
+        ({'CXX': 'no-such-compiler'}, 'no-such-compiler'),
+        ({'CXX': f'{sys.executable} -c "raise SystemExit(1)"'}, 'failed'),
+    ],
+    ids=['switched off', 'no compiler', 'compiler fails'],
+)
+def test_without_the_library_one_line_says_why(monkeypatch, tmp_path, variables, reason):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    loaded, line = native._load.__wrapped__()
+    assert not loaded
+    assert line.startswith('no native kernel: ') and reason in line and '\n' not in line
+
+
+def test_a_library_is_built_once(built, monkeypatch, tmp_path):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    compile_, commands = native._run, []
+
+    def count(command):
+        commands.append(command)
+        if '-o' not in command:
+            return compile_(command)
+        Path(command[-1]).write_bytes(b'library')
+        return ''
+
+    monkeypatch.setattr(native, '_run', count)
+    path = native._build()
+    assert path.read_bytes() == b'library' and native._build() == path
+    assert [path] == list((tmp_path / 'lcn_jax').iterdir())
+    assert sum('-o' in command for command in commands) == 1
