@@ -138,6 +138,7 @@ BITS = """
 """
 
 
+@pytest.mark.slow
 def test_threads_change_no_bit(built):
     def bits(threads):
         environment = {**os.environ, 'NPROC': threads, 'JAX_PLATFORMS': 'cpu'}

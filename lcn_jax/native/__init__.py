@@ -10,6 +10,7 @@ The functions here have no derivatives and no rule for vmap: `lcn_jax.local` giv
 import ctypes
 import functools
 import hashlib
+import importlib.metadata
 import itertools
 import os
 import platform
@@ -21,7 +22,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 
 SOURCE = Path(__file__).with_name('local.cc')
@@ -141,7 +141,7 @@ def _build() -> Path:
     compiler = [*shlex.split(os.environ.get('CXX') or 'c++'), *_FLAGS]
     # The macros name the compiler's version and every extension of the processor's instructions.
     macros = _run([*compiler, '-dM', '-E', '-x', 'c++', os.devnull])
-    parts = [SOURCE.read_text(), macros, jaxlib.__version__, *compiler]
+    parts = [SOURCE.read_text(), macros, importlib.metadata.version('jaxlib'), *compiler]
     key = hashlib.sha256('\0'.join(parts).encode()).hexdigest()[:16]
     folder = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'lcn_jax'
     path = folder / f'local-{key}.so'
