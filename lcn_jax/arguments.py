@@ -1,14 +1,20 @@
-"""The arguments of a layer that are given as one number or as one for each spatial dimension."""
+"""The checks of what a layer is called with; numbers and padding as one for each dimension."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 Sizes = tuple[int, ...]
 Edges = tuple[int, int]
 Padding = str | int | Sequence[int | Sequence[int]]
+
+LAYOUTS = ('NHWC', 'HWNC')
+MOST_DIMENSIONS = 3
 
 
 def sizes(value: int | Sequence[int], dimensions: int, name: str) -> Sizes:
@@ -44,9 +50,8 @@ def edges_of(
     if padding == 'CAUSAL' and dimensions == 1:
         return reach - 1, 0
     edges: Any = padding
-    if not _is_whole(padding):
-        named = isinstance(padding, str) or not isinstance(padding, Sequence)
-        edges = None if named or len(padding) != dimensions else padding[axis]
+    if isinstance(padding, Sequence):
+        edges = padding[axis] if len(padding) == dimensions else None
     if _is_whole(edges):
         edges = edges, edges
     if isinstance(edges, Sequence) and len(edges) == 2 and all(map(_is_whole, edges)):
@@ -58,3 +63,39 @@ def edges_of(
         f'an integer or (low, high) for each of {dimensions} spatial dimensions, not negative; got '
         f'{padding!r}.'
     )
+
+
+def check_operands(x: jax.Array, kernel: jax.Array, layout: str) -> int:
+    """The number of spatial dimensions; ValueError if the axes or the dtypes do not fit."""
+    if layout not in LAYOUTS:
+        raise ValueError(f'layout must be one of {LAYOUTS}, got {layout!r}.')
+    dimensions = (kernel.ndim - 2) // 2
+    if kernel.ndim % 2 or not 1 <= dimensions <= MOST_DIMENSIONS:
+        raise ValueError(
+            'kernel must have 4, 6 or 8 axes (*output, *kernel, C // groups, O), for 1, 2 or 3 '
+            f'spatial dimensions; got shape {kernel.shape}.'
+        )
+    if x.ndim <= dimensions or (layout == 'HWNC' and x.ndim != dimensions + 2):
+        axes = '(*batch, *spatial, C)' if layout == 'NHWC' else '(*spatial, N, C)'
+        raise ValueError(
+            f'x must have axes {axes} with {dimensions} spatial ones, as the kernel of shape '
+            f'{kernel.shape} has; got shape {x.shape} ({layout}).'
+        )
+    if x.dtype != kernel.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f'x and kernel must have one floating-point dtype, got {x.dtype} and {kernel.dtype}.'
+        )
+    return dimensions
+
+
+def check_precision(precision: Any) -> None:
+    """ValueError unless `jax.lax.dot_general` takes it."""
+    if precision is None:
+        return
+    try:
+        jax.eval_shape(functools.partial(jnp.dot, precision=precision), np.ones(1), np.ones(1))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"precision must be None, 'default', 'high' or 'highest', or what else "
+            f'jax.lax.dot_general takes; got {precision!r}.'
+        ) from None

@@ -5,13 +5,13 @@
 Each is linear in both operands, and its derivative by either operand is one of the three again. So
 this one family has reverse and forward mode of any order, and `vmap` folds a batch into an axis
 that is already there. An implementation is a module with these three functions of
-`(a, b, grid)`, for one group of channels and grids without circular padding:
+`(a, b, grid, groups)`, for grids without circular padding:
 
-    x (*input, N, C)    kernel (*output, *kernel, C, O)    y (*output, N, O)
+    x (*input, N, groups·C)    kernel (*output, *kernel, C, O)    y (*output, N, O)
 
-It runs where the arrays of a program are whole: on one device, under `pmap`, and inside
-`shard_map`. A program that the compiler is to partition gets the product of `patches.py` instead,
-which it partitions well.
+It runs on CPUs, where the arrays of a program are whole: on one device, under `pmap`, and inside
+`shard_map`. Programs that the compiler is to partition, that are exported or for other platforms
+get the product of `patches.py` instead, which compilers partition well.
 """
 
 import functools
@@ -22,10 +22,10 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from lcn_jax import direct, patches
+from lcn_jax import direct, native, patches
 from lcn_jax.grid import Grid
 
-IMPLEMENTATIONS: dict[str, Any] = {'direct': direct}
+IMPLEMENTATIONS: dict[str, Any] = {'native': native, 'direct': direct}
 
 # The last axes of each array, with the groups G apart from the channels C and the features O.
 AXES = {'x': 'NGC', 'kernel': 'CGO', 'y': 'NGO'}
@@ -86,11 +86,11 @@ def _result_shape(operation: _Operation, a: Any, b: Any, grid: Grid, groups: int
 
 
 def _whole(operation: _Operation, a: jax.Array, b: jax.Array, *, grid, groups, implementation, **_):
-    """By the implementation, one group at a time."""
+    """By the implementation."""
     compute = getattr(IMPLEMENTATIONS[implementation], operation.name)
     if 0 in a.shape or 0 in b.shape:
         return jnp.zeros(_result_shape(operation, a, b, grid, groups), a.dtype)
-    return patches.by_group(lambda a, b: compute(a, b, grid), a, b, groups)
+    return compute(a, b, grid, groups)
 
 
 def _partitioned(operation: _Operation, a, b, *, grid, groups, precision, **_):
@@ -112,7 +112,8 @@ def _lower(operation: _Operation, context, a, b, **params):
         divided = isinstance(axes, mlir.SPMDAxisContext) and axes.manual_axes < set(
             axes.mesh.axis_names
         )
-    compute = functools.partial(_partitioned if divided else _whole, operation)
+    elsewhere = divided or context.module_context.lowering_parameters.for_export
+    compute = functools.partial(_partitioned if elsewhere else _whole, operation)
     return mlir.lower_fun(compute, multiple_results=False)(context, a, b, **params)
 
 
@@ -185,7 +186,9 @@ def _register(operation: _Operation) -> None:
     primitive.def_abstract_eval(functools.partial(_result_type, operation))
     ad.defbilinear(primitive, *(functools.partial(_transpose, operation, i) for i in (0, 1)))
     batching.primitive_batchers[primitive] = functools.partial(_batch, operation)
-    mlir.register_lowering(primitive, functools.partial(_lower, operation))
+    partitioned = mlir.lower_fun(functools.partial(_partitioned, operation), multiple_results=False)
+    mlir.register_lowering(primitive, partitioned)
+    mlir.register_lowering(primitive, functools.partial(_lower, operation), platform='cpu')
 
 
 for _operation in OPERATIONS:

@@ -8,6 +8,7 @@ Arrays as in `bilinear.py`. Shape suffixes: P pixels of the padded input; I outp
 of one to three axes; T taps, the places of a receptive field; C channels; O features; N examples.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from jax import lax
 
 from lcn_jax.arguments import Edges
 from lcn_jax.grid import Grid
-from lcn_jax.patches import padded
+from lcn_jax.patches import by_group, padded
 
 # Products that are summed at a time. XLA slices an operand beforehand only if the slice is used
 # more than 15 times; otherwise it slices inside the loop over products, which then takes five
@@ -28,16 +29,29 @@ FEWEST_TERMS = 16
 Slices = tuple[slice, ...]
 
 
-def forward(x: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
+def forward(x: jax.Array, kernel: jax.Array, grid: Grid, groups: int) -> jax.Array:
     """y."""
+    return by_group(functools.partial(_forward, grid=grid), x, kernel, groups)
+
+
+def input_gradient(dy: jax.Array, kernel: jax.Array, grid: Grid, groups: int) -> jax.Array:
+    """dx: at each pixel, the sum over the neurons that see it."""
+    return by_group(functools.partial(_input_gradient, grid=grid), dy, kernel, groups)
+
+
+def kernel_gradient(x: jax.Array, dy: jax.Array, grid: Grid, groups: int) -> jax.Array:
+    """dkernel."""
+    return by_group(functools.partial(_kernel_gradient, grid=grid), x, dy, groups)
+
+
+def _forward(x: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
     everywhere = (slice(None),) * grid.dimensions
     taps = [(window, everywhere) for window in grid.windows()]
     y = _sum_over_channels(padded(x, grid), _by_tap(kernel, grid), taps)
     return y.astype(x.dtype)
 
 
-def input_gradient(dy: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
-    """dx: at each pixel, the sum over the neurons that see it."""
+def _input_gradient(dy: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
     total = jnp.zeros((), jnp.promote_types(dy.dtype, jnp.float32))
     size = (*grid.dilated_size, dy.shape[-2], kernel.shape[-2])
     for phases in itertools.product(*(_phases(grid, a) for a in range(grid.dimensions))):
@@ -52,8 +66,7 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
     return dx[tuple(slice(None, None, d) for d in grid.input_dilation)].astype(dy.dtype)
 
 
-def kernel_gradient(x: jax.Array, dy: jax.Array, grid: Grid) -> jax.Array:
-    """dkernel."""
+def _kernel_gradient(x: jax.Array, dy: jax.Array, grid: Grid) -> jax.Array:
     dkernel_ITCO = _sum_over_examples(padded(_after(dy, x), grid), dy, grid.windows())
     shape = (*grid.output_size, *grid.kernel_size, *dkernel_ITCO.shape[-2:])
     return dkernel_ITCO.reshape(shape).astype(dy.dtype)

@@ -16,10 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lcn_jax.arguments import Edges, Padding, Sizes, edges_of, sizes
+from lcn_jax.arguments import MOST_DIMENSIONS, Edges, Padding, Sizes, edges_of, sizes
 
 BORDERS = ('include', 'exclude')
-MOST_DIMENSIONS = 3
 
 
 class _AxisPools(NamedTuple):
@@ -106,6 +105,16 @@ class Grid:
             (n + low + high - (k - 1) * d - 1) // s + 1
             for n, (low, high), k, d, s in zip(
                 self.dilated_size, self.padding, self.kernel_size, self.kernel_dilation, self.stride
+            )
+        )
+
+    @property
+    def seen_size(self) -> Sizes:
+        """The size of the padded input from its first pixel to the last that a position sees."""
+        return tuple(
+            (n - 1) * s + (k - 1) * d + 1
+            for n, s, k, d in zip(
+                self.output_size, self.stride, self.kernel_size, self.kernel_dilation
             )
         )
 

@@ -20,16 +20,14 @@ import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.linen.dtypes import promote_dtype
 
-from lcn_jax import bilinear, parameters, patches
-from lcn_jax.arguments import Padding
-from lcn_jax.grid import MOST_DIMENSIONS, Grid
+from lcn_jax import bilinear, native, parameters, patches
+from lcn_jax.arguments import LAYOUTS, Padding, check_operands, check_precision
+from lcn_jax.grid import Grid
 from lcn_jax.parameters import he_normal as he_normal
 from lcn_jax.parameters import tile_kernel as tile_kernel
 
-LAYOUTS = ('NHWC', 'HWNC')
 IMPLEMENTATIONS = (*bilinear.IMPLEMENTATIONS, 'patches', 'lax')
 
 
@@ -63,9 +61,11 @@ def conv_local(
       input_dilation: as in `jax.lax.conv_general_dilated`, this less one zeros lie between pixels.
       groups: channels and features fall into this many groups that do not see each other.
       mask: of the shape of the kernel, which is multiplied by it.
-      precision: of matrix products, as in `jax.lax.dot_general`; 'direct' always has the highest.
-      implementation: 'direct' (the default on CPU) adds up shifted products; 'patches' (the
-        default elsewhere) is one batched matrix product; 'lax' is the slow reference,
+      precision: of matrix products, as in `jax.lax.dot_general`; 'native' and 'direct' always have
+        the highest.
+      implementation: 'native' is in C++, the default on CPU where there is a compiler, for float32
+        and bfloat16; 'direct', the other default on CPU, adds up shifted products; 'patches', the
+        default elsewhere, is one batched matrix product; 'lax' is the slow reference,
         `jax.lax.conv_general_dilated_local`.
 
     Returns:
@@ -74,29 +74,16 @@ def conv_local(
     Raises:
       ValueError: one line, if shapes, dtypes or options do not fit together.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f'layout must be one of {LAYOUTS}, got {layout!r}.')
+    check_precision(precision)
+    dimensions = check_operands(x, kernel, layout)
     if implementation not in (None, *IMPLEMENTATIONS):
         raise ValueError(
             f'implementation must be None or one of {IMPLEMENTATIONS}, got {implementation!r}.'
         )
-    if precision is not None:
-        _check_precision(precision)
-    dimensions = (kernel.ndim - 2) // 2
-    if kernel.ndim % 2 or not 1 <= dimensions <= MOST_DIMENSIONS:
+    if implementation not in (None, *implementations(x.dtype)):
         raise ValueError(
-            'kernel must have 4, 6 or 8 axes (*output, *kernel, C // groups, O), for 1, 2 or 3 '
-            f'spatial dimensions; got shape {kernel.shape}.'
-        )
-    if x.ndim <= dimensions or (layout == 'HWNC' and x.ndim != dimensions + 2):
-        axes = '(*batch, *spatial, C)' if layout == 'NHWC' else '(*spatial, N, C)'
-        raise ValueError(
-            f'x must have axes {axes} with {dimensions} spatial ones, as the kernel of shape '
-            f'{kernel.shape} has; got shape {x.shape} ({layout}).'
-        )
-    if x.dtype != kernel.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(
-            f'x and kernel must have one floating-point dtype, got {x.dtype} and {kernel.dtype}.'
+            f"implementation 'native' cannot compute in {x.dtype}, only in float32 and bfloat16 "
+            f'where the kernel is built; {native.describe()}.'
         )
     x, batch = _positions_first(x, dimensions) if layout == 'NHWC' else (x, x.shape[-2:-1])
     grid = Grid.create(
@@ -124,7 +111,7 @@ def conv_local(
     if grid.circular:
         x, grid = _wrapped(x, grid)
 
-    implementation = implementation or default_implementation()
+    implementation = implementation or default_implementation(x.dtype)
     if implementation in bilinear.IMPLEMENTATIONS and not _is_partitioned(x, kernel):
         y = bilinear.apply(
             x, kernel, grid=grid, groups=groups, precision=precision, implementation=implementation
@@ -138,19 +125,16 @@ def conv_local(
     return jnp.moveaxis(y, -2, 0).reshape(*batch, *grid.output_size, features)
 
 
-def default_implementation() -> str:
-    """The fastest implementation on the default backend."""
-    return 'direct' if jax.default_backend() == 'cpu' else 'patches'
+def default_implementation(dtype: Any = jnp.float32) -> str:
+    """The fastest implementation in this dtype on the default backend."""
+    if jax.default_backend() != 'cpu':
+        return 'patches'
+    return implementations(dtype)[0]
 
 
-def _check_precision(precision: Any) -> None:
-    try:
-        jax.eval_shape(functools.partial(jnp.dot, precision=precision), np.ones(1), np.ones(1))
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"precision must be None, 'default', 'high' or 'highest', or what else "
-            f'jax.lax.dot_general takes; got {precision!r}.'
-        ) from None
+def implementations(dtype: Any = jnp.float32) -> tuple[str, ...]:
+    """Those of IMPLEMENTATIONS that work here in this dtype, the fastest on CPU first."""
+    return tuple(name for name in IMPLEMENTATIONS if name != 'native' or native.computes(dtype))
 
 
 def _positions_first(x: jax.Array, dimensions: int) -> tuple[jax.Array, tuple[int, ...]]:

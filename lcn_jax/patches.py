@@ -16,14 +16,13 @@ from lcn_jax.grid import Grid
 
 
 def padded(x: jax.Array, grid: Grid) -> jax.Array:
-    """x with padding and dilation, cropped to the pixels that some receptive field reaches."""
+    """x with padding and dilation, up to the last pixel that a position sees."""
     config = [
-        (low, (n - 1) * s + (k - 1) * d + 1 - low - size, between - 1)
-        for (low, _), n, s, k, d, size, between in zip(
-            grid.padding, grid.output_size, grid.stride, grid.kernel_size, grid.kernel_dilation,
-            grid.dilated_size, grid.input_dilation,
+        (low, seen - low - size, between - 1)
+        for (low, _), seen, size, between in zip(
+            grid.padding, grid.seen_size, grid.dilated_size, grid.input_dilation
         )
-    ]  # fmt: skip
+    ]
     return lax.pad(x, jnp.zeros((), x.dtype), [*config, (0, 0, 0), (0, 0, 0)])
 
 

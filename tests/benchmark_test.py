@@ -16,7 +16,7 @@ import tiny_runs
 from experiments.configs import cifar10, imagenet
 from experiments.measure import layers, steps, timing
 from lcn_jax.grid import Grid
-from lcn_jax.local import IMPLEMENTATIONS, LocalConv
+from lcn_jax.local import LocalConv, default_implementation, implementations
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -51,7 +51,7 @@ def test_candidates_for_a_layer_compute_the_same(grid):
     candidates = layers.layer_candidates(shape, 2, 'float32')
     conv, (x_NHWC, kernel, dy_NHWC) = candidates.pop('conv')
     expected = jax.jit(layers.with_gradients(conv))(x_NHWC, kernel, dy_NHWC)
-    assert set(candidates) == set(IMPLEMENTATIONS)
+    assert set(candidates) == set(implementations())
     for layer, (x, kernels, dy) in candidates.values():
         kernels = jnp.broadcast_to(kernel, kernels.shape)
         y, dx, dkernels = jax.jit(layers.with_gradients(layer))(x, kernels, dy)
@@ -118,8 +118,8 @@ def test_a_quick_run_writes_numbers_and_a_chart(tmp_path):
         report['steps']['seconds']['lc'] / report['steps']['seconds']['conv']
     )
     for row in (
-        'lax / direct',
-        'patches / direct',
+        f'lax / {default_implementation()}',
+        f'patches / {default_implementation()}',
         'conv_local / lc',
         'lc fed / lc',
         'hebbian / wake',

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from lcn_jax import native
-from lcn_jax.native import Spec
+from lcn_jax.grid import Grid
+from lcn_jax.local import conv_local
 
 
 @pytest.fixture
@@ -21,35 +22,35 @@ def built():
         pytest.skip(native.describe())
 
 
-def _spec(output, taps, stride=None, dilation=None, groups=1):
-    """A spec with these positions, and pixels that no position sees at the end of each axis."""
+def _grid(output, taps, stride=None, dilation=None):
+    """A grid with these positions, and pixels that no position sees at the end of each axis."""
     stride = stride or (1,) * len(output)
     dilation = dilation or (1,) * len(output)
     axes = zip(output, taps, stride, dilation)
     size = tuple((o - 1) * s + (t - 1) * d + s for o, t, s, d in axes)
-    return Spec(size, taps, stride, dilation, groups)
+    return Grid.create(size, taps, stride, 'VALID', dilation)
 
 
-def _arrays(spec, examples, channels, features):
+def _arrays(grid, groups, examples, channels, features):
     """x, kernel and dy, random numbers that bfloat16 can hold."""
     rng = np.random.default_rng(0)
     shapes = [
-        (*spec.size, examples, spec.groups * channels),
-        (*spec.output, *spec.taps, channels, spec.groups * features),
-        (*spec.output, examples, spec.groups * features),
+        (*grid.input_size, examples, groups * channels),
+        (*grid.output_size, *grid.kernel_size, channels, groups * features),
+        (*grid.output_size, examples, groups * features),
     ]
     arrays = [jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in shapes]
     return [np.asarray(array, np.float64) for array in arrays]
 
 
-def _brute_force(x, kernel, dy, spec):
+def _brute_force(x, kernel, dy, grid, groups):
     """y, dx and dkernel, neuron by neuron."""
     y, dx, dkernel = np.zeros(dy.shape), np.zeros(x.shape), np.zeros(kernel.shape)
-    channels, features = kernel.shape[-2], kernel.shape[-1] // spec.groups
-    for p in np.ndindex(*spec.output):
-        for t in np.ndindex(*spec.taps):
-            q = tuple(np.array(p) * spec.stride + np.array(t) * spec.kernel_dilation)
-            for g in range(spec.groups):
+    channels, features = kernel.shape[-2], kernel.shape[-1] // groups
+    for p in np.ndindex(*grid.output_size):
+        for t in np.ndindex(*grid.kernel_size):
+            q = tuple(np.array(p) * grid.stride + np.array(t) * grid.kernel_dilation)
+            for g in range(groups):
                 c = slice(g * channels, (g + 1) * channels)
                 o = slice(g * features, (g + 1) * features)
                 y[p][:, o] += x[q][:, c] @ kernel[p + t][:, o]
@@ -58,63 +59,63 @@ def _brute_force(x, kernel, dy, spec):
     return y, dx, dkernel
 
 
-def _sums(x, kernel, dy, spec, dtype):
+def _sums(x, kernel, dy, grid, groups, dtype):
     x, kernel, dy = (jnp.asarray(array, dtype) for array in (x, kernel, dy))
     return (
-        native.forward(x, kernel, spec),
-        native.input_gradient(dy, kernel, spec),
-        native.kernel_gradient(x, dy, spec),
+        native.forward(x, kernel, grid, groups),
+        native.input_gradient(dy, kernel, grid, groups),
+        native.kernel_gradient(x, dy, grid, groups),
     )
 
 
-# (spec, examples, channels, features): whole and broken tiles of every width, parts of the depth
-# (more than 256 channels, features or examples), gaps between receptive fields, no examples.
+# (grid, groups, examples, channels, features): whole and broken tiles of every width, parts of the
+# depth (more than 256 channels, features or examples), gaps between receptive fields, no examples.
 CASES = {
-    'plain': (_spec((3, 4), (3, 3)), 7, 16, 16),
-    'one example': (_spec((2, 3), (3, 2), (2, 1), (1, 3)), 1, 3, 5),
-    'sequence': (_spec((7,), (20,), (5,)), 9, 4, 8),
-    'sequence with gaps': (_spec((3,), (2,), (4,)), 6, 1, 1),
-    'volume in groups': (_spec((3, 2, 2), (2, 3, 1), (1, 2, 3), (2, 1, 1), 3), 13, 1, 10),
-    'two groups': (_spec((2, 2), (2, 2), groups=2), 19, 24, 36),
-    'many channels': (_spec((1, 2), (1, 2)), 5, 300, 40),
-    'many features': (_spec((2,), (3,), dilation=(2,)), 6, 12, 270),
-    'many examples': (_spec((2, 1), (1, 2)), 290, 7, 20),
-    'no examples': (_spec((2, 2), (2, 2)), 0, 4, 4),
+    'plain': (_grid((3, 4), (3, 3)), 1, 7, 16, 16),
+    'one example': (_grid((2, 3), (3, 2), (2, 1), (1, 3)), 1, 1, 3, 5),
+    'sequence': (_grid((7,), (20,), (5,)), 1, 9, 4, 8),
+    'sequence with gaps': (_grid((3,), (2,), (4,)), 1, 6, 1, 1),
+    'volume in groups': (_grid((3, 2, 2), (2, 3, 1), (1, 2, 3), (2, 1, 1)), 3, 13, 1, 10),
+    'two groups': (_grid((2, 2), (2, 2)), 2, 19, 24, 36),
+    'many channels': (_grid((1, 2), (1, 2)), 1, 5, 300, 40),
+    'many features': (_grid((2,), (3,), dilation=(2,)), 1, 6, 12, 270),
+    'many examples': (_grid((2, 1), (1, 2)), 1, 290, 7, 20),
+    'no examples': (_grid((2, 2), (2, 2)), 1, 0, 4, 4),
 }
 
 
 @pytest.mark.parametrize('case', CASES)
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 def test_sums_are_those_of_brute_force(built, case, dtype):
-    spec, *sizes = CASES[case]
-    arrays = _arrays(spec, *sizes)
-    expected = _brute_force(*arrays, spec)
+    grid, groups, *sizes = CASES[case]
+    arrays = _arrays(grid, groups, *sizes)
+    expected = _brute_force(*arrays, grid, groups)
     # The sums of absolute values bound what rounding in float32 can do to each sum.
-    bounds = _brute_force(*map(np.abs, arrays), spec)
+    bounds = _brute_force(*map(np.abs, arrays), grid, groups)
     relative = 2.0**-8 if dtype == jnp.bfloat16 else 0  # half a unit in the last of 8 digits
-    for got, want, bound in zip(_sums(*arrays, spec, dtype), expected, bounds):
+    for got, want, bound in zip(_sums(*arrays, grid, groups, dtype), expected, bounds):
         assert got.dtype == dtype and got.shape == want.shape
         error = np.abs(np.asarray(got, np.float64) - want)
         assert (error <= relative * np.abs(want) + 1e-6 * bound).all()
 
 
 def test_infinity_times_zero_is_nan_where_it_is_seen_and_nowhere_else(built):
-    spec = _spec((5, 5), (3, 3))
-    x, kernel, dy = _arrays(spec, 3, 2, 3)
+    grid = _grid((5, 5), (3, 3))
+    x, kernel, dy = _arrays(grid, 1, 3, 2, 3)
     x[2, 4, 1, 0] = np.inf
     kernel[:] = 0
     sees = np.zeros((5, 5), bool)
     sees[:3, 2:5] = True  # a 3×3 receptive field that begins at row i, column j
-    y, _, _ = _sums(x, kernel, dy, spec, jnp.float32)
+    y, _, _ = _sums(x, kernel, dy, grid, 1, jnp.float32)
     assert (np.isnan(y[:, :, 1]) == sees[..., None]).all()
     assert not np.isnan(y[:, :, [0, 2]]).any()
 
 
 def test_nan_survives_rounding_to_bfloat16(built):
-    spec = _spec((1,), (1,))
-    x, kernel, dy = _arrays(spec, 2, 1, 1)
+    grid = _grid((1,), (1,))
+    x, kernel, dy = _arrays(grid, 1, 2, 1, 1)
     x[0, 1] = np.nan
-    y, _, _ = _sums(x, kernel, dy, spec, jnp.bfloat16)
+    y, _, _ = _sums(x, kernel, dy, grid, 1, jnp.bfloat16)
     assert list(np.isnan(np.asarray(y, np.float32).ravel())) == [False, True]
 
 
@@ -123,16 +124,17 @@ BITS = """
     import jax
     import numpy as np
     from lcn_jax import native
-    spec = native.Spec((12, 12), (3, 3), (1, 1), (1, 1), 1)
+    from lcn_jax.grid import Grid
+    grid = Grid.create(12, 3, padding='VALID')
     rng = np.random.default_rng(0)
     x, kernel, dy = (
         jax.numpy.asarray(rng.normal(size=shape), 'float32')
         for shape in ((12, 12, 40, 8), (10, 10, 3, 3, 8, 12), (10, 10, 40, 12))
     )
     results = (
-        native.forward(x, kernel, spec),
-        native.input_gradient(dy, kernel, spec),
-        native.kernel_gradient(x, dy, spec),
+        native.forward(x, kernel, grid, 1),
+        native.input_gradient(dy, kernel, grid, 1),
+        native.kernel_gradient(x, dy, grid, 1),
     )
     print(hashlib.sha256(b''.join(np.asarray(r).tobytes() for r in results)).hexdigest())
 """
@@ -151,41 +153,37 @@ def test_threads_change_no_bit(built):
     assert bits('1') == bits('4')
 
 
-def test_devices_that_share_the_threads_do_not_wait_for_each_other_for_ever(built):
-    spec = _spec((6, 6), (3, 3))
-    x, kernel, _ = _arrays(spec, 16, 8, 8)
+def test_devices_that_share_the_threads_do_not_block_each_other(built):
+    grid = _grid((6, 6), (3, 3))
+    x, kernel, _ = _arrays(grid, 1, 16, 8, 8)
     devices = jax.device_count()
     xs = np.stack([x + i for i in range(devices)]).astype(np.float32)
     kernel = kernel.astype(np.float32)
-    run = jax.pmap(lambda x, kernel: native.forward(x, kernel, spec), in_axes=(0, None))
+    run = jax.pmap(lambda x, kernel: native.forward(x, kernel, grid, 1), in_axes=(0, None))
     ys = [run(xs, kernel) for _ in range(20)][-1]
     for x, y in zip(xs, ys):
-        np.testing.assert_array_equal(y, native.forward(x, kernel, spec))
+        np.testing.assert_array_equal(y, native.forward(x, kernel, grid, 1))
 
 
 def test_operands_in_another_layout_are_brought_into_order(built):
-    spec = _spec((3, 4), (2, 2))
-    x, kernel, dy = (array.astype(np.float32) for array in _arrays(spec, 5, 3, 4))
+    grid = _grid((3, 4), (2, 2))
+    x, kernel, dy = (array.astype(np.float32) for array in _arrays(grid, 1, 5, 3, 4))
 
     @jax.jit
     def from_examples_first(x_NHWC, kernel_OC):
         x, kernel = x_NHWC.transpose(1, 2, 0, 3), kernel_OC.swapaxes(-1, -2)
-        return native.forward(x, kernel, spec)
+        return native.forward(x, kernel, grid, 1)
 
     y = from_examples_first(x.transpose(2, 0, 1, 3), kernel.swapaxes(-1, -2))
-    want, _, _ = _brute_force(x, kernel, dy, spec)
+    want, _, _ = _brute_force(x, kernel, dy, grid, 1)
     np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-5)
 
 
-def test_arrays_that_do_not_fit_are_refused(built):
-    spec = _spec((3, 4), (2, 2))
-    x, kernel, dy = (array.astype(np.float32) for array in _arrays(spec, 5, 3, 4))
-    with pytest.raises(ValueError, match='cannot have the shapes'):
-        native.forward(x[1:], kernel, spec)
-    with pytest.raises(ValueError, match='cannot have the shapes'):
-        native.kernel_gradient(x, dy, spec._replace(groups=3))
-    with pytest.raises(ValueError, match='not both float32'):
-        native.forward(x, kernel.astype(jnp.bfloat16), spec)
+def test_a_dtype_that_it_does_not_have_is_refused(built):
+    x, kernel = np.ones((1, 4, 4, 2), np.float16), np.ones((4, 4, 3, 3, 2, 2), np.float16)
+    with pytest.raises(ValueError, match='cannot compute in float16, only in float32 and bfloat16'):
+        conv_local(x, kernel, implementation='native')
+    assert conv_local(x, kernel).dtype == np.float16
 
 
 @pytest.mark.parametrize(

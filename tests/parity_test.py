@@ -16,7 +16,7 @@ from reference_rules import interior_mean_over_std, inverse_weight_snr
 
 from lcn_jax import circuit, sleep
 from lcn_jax.grid import Grid
-from lcn_jax.local import IMPLEMENTATIONS, conv_local
+from lcn_jax.local import conv_local, implementations
 
 FOLDER = pathlib.Path(os.environ.get('LCN_PARITY_DIR', pathlib.Path(__file__).parent / 'parity'))
 SIMULATION_ERROR = 1e-8  # relative; theirs is float64 too
@@ -48,7 +48,7 @@ class LayerParityTest(ParityTest):
         kernel = our_kernel(theirs['weights'])
 
         x = theirs['x'].transpose(0, 2, 3, 1)
-        for implementation in IMPLEMENTATIONS:
+        for implementation in implementations(jnp.float64):
             y = conv_local(
                 x,
                 kernel,

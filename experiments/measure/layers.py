@@ -94,7 +94,7 @@ def layer_candidates(
             functools.partial(local.conv_local, implementation=name, **options),
             (x_HWNC, kernels, dy_HWNC),
         )
-        for name in local.IMPLEMENTATIONS
+        for name in local.implementations(dtype)
     }
 
 

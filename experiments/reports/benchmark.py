@@ -11,12 +11,13 @@ STEPS = ('conv', 'lc', 'conv_local')
 FED = ('conv', 'lc')  # also fed from a dataset
 SLEEP_RULES = ('hebbian', 'mean', 'exact')
 COLOURS = {
-    'conv': '#4c78a8', 'direct': '#54a24b', 'patches': '#b9a44c', 'lc': '#54a24b', 'lax': '#e45756',
-    'conv_local': '#e45756',
+    'conv': '#4c78a8', 'native': '#54a24b', 'direct': '#9ccc65', 'patches': '#b9a44c',
+    'lc': '#54a24b', 'lax': '#e45756', 'conv_local': '#e45756',
 }  # fmt: skip
 TITLES = {'forward': 'forward', 'forward_backward': 'forward + backward'}
 LABELS = {
     'conv': 'convolution',
+    'native': 'conv_local, native',
     'direct': 'conv_local, direct',
     'patches': 'conv_local, patches',
     'lax': 'lax.conv_general_dilated_local',

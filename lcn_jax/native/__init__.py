@@ -4,25 +4,28 @@ The library is compiled when it is first needed, in a few seconds, and kept in
 `$XDG_CACHE_HOME/lcn_jax` (`~/.cache/lcn_jax`), one file for each source, compiler, processor and
 version of jaxlib. The compiler is `$CXX`, or else `c++`; `LCN_NATIVE=0` switches the library off.
 
-The functions here have no derivatives and no rule for vmap: `lcn_jax.local` gives them both.
+The functions here are an implementation of `bilinear.py`, which gives them derivatives and a rule
+for vmap.
 """
 
 import ctypes
 import functools
 import hashlib
 import importlib.metadata
-import itertools
 import os
 import platform
 import shlex
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from lcn_jax.grid import Grid
+from lcn_jax.patches import padded
 
 SOURCE = Path(__file__).with_name('local.cc')
 TARGETS = ('lcn_forward', 'lcn_input_gradient', 'lcn_kernel_gradient')
@@ -33,55 +36,39 @@ _NATIVE = '-mcpu=native' if platform.machine() in ('aarch64', 'arm64') else '-ma
 _FLAGS = ['-std=c++17', '-O3', _NATIVE, '-ffp-contract=fast']
 
 
-class Spec(NamedTuple):
-    """Which pixels the output positions see: D = 1, 2 or 3 numbers each."""
+def forward(x: jax.Array, kernel: jax.Array, grid: Grid, groups: int) -> jax.Array:
+    """y[p, n, o] = sum_{t, c} x[pixel(p, t), n, c] · kernel[p, t, c, o].
 
-    size: tuple[int, ...]  # of x, with its padding
-    taps: tuple[int, ...]  # of a receptive field, the kernel's size
-    stride: tuple[int, ...]
-    kernel_dilation: tuple[int, ...]
-    groups: int
-
-    @property
-    def output(self) -> tuple[int, ...]:
-        """The numbers of positions, as many as have their whole receptive field in x."""
-        axes = zip(self.size, self.taps, self.stride, self.kernel_dilation)
-        return tuple((n - (t - 1) * d - 1) // s + 1 for n, t, s, d in axes)
-
-
-def forward(x: jax.Array, kernel: jax.Array, spec: Spec) -> jax.Array:
-    """y[p, n, o] = sum_{t, c} x[p · stride + t · dilation, n, c] · kernel[p, t, c, o].
-
-    p, an output position, and t, a tap, have D axes. The features of y and the channels of x lie
-    group by group; a group's features see its channels only.
+    p is an output position and t a tap; channels and features lie group by group.
 
     Args:
-      x: (*spec.size, N, groups · C), padded already.
-      kernel: (*spec.output, *spec.taps, C, O), with the dtype of x, which `supports` must accept.
+      x: (*input, N, groups · C), float32 or bfloat16.
+      kernel: (*output, *kernel, C, O), with the dtype of x.
 
     Returns:
-      (*spec.output, N, O), with the dtype of x. Sums are taken in float32.
+      (*output, N, O), with the dtype of x. Sums are taken in float32.
 
     Raises:
       RuntimeError: the library is not `available`.
-      ValueError: the shapes or dtypes do not fit together.
     """
-    return _call('lcn_forward', spec, 'y', x=x, kernel=kernel)
+    return _call('lcn_forward', 'y', grid, groups, x=padded(x, grid), kernel=kernel)
 
 
-def input_gradient(dy: jax.Array, kernel: jax.Array, spec: Spec) -> jax.Array:
+def input_gradient(dy: jax.Array, kernel: jax.Array, grid: Grid, groups: int) -> jax.Array:
     """The derivative of sum(dy · y) by x, which has its shape; 0 where no neuron looks."""
-    return _call('lcn_input_gradient', spec, 'x', y=dy, kernel=kernel)
+    dx_padded = _call('lcn_input_gradient', 'x', grid, groups, y=dy, kernel=kernel)
+    x = jax.ShapeDtypeStruct((*grid.input_size, *dx_padded.shape[-2:]), dy.dtype)
+    return jax.linear_transpose(lambda x: padded(x, grid), x)(dx_padded)[0]
 
 
-def kernel_gradient(x: jax.Array, dy: jax.Array, spec: Spec) -> jax.Array:
+def kernel_gradient(x: jax.Array, dy: jax.Array, grid: Grid, groups: int) -> jax.Array:
     """The derivative of sum(dy · y) by the kernel, which has its shape."""
-    return _call('lcn_kernel_gradient', spec, 'kernel', x=x, y=dy)
+    return _call('lcn_kernel_gradient', 'kernel', grid, groups, x=padded(x, grid), y=dy)
 
 
-def supports(dtype: np.dtype | type) -> bool:
-    """The library computes in this dtype: float32 or bfloat16."""
-    return jnp.dtype(dtype) in (jnp.float32, jnp.bfloat16)
+def computes(dtype: Any) -> bool:
+    """The library is available and computes in this dtype: float32 or bfloat16."""
+    return jnp.dtype(dtype) in (jnp.float32, jnp.bfloat16) and available()
 
 
 def available() -> bool:
@@ -94,28 +81,23 @@ def describe() -> str:
     return _load()[1]
 
 
-def _call(target: str, spec: Spec, result: str, **operands: jax.Array) -> jax.Array:
+def _call(target: str, result: str, grid: Grid, groups: int, **operands: jax.Array) -> jax.Array:
+    """The array `result` of x, which is padded, kernel and y, from the other two."""
     if not available():
         raise RuntimeError(describe())
     left, right = operands.values()
-    examples = left.shape[-2]
-    features = right.shape[-1]
-    channels = operands['x'].shape[-1] // spec.groups if 'x' in operands else right.shape[-2]
-    shapes = {
-        'x': (*spec.size, examples, spec.groups * channels),
-        'kernel': (*spec.output, *spec.taps, channels, features),
-        'y': (*spec.output, examples, features),
-    }
-    got = {name: array.shape for name, array in operands.items()}
-    if any(shapes[name] != shape for name, shape in got.items()) or features % spec.groups:
-        raise ValueError(f'a local layer with {spec} cannot have the shapes {got}.')
-    if left.dtype != right.dtype or not supports(left.dtype):
-        raise ValueError(f'{left.dtype} and {right.dtype} are not both float32 or both bfloat16.')
-    missing = 3 - len(spec.size)
-    axes = (spec.size, spec.output, spec.taps, spec.stride, spec.kernel_dilation)
-    layer = [*itertools.chain(*((1,) * missing + numbers for numbers in axes))]
-    layer += [examples, spec.groups, channels, features // spec.groups]  # as `Layer` in local.cc
-    out = jax.ShapeDtypeStruct(shapes[result], left.dtype)
+    examples, features = left.shape[-2], right.shape[-1]
+    channels = operands['x'].shape[-1] // groups if 'x' in operands else right.shape[-2]
+    shape = {
+        'x': (*grid.seen_size, examples, groups * channels),
+        'kernel': (*grid.output_size, *grid.kernel_size, channels, features),
+        'y': (*grid.output_size, examples, features),
+    }[result]
+    missing = (1,) * (3 - grid.dimensions)
+    axes = (grid.seen_size, grid.output_size, grid.kernel_size, grid.stride, grid.kernel_dilation)
+    layer = [number for numbers in axes for number in missing + numbers]
+    layer += [examples, groups, channels, features // groups]  # as `Layer` in local.cc
+    out = jax.ShapeDtypeStruct(shape, left.dtype)
     return jax.ffi.ffi_call(target, out)(left, right, layer=np.array(layer, np.int64))
 
 
