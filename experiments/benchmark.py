@@ -30,7 +30,7 @@ from experiments.measure.layers import measure_layers
 from experiments.measure.steps import measure_sleep, measure_steps
 from experiments.measure.timing import Settings, say
 from experiments.reports.benchmark import plot, ratios, table
-from lcn_jax import local
+from lcn_jax import local, native
 from lcn_jax.errors import UsageError
 from lcn_jax.files import local_folder, make_folder, to_json, write_text
 
@@ -55,6 +55,7 @@ QUICK = flags.DEFINE_bool('quick', False, 'One layer and a tiny network, in seco
 def run(settings: Settings) -> dict[str, Any]:
     """Measures everything; the dict is what goes into the JSON file."""
     start = time.perf_counter()
+    say(native.describe())
     say('rates of the machine')
     rates = timing.machine_rates(settings)
     layers = measure_layers(rates, settings)

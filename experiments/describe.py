@@ -10,6 +10,8 @@ JAX_NUM_CPU_DEVICES=8 in the environment describes a run on eight devices.
 import jax
 
 from experiments.common import cli, overview
+from lcn_jax import native
+from lcn_jax.local import default_implementation
 from lcn_jax.training import cost
 from lcn_jax.training.experiment import Experiment
 
@@ -35,6 +37,7 @@ def describe(experiment: Experiment) -> str:
             '',
             layer_table(layers),
             '',
+            f'layer          {default_implementation(config.model.dtype)}; {native.describe()}',
             f'parameters     {experiment.parameters:,}, of them {sum(local):,} in {len(local)} '
             'locally connected kernels',
             f'training step  {flops / 1e9:.3g} GFLOP for an image, '
