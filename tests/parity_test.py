@@ -4,6 +4,7 @@ LCN_PARITY_DIR names the folder of `layer_*.npz`, `circuit_*.npz` and `hebbian_s
 parity/ beside this file). Sizes, parameters and every recorded array are read from the files.
 """
 
+import functools
 import os
 import pathlib
 
@@ -49,20 +50,19 @@ class LayerParityTest(ParityTest):
 
         x = theirs['x'].transpose(0, 2, 3, 1)
         for implementation in implementations(jnp.float64):
-            y = conv_local(
-                x,
-                kernel,
+            layer = functools.partial(
+                conv_local,
                 stride=stride,
                 padding=padding,
                 groups=groups,
                 implementation=implementation,
             )
-            y = y + theirs.get('bias', 0)
+            y = jax.jit(layer)(x, kernel) + theirs.get('bias', 0)
             np.testing.assert_allclose(
                 y, theirs['y'].transpose(0, 2, 3, 1), rtol=0, atol=LAYER_ERROR
             )
 
-        shared = sleep.mean(kernel, grid, jax.random.key(0), border='include')
+        shared = jax.jit(lambda kernel: sleep.mean(kernel, grid, None, border='include'))(kernel)
         np.testing.assert_allclose(
             shared, our_kernel(theirs['weights_shared_instantly']), rtol=0, atol=LAYER_ERROR
         )
@@ -78,14 +78,13 @@ class LayerParityTest(ParityTest):
         for rule in (sleep.hebbian_for, reference_rules.hebbian_stepwise):
             if rule is reference_rules.hebbian_stepwise and int(theirs['groups']) > 1:
                 continue
-            ours = rule(
-                jnp.float64(our_kernel(theirs['weights'])),
-                grid,
-                patterns,
+            options = dict(
                 border='exclude',
                 gamma=float(theirs['hebbian_gamma']),
                 learning_rate=float(theirs['hebbian_lr']),
             )
+            asleep = jax.jit(lambda k, p, rule=rule, o=options: rule(k, grid, p, **o))
+            ours = asleep(jnp.float64(our_kernel(theirs['weights'])), patterns)
             recorded = our_kernel(theirs[f'weights_hebbian_{steps}'])
             error = LAYER_ERROR * np.abs(recorded).max()
             np.testing.assert_allclose(ours, recorded, rtol=LAYER_ERROR, atol=error)
