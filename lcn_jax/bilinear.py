@@ -9,9 +9,9 @@ that is already there. An implementation is a module with these three functions 
 
     x (*input, N, groups·C)    kernel (*output, *kernel, C, O)    y (*output, N, O)
 
-It runs on CPUs, where the arrays of a program are whole: on one device, under `pmap`, and inside
-`shard_map`. Programs that the compiler is to partition, that are exported or for other platforms
-get the product of `patches.py` instead, which compilers partition well.
+Those for CPUs run there, where the arrays of a program are whole: on one device, under `pmap`, and
+inside `shard_map`. Programs that the compiler is to partition, that are exported or for other
+platforms get the products of `patches.py` instead, which compilers partition well.
 """
 
 import functools
@@ -25,7 +25,7 @@ from jax.interpreters import ad, batching, mlir
 from lcn_jax import direct, native, patches
 from lcn_jax.grid import Grid
 
-IMPLEMENTATIONS: dict[str, Any] = {'native': native, 'direct': direct}
+IMPLEMENTATIONS: dict[str, Any] = {'native': native, 'direct': direct, 'patches': patches}
 
 # The last axes of each array, with the groups G apart from the channels C and the features O.
 AXES = {'x': 'NGC', 'kernel': 'CGO', 'y': 'NGO'}
@@ -51,7 +51,7 @@ FORWARD, *_ = OPERATIONS = tuple(
 def apply(x: jax.Array, kernel: jax.Array, **params: Any) -> jax.Array:
     """The layer: x (*input, N, groups·C), kernel (*output, *kernel, C, groups·O) of one dtype.
 
-    params: grid, groups, precision (of `patches.product`) and implementation, of IMPLEMENTATIONS.
+    params: grid, groups, precision (of products in `patches.py`), implementation.
     """
     return FORWARD.primitive.bind(*_varying_alike(x, kernel), **params)
 
@@ -66,7 +66,7 @@ def _varying_alike(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Arra
         return x, kernel
 
     def like(array, other):
-        nothing = other.ravel()[:0].reshape(0, *array.shape[1:])
+        nothing = jax.lax.stop_gradient(other).ravel()[:0].reshape(0, *array.shape[1:])
         return jnp.concatenate([array, nothing])
 
     return like(x, kernel), like(kernel, x)
@@ -85,26 +85,27 @@ def _result_shape(operation: _Operation, a: Any, b: Any, grid: Grid, groups: int
 # ---- What an operation computes. -----------------------------------------------------------------
 
 
-def _whole(operation: _Operation, a: jax.Array, b: jax.Array, *, grid, groups, implementation, **_):
-    """By the implementation."""
-    compute = getattr(IMPLEMENTATIONS[implementation], operation.name)
+def _compute(
+    operation: _Operation, a: jax.Array, b: jax.Array, *, grid, groups, precision, implementation
+):
     if 0 in a.shape or 0 in b.shape:
         return jnp.zeros(_result_shape(operation, a, b, grid, groups), a.dtype)
-    return compute(a, b, grid, groups)
+    of_products = {'precision': precision} if implementation == 'patches' else {}
+    compute = getattr(IMPLEMENTATIONS[implementation], operation.name)
+    return compute(a, b, grid, groups, **of_products)
 
 
-def _partitioned(operation: _Operation, a, b, *, grid, groups, precision, **_):
-    """In plain JAX, for the compiler to divide among the devices."""
-    product = functools.partial(patches.product, grid=grid, groups=groups, precision=precision)
-    if operation.name == 'forward':
-        return product(a, b)
-    unknown = jax.ShapeDtypeStruct(_result_shape(operation, a, b, grid, groups), a.dtype)
-    if operation.name == 'input_gradient':
-        return jax.linear_transpose(lambda x: product(x, b), unknown)(a)[0]
-    return jax.linear_transpose(lambda kernel: product(a, kernel), unknown)(b)[0]
+def _lower(operation: _Operation, implementation: str, context, a, b, **params):
+    compute = functools.partial(_compute, operation, implementation=implementation, **params)
+    return mlir.lower_fun(compute, multiple_results=False)(context, a, b)
 
 
-def _lower(operation: _Operation, context, a, b, **params):
+def _lower_elsewhere(operation: _Operation, context, a, b, *, implementation, **params):
+    del implementation
+    return _lower(operation, 'patches', context, a, b, **params)
+
+
+def _lower_on_cpu(operation: _Operation, context, a, b, *, implementation, **params):
     axes = context.module_context.axis_context
     if isinstance(axes, mlir.ShardingContext):
         divided = axes.num_devices > 1
@@ -112,9 +113,9 @@ def _lower(operation: _Operation, context, a, b, **params):
         divided = isinstance(axes, mlir.SPMDAxisContext) and axes.manual_axes < set(
             axes.mesh.axis_names
         )
-    elsewhere = divided or context.module_context.lowering_parameters.for_export
-    compute = functools.partial(_partitioned if elsewhere else _whole, operation)
-    return mlir.lower_fun(compute, multiple_results=False)(context, a, b, **params)
+    if divided or context.module_context.lowering_parameters.for_export:
+        implementation = 'patches'
+    return _lower(operation, implementation, context, a, b, **params)
 
 
 def _result_type(operation: _Operation, a, b, *, grid, groups, **_):
@@ -186,9 +187,8 @@ def _register(operation: _Operation) -> None:
     primitive.def_abstract_eval(functools.partial(_result_type, operation))
     ad.defbilinear(primitive, *(functools.partial(_transpose, operation, i) for i in (0, 1)))
     batching.primitive_batchers[primitive] = functools.partial(_batch, operation)
-    partitioned = mlir.lower_fun(functools.partial(_partitioned, operation), multiple_results=False)
-    mlir.register_lowering(primitive, partitioned)
-    mlir.register_lowering(primitive, functools.partial(_lower, operation), platform='cpu')
+    mlir.register_lowering(primitive, functools.partial(_lower_elsewhere, operation))
+    mlir.register_lowering(primitive, functools.partial(_lower_on_cpu, operation), platform='cpu')
 
 
 for _operation in OPERATIONS:

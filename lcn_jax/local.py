@@ -28,7 +28,7 @@ from lcn_jax.grid import Grid
 from lcn_jax.parameters import he_normal as he_normal
 from lcn_jax.parameters import tile_kernel as tile_kernel
 
-IMPLEMENTATIONS = (*bilinear.IMPLEMENTATIONS, 'patches', 'lax')
+IMPLEMENTATIONS = (*bilinear.IMPLEMENTATIONS, 'lax')
 
 
 def conv_local(
@@ -112,14 +112,14 @@ def conv_local(
         x, grid = _wrapped(x, grid)
 
     implementation = implementation or default_implementation(x.dtype)
-    if implementation in bilinear.IMPLEMENTATIONS and not _is_partitioned(x, kernel):
+    if implementation == 'lax':
+        y = patches.reference(x, kernel, grid, groups, precision)
+    elif _is_partitioned(x, kernel):
+        y = patches.recomputed(x, kernel, grid, groups, precision)
+    else:
         y = bilinear.apply(
             x, kernel, grid=grid, groups=groups, precision=precision, implementation=implementation
         )
-    elif implementation == 'lax':
-        y = patches.reference(x, kernel, grid, groups, precision)
-    else:
-        y = patches.patches(x, kernel, grid, groups, precision)
     if layout == 'HWNC':
         return y
     return jnp.moveaxis(y, -2, 0).reshape(*batch, *grid.output_size, features)

@@ -1,7 +1,7 @@
-"""The layer in plain JAX: as one matrix product at each position, and as JAX's own reference.
+"""The layer and its gradients in plain JAX: one matrix product at each position; and the reference.
 
-Both take x (*input, N, C), a kernel (*output, *kernel, C // groups, O) and a grid without circular
-padding, and return y (*output, N, O) in their dtype. Sums are at least float32.
+Arrays as in `bilinear.py`. Products take operands of the dtype of the layer; sums are at least
+float32.
 """
 
 import functools
@@ -26,6 +26,16 @@ def padded(x: jax.Array, grid: Grid) -> jax.Array:
     return lax.pad(x, jnp.zeros((), x.dtype), [*config, (0, 0, 0), (0, 0, 0)])
 
 
+def unpadded(dx: jax.Array, grid: Grid) -> jax.Array:
+    """The transpose of `padded`: the gradient of its argument from that of its result."""
+    edges = [
+        (-low, size + low - seen, 0)
+        for (low, _), seen, size in zip(grid.padding, grid.seen_size, grid.dilated_size)
+    ]
+    dx = lax.pad(dx, jnp.zeros((), dx.dtype), [*edges, (0, 0, 0), (0, 0, 0)])
+    return dx[tuple(slice(None, None, between) for between in grid.input_dilation)]
+
+
 def by_group(compute: Callable, a: jax.Array, b: jax.Array, groups: int) -> jax.Array:
     """`compute` of each group; groups are the outer part of the last axis of every array."""
     if groups == 1:
@@ -35,26 +45,73 @@ def by_group(compute: Callable, a: jax.Array, b: jax.Array, groups: int) -> jax.
     return result.reshape(*result.shape[:-2], -1)
 
 
-def product(x: jax.Array, kernel: jax.Array, grid: Grid, groups: int, precision=None) -> jax.Array:
-    """The patches, the K numbers that a position sees, times the kernel."""
+def forward(x: jax.Array, kernel: jax.Array, grid: Grid, groups: int, precision=None) -> jax.Array:
+    """y: the patches, the K numbers that a position sees, times the kernel."""
 
     def one_group(x, kernel):
-        seen = padded(x, grid)
-        patches_NK = jnp.concatenate([seen[window] for window in grid.windows()], axis=-1)
-        kernel_KO = kernel.reshape(*grid.output_size, -1, kernel.shape[-1])
-        dtype = jnp.promote_types(x.dtype, jnp.float32)
-        return jnp.einsum(
-            '...nk,...ko->...no', patches_NK, kernel_KO, precision=precision,
-            preferred_element_type=dtype,
-        ).astype(x.dtype)  # fmt: skip
+        return _product('...nk,...ko->...no', _gather(x, grid), _flat(kernel, grid), precision)
 
     return by_group(one_group, x, kernel, groups)
 
 
-@functools.partial(jax.checkpoint, static_argnums=(2, 3, 4))  # the T-fold patches are not kept
-def patches(x: jax.Array, kernel: jax.Array, grid: Grid, groups: int, precision=None) -> jax.Array:
-    """`product`, whose derivative gathers the patches again."""
-    return product(x, kernel, grid, groups, precision)
+def input_gradient(
+    dy: jax.Array, kernel: jax.Array, grid: Grid, groups: int, precision=None
+) -> jax.Array:
+    """dx: the gradient of the patches, summed where they overlap."""
+
+    def one_group(dy, kernel):
+        dpatches_NK = _product('...no,...ko->...nk', dy, _flat(kernel, grid), precision)
+        wide = jnp.promote_types(dy.dtype, jnp.float32)
+        return _spread(dpatches_NK.astype(wide), grid).astype(dy.dtype)
+
+    return by_group(one_group, dy, kernel, groups)
+
+
+def kernel_gradient(
+    x: jax.Array, dy: jax.Array, grid: Grid, groups: int, precision=None
+) -> jax.Array:
+    """dkernel: the patches times dy."""
+
+    def one_group(x, dy):
+        dkernel_KO = _product('...nk,...no->...ko', _gather(x, grid), dy, precision)
+        return dkernel_KO.reshape(*grid.output_size, *grid.kernel_size, x.shape[-1], dy.shape[-1])
+
+    return by_group(one_group, x, dy, groups)
+
+
+# The T-fold patches are not kept for the derivative, which gathers them again.
+recomputed = functools.partial(jax.checkpoint, static_argnums=(2, 3, 4))(forward)
+
+
+def _gather(x: jax.Array, grid: Grid) -> jax.Array:
+    """The patches (*output, N, K)."""
+    seen = padded(x, grid)
+    return jnp.concatenate([seen[window] for window in grid.windows()], axis=-1)
+
+
+def _spread(dpatches_NK: jax.Array, grid: Grid) -> jax.Array:
+    """The transpose of `_gather`: at each pixel the sum over the patches that it is in."""
+    zero = jnp.zeros((), dpatches_NK.dtype)
+    windows, total = grid.windows(), zero
+    for window, dtap in zip(windows, jnp.split(dpatches_NK, len(windows), axis=-1)):
+        edges = [
+            (pixels.start, seen - pixels.stop, pixels.step - 1)
+            for pixels, seen in zip(window, grid.seen_size)
+        ]
+        total += lax.pad(dtap, zero, [*edges, (0, 0, 0), (0, 0, 0)])
+    return unpadded(total, grid)
+
+
+def _flat(kernel: jax.Array, grid: Grid) -> jax.Array:
+    """(*output, *kernel, C, O) -> (*output, K, O)."""
+    return kernel.reshape(*grid.output_size, -1, kernel.shape[-1])
+
+
+def _product(axes: str, a: jax.Array, b: jax.Array, precision) -> jax.Array:
+    """Operands and result have one dtype, sums are float32 or wider."""
+    wide = jnp.promote_types(a.dtype, jnp.float32)
+    product = jnp.einsum(axes, a, b, precision=precision, preferred_element_type=wide)
+    return product.astype(a.dtype)
 
 
 def reference(

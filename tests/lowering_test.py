@@ -140,7 +140,6 @@ def test_a_training_step_has_three_products_a_layer(dtype, platform):
         assert not found[f'stablehlo.{absent}'], absent
 
 
-@pytest.mark.xfail(strict=True, reason='dy is converted to float32, and on CUDA the patches too')
 @everywhere
 def test_bfloat16_is_what_backward_products_take(platform):
     """Sums are float32, but a product of float32 operands takes at least twice the time."""

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lcn_jax.grid import Grid
-from lcn_jax.patches import padded
+from lcn_jax.patches import padded, unpadded
 
 SOURCE = Path(__file__).with_name('local.cc')
 TARGETS = ('lcn_forward', 'lcn_input_gradient', 'lcn_kernel_gradient')
@@ -57,8 +57,7 @@ def forward(x: jax.Array, kernel: jax.Array, grid: Grid, groups: int) -> jax.Arr
 def input_gradient(dy: jax.Array, kernel: jax.Array, grid: Grid, groups: int) -> jax.Array:
     """The derivative of sum(dy · y) by x, which has its shape; 0 where no neuron looks."""
     dx_padded = _call('lcn_input_gradient', 'x', grid, groups, y=dy, kernel=kernel)
-    x = jax.ShapeDtypeStruct((*grid.input_size, *dx_padded.shape[-2:]), dy.dtype)
-    return jax.linear_transpose(lambda x: padded(x, grid), x)(dx_padded)[0]
+    return unpadded(dx_padded, grid)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, grid: Grid, groups: int) -> jax.Array:
