@@ -252,6 +252,22 @@ class Pools:
         total = jnp.where(members, values, 0).sum(1, keepdims=True)
         return total / np.maximum(members.sum(1, keepdims=True), 1).astype(values.dtype)
 
+    def averaged(self, kernel: jax.Array) -> jax.Array:
+        """`kernel` (*output, ...) with the mean of its pool at each position.
+
+        Positions that are in no pool keep their own values.
+        """
+        rows_NR = kernel.reshape(len(self.slot), -1)
+        in_pool_N, pool_N = self.slot >= 0, self.slot // self.index.shape[1]
+        # As a product with zeros and ones: a sum over gathered rows takes XLA twice as long.
+        belongs_PN = in_pool_N & (pool_N == np.arange(len(self.index))[:, None])
+        sums_PR = jnp.matmul(belongs_PN.astype(kernel.dtype), rows_NR, precision='highest')
+        members_P1 = np.maximum(belongs_PN.sum(1, keepdims=True), 1)
+        means_NR = (sums_PR / members_P1.astype(kernel.dtype))[np.maximum(pool_N, 0)]
+        if not in_pool_N.all():
+            means_NR = jnp.where(in_pool_N[:, None], means_NR, rows_NR)
+        return means_NR.reshape(kernel.shape)
+
     def join(self, pooled: jax.Array, kernel: jax.Array) -> jax.Array:
         """The inverse of `split`; positions that are in no pool keep the values of `kernel`."""
         rows = kernel.reshape(len(self.slot), -1)

@@ -1,12 +1,13 @@
-"""What the pools of a layer see of a pattern, and the Hebbian rule for given patterns.
+"""What the neurons of a layer see of a pattern, and the Hebbian rule for given patterns.
 
-A pattern (*kernel, C) tiles the plane (`grid.py`). Shape suffixes as in `sleep.py`: P pools, M
-members of a pool (padded), K weights of a neuron, O features, G groups, B patterns in a step, S
-steps; V sets of weights that are not on inserted zeros.
+A pattern (*kernel, C) tiles the plane (`grid.py`). Shape suffixes as in `sleep.py`: N positions, P
+pools, T taps, K weights of a neuron (T × C // groups), O features, G groups, B patterns in a step,
+S steps; V sets of values of the pattern that are not on inserted zeros.
 """
 
 import math
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,36 @@ import numpy as np
 from jax import lax
 
 from lcn_jax.grid import Grid, Pools
+
+
+class Field(NamedTuple):
+    """The receptive field of a layer's neurons, as far as patterns are concerned.
+
+    shape: (*kernel, C // groups) of the weights of a neuron.
+    dtype: of the weights.
+    seen: the sets of values of a pattern that pools see, each as T bools; a single set of all
+      values unless the input is dilated.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    seen: tuple[tuple[bool, ...], ...]
+
+    @classmethod
+    def of(cls, kernel: jax.Array, grid: Grid) -> 'Field':
+        """Of a kernel (..., *output, *kernel, C // groups, O)."""
+        seen_VT, _ = _seen(grid)
+        shape = kernel.shape[-grid.dimensions - 2 : -1]
+        return cls(shape, kernel.dtype, tuple(map(tuple, seen_VT.tolist())))
+
+    @property
+    def weights(self) -> int:
+        """K."""
+        return math.prod(self.shape)
+
+    @property
+    def seen_VK(self) -> np.ndarray:
+        return np.repeat(self.seen, self.shape[-1], axis=1)
 
 
 def hebbian_for(
@@ -25,33 +56,83 @@ def hebbian_for(
     gamma: float,
     learning_rate: float,
     momentum: float = 0.0,
+) -> jax.Array:
+    """`hebbian` for given patterns (S, B, *kernel, C), or C // groups channels for all groups."""
+
+    def maps_of(inputs_SBK):
+        return hebbian_maps(
+            Field.of(kernel, grid),
+            lambda x_BK: x_BK,
+            inputs_SBK,
+            gamma=gamma,
+            learning_rate=learning_rate,
+            momentum=momentum,
+        )
+
+    maps_GVKK = jax.vmap(maps_of)(by_group(patterns, kernel, grid))
+    return map_deviations(kernel, grid, border, maps_GVKK)
+
+
+def hebbian_maps(
+    field: Field,
+    show: Callable[[Any], jax.Array],
+    steps: jax.Array,
+    *,
+    gamma: float,
+    learning_rate: float,
+    momentum: float,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """`hebbian` for given patterns (S, B, *kernel, C), or C // groups channels for all groups.
+    """A whole Hebbian sleep as matrices (V, K, K): `map_deviations` applies them.
 
-    With `axis_name` they are a device's part of the patterns of all devices along that axis.
+    The patterns (B, K) of a step are `show(s)` for each s of `steps` (S, ...). With `axis_name`
+    they are a device's part of the patterns of all devices along that axis.
 
     The rule keeps the mean of a pool and is linear in a neuron's deviation from it, and all pools
-    of a layer see the values of the same patterns, in other orders. So a whole sleep is one K×K
-    matrix, the rule applied to the identity, which multiplies every deviation.
+    of a layer see the values of the same patterns, in other orders. So the sleep is the rule
+    applied to the identity.
     """
-    inputs_GSBK = by_group(patterns, kernel, grid)
+    identity = jnp.eye(field.weights, dtype=field.dtype)
 
-    def sleep_map(inputs_SBK):
-        identity = jnp.eye(inputs_SBK.shape[-1], dtype=kernel.dtype)
-
-        def step(carry, x_BK):
+    def sleep_map(seen_K):
+        def step(carry, s):
             deviation, velocity = carry
-            hebb = x_BK.T @ (x_BK @ deviation) / len(x_BK)
+            x_BK = jnp.where(seen_K, show(s), 0)
+            if len(x_BK) < field.weights:  # whichever order has fewer products
+                hebb = x_BK.T @ (x_BK @ deviation) / len(x_BK)
+            else:
+                hebb = (x_BK.T @ x_BK / len(x_BK)) @ deviation
             if axis_name is not None:
                 hebb = lax.pmean(hebb, axis_name)
             gradient = hebb + gamma * (deviation - identity)
             velocity = momentum * velocity + learning_rate * gradient
             return (deviation - velocity, velocity), None
 
-        return lax.scan(step, (identity, jnp.zeros_like(identity)), inputs_SBK)[0][0]
+        return lax.scan(step, (identity, jnp.zeros_like(identity)), steps)[0][0]
 
-    return map_deviations(kernel, grid, border, sleep_map, inputs_GSBK)
+    return jax.vmap(sleep_map)(field.seen_VK)
+
+
+def map_deviations(kernel: jax.Array, grid: Grid, border: str, maps_GVKK: jax.Array) -> jax.Array:
+    """Multiplies each neuron's deviation from its pool's mean by the matrix of its group.
+
+    The matrices are for weights in the order of the values of the pattern that they see.
+    """
+    values_PT, _ = grid.patches()
+    seen_VT, which_P = _seen(grid)
+    pool_N = grid.pools().ravel()
+    tap_to_value_NT = values_PT[pool_N]
+    value_to_tap_NT = np.argsort(tap_to_value_NT, axis=1)
+    position_N1 = np.arange(len(pool_N))[:, None]
+
+    means = Pools.of(grid, border).averaged(kernel)
+    deviations = (kernel - means).reshape(*value_to_tap_NT.shape, -1)
+    seen = deviations[position_N1, value_to_tap_NT]
+    grouped = seen.reshape(len(pool_N), 1, maps_GVKK.shape[-1], len(maps_GVKK), -1)
+    belongs_NV = which_P[pool_N][:, None] == np.arange(len(seen_VT))
+    of_set = jnp.where(belongs_NV[:, :, None, None, None], grouped, 0)
+    mapped = jnp.einsum('gvjk,nvkgo->njgo', maps_GVKK, of_set).reshape(seen.shape)
+    return means + mapped[position_N1, tap_to_value_NT].reshape(kernel.shape)
 
 
 def patches_of_pools(grid: Grid, channels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -81,26 +162,10 @@ def by_group(patterns: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
     )
 
 
-def map_deviations(
-    kernel: jax.Array, grid: Grid, border: str, sleep_map: Callable, inputs_GSBK: jax.Array
-) -> jax.Array:
-    """Multiplies each neuron's deviation from its pool's mean by a matrix.
-
-    `sleep_map(inputs_SBK)` is that matrix (K, K) for what the values of the pattern are, which each
-    pool sees in an order of its own. With input dilation it sees only some of them.
-    """
-    order_PK, on_pixel_PK = patches_of_pools(grid, kernel.shape[-2])
-    seen_PK = np.zeros_like(on_pixel_PK)  # by number in the pattern
-    np.put_along_axis(seen_PK, order_PK, on_pixel_PK, axis=1)
-    seen_VK, which_P = np.unique(seen_PK, axis=0, return_inverse=True)
-    maps_GVKK = jax.vmap(
-        lambda inputs: jax.vmap(lambda seen: sleep_map(jnp.where(seen, inputs, 0)))(seen_VK)
-    )(inputs_GSBK)
-    maps_GPKK = maps_GVKK[:, which_P.reshape(-1, 1, 1), order_PK[:, :, None], order_PK[:, None, :]]
-    pools = Pools.of(grid, border)
-    weights_PMKO = pools.split(kernel)
-    means = pools.means(weights_PMKO)
-    deviations = weights_PMKO - means
-    grouped = deviations.reshape(*deviations.shape[:3], len(maps_GPKK), -1)
-    mapped = jnp.einsum('gpjk,pmkgo->pmjgo', maps_GPKK, grouped)
-    return pools.join(means + mapped.reshape(deviations.shape), kernel)
+def _seen(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """The sets of values that pools see (V, T) bool, and which of them each pool sees (P,)."""
+    values_PT, on_pixel_PT = grid.patches()
+    seen_PT = np.zeros_like(on_pixel_PT)
+    np.put_along_axis(seen_PT, values_PT, on_pixel_PT, axis=1)
+    seen_VT, which_P = np.unique(seen_PT, axis=0, return_inverse=True)
+    return seen_VT, which_P.ravel()

@@ -24,8 +24,8 @@ Shape suffixes: P pools, M members of a pool (padded), K weights of a neuron (ta
 features, B patterns in a step, S steps.
 """
 
+import dataclasses
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -39,9 +39,23 @@ from lcn_jax import plugins
 from lcn_jax.circuit import Circuit, simulate
 from lcn_jax.errors import UsageError
 from lcn_jax.grid import Grid, Pools, by_path
-from lcn_jax.patterns import hebbian_for, patches_of_pools
+from lcn_jax.patterns import Field, hebbian_maps, map_deviations, patches_of_pools
 
 Rule = Callable[..., jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoPart:
+    """A rule whose first part needs no kernel, only the receptive field of its neurons.
+
+    `dream(field, key, *, border, **options)` is that part, and returns the second, a function
+    `(kernel, grid) -> kernel`. `share` dreams once for all layers that have the field.
+    """
+
+    dream: Callable[..., Callable[[jax.Array, Grid], jax.Array]]
+
+    def __call__(self, kernel: jax.Array, grid: Grid, key: jax.Array, **options) -> jax.Array:
+        return self.dream(Field.of(kernel, grid), key, **options)(kernel, grid)
 
 
 # ---- Rules. --------------------------------------------------------------------------------------
@@ -52,10 +66,7 @@ def mean(kernel: jax.Array, grid: Grid, key: jax.Array | None, *, border: str) -
 
     Not random: `key` is unused.
     """
-    pools = Pools.of(grid, border)
-    weights_PMKO = pools.split(kernel)
-    shared = jnp.broadcast_to(pools.means(weights_PMKO), weights_PMKO.shape)
-    return pools.join(shared, kernel)
+    return Pools.of(grid, border).averaged(kernel)
 
 
 def exact(
@@ -65,15 +76,13 @@ def exact(
 
     Not random: `key` is unused.
     """
-    pools = Pools.of(grid, border)
-    weights_PMKO = pools.split(kernel)
-    means = pools.means(weights_PMKO)
-    return pools.join(means + gamma / (1 + gamma) * (weights_PMKO - means), kernel)
+    means = Pools.of(grid, border).averaged(kernel)
+    return means + gamma / (1 + gamma) * (kernel - means)
 
 
+@TwoPart
 def hebbian(
-    kernel: jax.Array,
-    grid: Grid,
+    field: Field,
     key: jax.Array,
     *,
     border: str,
@@ -83,11 +92,13 @@ def hebbian(
     patterns_per_step: int,
     momentum: float,
     axis_name: str | None = None,
-) -> jax.Array:
+) -> Callable[[jax.Array, Grid], jax.Array]:
     """Iterates the rule over fresh Gaussian patterns.
 
+    Groups do not see each other, so all of them are shown the same channels: the patterns
+    (patterns_per_step, *kernel, C // groups) of step s are drawn with `fold_in(key, s)`.
+
     Args:
-      kernel: (*output, *kernel, C // groups, O).
       border: 'include' or 'exclude' the neurons whose receptive field reaches into the padding.
       gamma: strength of the anchor to the weights before the sleep.
       learning_rate: of a step, whose update is averaged over its patterns.
@@ -101,39 +112,41 @@ def hebbian(
     """
     # A step changes the mean square of a deviation by 1 - 2 lr + lr² (1 + (K + 1) / B): the random
     # covariance of B patterns has that second moment. Momentum would make it another number.
-    weights = math.prod(kernel.shape[grid.dimensions : -1])
-    highest = 2 / (1 + (weights + 1) / patterns_per_step)
+    highest = 2 / (1 + (field.weights + 1) / patterns_per_step)
     if momentum == 0 and learning_rate >= highest:
         raise UsageError(
             f'a Hebbian sleep of {patterns_per_step} patterns a step and learning rate '
-            f'{learning_rate:g} would drive apart neurons of {weights} weights: set '
+            f'{learning_rate:g} would drive apart neurons of {field.weights} weights: set '
             f'sleep.hebbian.learning_rate below {highest:.2g}, best to half of that, or raise '
             'sleep.hebbian.patterns_per_step.'
         )
-    keys = jax.random.split(key, patterns_per_step)
-    if axis_name is not None:
-        device, devices = lax.axis_index(axis_name), lax.axis_size(axis_name)
-        if patterns_per_step % devices:
-            raise UsageError(
-                f'{patterns_per_step} patterns per step cannot be split over {devices} devices: '
-                'change sleep.hebbian.patterns_per_step or set sleep.hebbian.split_patterns=False.'
-            )
-        part = patterns_per_step // devices
-        keys = lax.dynamic_slice_in_dim(keys, device * part, part)
+    devices = 1 if axis_name is None else lax.axis_size(axis_name)
+    if patterns_per_step % devices:
+        raise UsageError(
+            f'{patterns_per_step} patterns per step cannot be split over {devices} devices: '
+            'change sleep.hebbian.patterns_per_step or set sleep.hebbian.split_patterns=False.'
+        )
 
-    # Groups do not see each other, so all of them can be shown the same channels.
-    shape = kernel.shape[grid.dimensions : -1]
-    patterns = jax.vmap(partial(jax.random.normal, shape=(steps, math.prod(shape))), out_axes=1)
-    return hebbian_for(
-        kernel,
-        grid,
-        patterns(keys).reshape(steps, -1, *shape),
-        border=border,
+    def show(step):
+        # Drawn step by step, in the cache: all at once would take four times longer.
+        all_BK = jax.random.normal(
+            jax.random.fold_in(key, step), (patterns_per_step, field.weights), field.dtype
+        )
+        if axis_name is None:
+            return all_BK
+        part = patterns_per_step // devices
+        return lax.dynamic_slice_in_dim(all_BK, lax.axis_index(axis_name) * part, part)
+
+    maps_VKK = hebbian_maps(
+        field,
+        show,
+        jnp.arange(steps),
         gamma=gamma,
         learning_rate=learning_rate,
         momentum=momentum,
         axis_name=axis_name,
     )
+    return lambda kernel, grid: map_deviations(kernel, grid, border, maps_VKK[None])
 
 
 def circuit(
@@ -185,7 +198,7 @@ def circuit(
     return pools.join(shared, kernel)
 
 
-RULES: dict[str, Rule] = {rule.__name__: rule for rule in (mean, exact, hebbian, circuit)}
+RULES: dict[str, Rule] = {'mean': mean, 'exact': exact, 'hebbian': hebbian, 'circuit': circuit}
 
 
 # ---- Applying a rule. ----------------------------------------------------------------------------
@@ -199,7 +212,10 @@ def resolve(name: str, options: Mapping[str, Any]) -> Rule:
     """
     rule = RULES[name] if name in RULES else plugins.load(name, 'sleep rule', RULES)
     try:
-        inspect.signature(rule).bind(None, None, None, **options)
+        if isinstance(rule, TwoPart):
+            inspect.signature(rule.dream).bind(None, None, **options)
+        else:
+            inspect.signature(rule).bind(None, None, None, **options)
     except TypeError as e:
         raise UsageError(
             f'sleep rule {name!r} cannot take options {sorted(options)}: {e}.'
@@ -210,28 +226,48 @@ def resolve(name: str, options: Mapping[str, Any]) -> Rule:
 def share(params: Any, grids: Mapping, rule: Rule, key: jax.Array) -> Any:
     """Applies `rule` to every locally connected kernel of `params`; all else is returned as it is.
 
-    `grids` (`local.grids`) says which kernels these are. Each gets a key of its own. Axes in front
-    of (*output, *kernel, C // groups, O) are those of an ensemble or of replicas: the rule is
-    applied to each member by itself, with one key, so that replicas stay equal.
+    `grids` (`local.grids`) says which kernels these are. Each gets a key of its own: `key` folded
+    with its number in the order of paths. For a rule in two parts each shape (*kernel, C // groups)
+    gets one instead, folded with its number in ascending order, so layers of one shape dream alike.
+    Axes in front of (*output, *kernel, C // groups, O) are those of an ensemble or of replicas: the
+    rule is applied to each member by itself, with one key, so that replicas stay equal.
 
     Raises:
       UsageError: params and grids do not fit together, or the rule returns something other than a
         kernel of the same shape and dtype.
     """
     flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(params)
-    for i, (path, grid) in enumerate(by_path(grids)):
-        kernel = _kernel_of(flat, path, grid)
-        own_key = jax.random.fold_in(key, i)
-        one_rule = partial(lambda grid, key, kernel: rule(kernel, grid, key), grid, own_key)
+    layers = [(path, _kernel_of(flat, path, grid), grid) for path, grid in by_path(grids)]
+    fields = [Field.of(kernel, grid) for _, kernel, grid in layers]
+    for (path, kernel, grid), of_layer in zip(layers, _with_keys(rule, fields, key)):
+        of_member = partial(of_layer, grid=grid)
         for _ in range(kernel.ndim - 2 * grid.dimensions - 2):
-            one_rule = jax.vmap(one_rule)
-        flat[path] = shared = one_rule(kernel)
+            of_member = jax.vmap(of_member)
+        flat[path] = shared = of_member(kernel)
         if (jnp.shape(shared), jnp.result_type(shared)) != (kernel.shape, kernel.dtype):
             raise UsageError(
                 f'the sleep rule turned a kernel {kernel.shape} of {kernel.dtype} into one '
                 f'{jnp.shape(shared)} of {jnp.result_type(shared)}; it must keep shape and dtype.'
             )
     return flax.traverse_util.unflatten_dict(flat)
+
+
+def _with_keys(rule: Rule, fields: list[Field], key: jax.Array) -> list[Callable]:
+    """For layers with these fields, what is left to do: functions `(kernel, grid) -> kernel`."""
+    whole, options = (rule.func, rule.keywords) if isinstance(rule, partial) else (rule, {})
+    if isinstance(whole, TwoPart):
+        shapes = sorted({field.shape for field in fields})
+        keys = {shape: jax.random.fold_in(key, i) for i, shape in enumerate(shapes)}
+        rests = {
+            field: whole.dream(field, keys[field.shape], **options)
+            for field in dict.fromkeys(fields)
+        }
+        return [rests[field] for field in fields]
+
+    def with_key(number):
+        return lambda kernel, grid: rule(kernel, grid, jax.random.fold_in(key, number))
+
+    return [with_key(number) for number in range(len(fields))]
 
 
 def _kernel_of(flat: Mapping, path: tuple[str, ...], grid: Grid) -> jax.Array:

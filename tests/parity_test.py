@@ -18,6 +18,7 @@ from reference_rules import interior_mean_over_std, inverse_weight_snr
 from lcn_jax import circuit, sleep
 from lcn_jax.grid import Grid
 from lcn_jax.local import conv_local, implementations
+from lcn_jax.patterns import hebbian_for
 
 FOLDER = pathlib.Path(os.environ.get('LCN_PARITY_DIR', pathlib.Path(__file__).parent / 'parity'))
 SIMULATION_ERROR = 1e-8  # relative; theirs is float64 too
@@ -75,7 +76,7 @@ class LayerParityTest(ParityTest):
 
     def check_hebbian(self, theirs, grid, steps):
         patterns = jnp.float64(theirs['patterns'][:steps].transpose(0, 1, 3, 4, 2))
-        for rule in (sleep.hebbian_for, reference_rules.hebbian_stepwise):
+        for rule in (hebbian_for, reference_rules.hebbian_stepwise):
             if rule is reference_rules.hebbian_stepwise and int(theirs['groups']) > 1:
                 continue
             options = dict(

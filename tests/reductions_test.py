@@ -12,6 +12,7 @@ import pytest
 from lcn_jax import sleep
 from lcn_jax.grid import Grid
 from lcn_jax.local import conv_local
+from lcn_jax.patterns import hebbian_for
 from lcn_jax.snr import weight_snr
 from lcn_jax.training.metrics import Sums
 
@@ -119,7 +120,7 @@ def test_the_hebbian_sleep():
         weights -= options['learning_rate'] * (change + options['gamma'] * (weights - start))
 
     with jax.default_matmul_precision('float32'):
-        slept = jax.jit(lambda *args: sleep.hebbian_for(*args, **options), static_argnums=1)(
+        slept = jax.jit(lambda *args: hebbian_for(*args, **options), static_argnums=1)(
             kernel, grid, shown
         )
     assert_close(slept, weights.reshape(kernel.shape))

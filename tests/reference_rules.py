@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lcn_jax.grid import Grid, Pools
-from lcn_jax.patterns import by_group, map_deviations, patches_of_pools
+from lcn_jax.patterns import Field, by_group, map_deviations, patches_of_pools
 from lcn_jax.snr import _moments
 
 
@@ -21,13 +21,17 @@ def exact_for(
     and the deviations are multiplied by gamma (C + gamma I)⁻¹. gamma must be positive.
     """
 
-    def sleep_map(inputs_SBK):
-        x = inputs_SBK.reshape(-1, inputs_SBK.shape[-1])
-        identity = jnp.eye(x.shape[-1], dtype=kernel.dtype)
+    field = Field.of(kernel, grid)
+
+    def map_of(inputs_SBK, seen_K):
+        x = jnp.where(seen_K, inputs_SBK, 0).reshape(-1, field.weights)
+        identity = jnp.eye(field.weights, dtype=kernel.dtype)
         covariance = x.T @ x / len(x)
         return gamma * jnp.linalg.solve(covariance + gamma * identity, identity)
 
-    return map_deviations(kernel, grid, border, sleep_map, by_group(patterns, kernel, grid))
+    of_sets = jax.vmap(map_of, (None, 0))
+    maps_GVKK = jax.vmap(of_sets, (0, None))(by_group(patterns, kernel, grid), field.seen_VK)
+    return map_deviations(kernel, grid, border, maps_GVKK)
 
 
 def hebbian_stepwise(
