@@ -246,12 +246,6 @@ class Pools:
         features = kernel.shape[-1]
         return kernel.reshape(len(self.slot), -1, features)[self.index]
 
-    def means(self, values: jax.Array) -> jax.Array:
-        """(num_pools, members, ...) -> (num_pools, 1, ...): means over the members, no padding."""
-        members = self.members.reshape(*self.members.shape, *[1] * (values.ndim - 2))
-        total = jnp.where(members, values, 0).sum(1, keepdims=True)
-        return total / np.maximum(members.sum(1, keepdims=True), 1).astype(values.dtype)
-
     def averaged(self, kernel: jax.Array) -> jax.Array:
         """`kernel` (*output, ...) with the mean of its pool at each position.
 

@@ -15,9 +15,10 @@ brings the weights together. From the shortcut to the mechanism there are four r
     circuit   the same by neurons alone: excitatory rates and one inhibitory neuron (`circuit.py`).
 
 A rule is a pure function `(kernel, grid, key, *, border, **options) -> kernel` of kernels
-(*output, *kernel, C // groups, O); it keeps their shape and dtype. Taps on the zeros that input
-dilation inserts receive nothing, so no pattern changes their weights; `mean` and `exact` treat
-them as all others, as nothing depends on them. Source: Pogodin et al., "Towards Biologically
+(*output, *kernel, C // groups, O); it keeps their shape and dtype. `hebbian` is one in two parts
+(`TwoPart`), of which layers of one shape share the first. Taps on the zeros that input dilation
+inserts receive nothing, so no pattern changes their weights; `mean` and `exact` treat them as all
+others, as nothing depends on them. Source: Pogodin et al., "Towards Biologically
 Plausible Convolutional Networks", NeurIPS 2021.
 
 Shape suffixes: P pools, M members of a pool (padded), K weights of a neuron (taps × C // groups), O

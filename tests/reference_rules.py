@@ -5,6 +5,7 @@ The fast forms in `lcn_jax/sleep.py` and `lcn_jax/snr.py` are compared with them
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from lcn_jax.grid import Grid, Pools
@@ -52,11 +53,16 @@ def hebbian_stepwise(
     start_PMKO = pools.split(kernel)
     order_PK, on_pixel_PK = patches_of_pools(grid, kernel.shape[-2])
 
+    def means_BP1O(z_BPMO):
+        in_pool_PM1 = pools.members[..., None]
+        total_BP1O = jnp.where(in_pool_PM1, z_BPMO, 0).sum(2, keepdims=True)
+        return total_BP1O / np.maximum(in_pool_PM1.sum(1, keepdims=True), 1).astype(z_BPMO.dtype)
+
     def step(carry, pattern):
         weights, velocity = carry
         x_BPK = jnp.where(on_pixel_PK, pattern.reshape(len(pattern), -1)[:, order_PK], 0)
         z_BPMO = jnp.einsum('bpk,pmko->bpmo', x_BPK, weights)
-        deviation = z_BPMO - jax.vmap(pools.means)(z_BPMO)
+        deviation = z_BPMO - means_BP1O(z_BPMO)
         hebb = jnp.einsum('bpmo,bpk->pmko', deviation, x_BPK) / len(pattern)
         velocity = momentum * velocity + learning_rate * (hebb + gamma * (weights - start_PMKO))
         return (weights - velocity, velocity), None
