@@ -43,7 +43,7 @@ def workdirs(tmp_path_factory):
         'conv': {'sleep.rule': 'none', 'connectivity': 'conv'},
     }.items():
         config = tiny_runs.get_config('resident')
-        config.update_from_flattened_dict(changes)
+        config.update_from_flattened_dict({'model.stage_sizes': (1,), **changes})
         shapes = Experiment.create(config).shapes
         state = jax.tree.map(lambda s: np.asarray(rng.randn(*s.shape), s.dtype), shapes)
         workdir = str(folder / name)
