@@ -3,13 +3,14 @@
     python -m experiments.benchmark --out=experiments/results/benchmark/cpu.json
 
 Compares convolutions, `lax.conv_general_dilated_local` and the implementations of `conv_local` on
-the layers of the paper's networks; training steps of ResNet-20 with convolutions, with locally
-connected layers and with `flax.linen.ConvLocal`; the same steps fed from a dataset on the device;
-and sleeps. With `--torch`, where PyTorch is installed, also its steps of the convolutional network,
-in both layouts of images, and of one with locally connected layers made with `unfold`. The programs
-take turns in one process, and every number is a median over the turns, so that other work on the
-machine slows all of them alike. Prints ratios, then times; with `--out` writes them to a JSON file
-with a bar chart beside it. Six minutes on two CPU cores.
+the layers of the paper's networks, and on a sequence, a volume and a dilated layer; training steps
+of ResNet-20 with convolutions, with locally connected layers and with `flax.linen.ConvLocal`; the
+same steps fed from a dataset on the device; and sleeps. With `--torch`, where PyTorch is installed,
+also its steps of the convolutional network, in both layouts of images, and of one with locally
+connected layers made with `unfold`. The programs take turns in one process, and every number is a
+median over the turns, so that other work on the machine slows all of them alike. Prints ratios,
+then times; with `--out` writes them to a JSON file with a bar chart beside it. Ten minutes on two
+CPU cores.
 
 The floor of a layer is the larger of its FLOPs over the rate of a large matrix product, and of its
 bytes, each input read and each output written once, over the rate of a large copy, both measured in

@@ -11,7 +11,7 @@ import ml_collections
 from jax import lax
 
 from experiments.measure.timing import KNOWN_NETWORKS, Compiled, Settings, medians, say
-from experiments.reports.benchmark import DIRECTIONS
+from experiments.reports.benchmark import DIRECTIONS, OTHERS
 from lcn_jax import local
 from lcn_jax.grid import Grid
 from lcn_jax.training import cost
@@ -33,6 +33,15 @@ class LayerShape:
         dilation = grid.kernel_dilation[0]
         dilated = f' dilation {dilation}' if dilation > 1 else ''
         return f'{size} {self.channels}→{self.features} {kernel}{strided}{dilated}'
+
+
+# What other fields use, with the batch: a sequence such as a genome, a volume, gaps between taps.
+OTHER_LAYERS = [
+    (LayerShape(Grid.create((100_000,), (20,), 20, 'VALID'), 4, 8), 16),
+    (LayerShape(Grid.create((100_000,), (20,), 5, 'VALID'), 4, 8), 16),
+    (LayerShape(Grid.create((32, 32, 32), 3), 8, 8), 8),
+    (LayerShape(Grid.create((32, 32), 3, kernel_dilation=2), 16, 16), 128),
+]
 
 
 def distinct_layers(config: ml_collections.ConfigDict) -> list[LayerShape]:
@@ -142,7 +151,7 @@ def measure_layer(
 
 
 def measure_layers(rates: Mapping[str, float], settings: Settings) -> dict[str, list[dict]]:
-    """`measure_layer` of the layers of each network."""
+    """`measure_layer` of the layers of each network, and of others in a whole benchmark."""
     measured = {}
     for network in settings.networks:
         get_config, smaller = KNOWN_NETWORKS[network]
@@ -152,4 +161,9 @@ def measure_layers(rates: Mapping[str, float], settings: Settings) -> dict[str, 
             say(f'{network}, layer {shape}')
             batch_size = max(1, settings.batch_size // smaller)
             measured[network].append(measure_layer(shape, batch_size, rates, settings))
+    if settings.most_layers is None:
+        measured[OTHERS] = []
+        for shape, batch_size in OTHER_LAYERS:
+            say(f'layer {shape}')
+            measured[OTHERS].append(measure_layer(shape, batch_size, rates, settings))
     return measured

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 DIRECTIONS = ('forward', 'forward_backward')
+OTHERS = 'others'  # the layers that are of no network
 STEPS = ('conv', 'lc', 'conv_local')
 FED = ('conv', 'lc')  # also fed from a dataset
 SLEEP_RULES = ('hebbian', 'mean', 'exact')
@@ -29,20 +30,24 @@ LABELS = {
 def ratios(
     layers: dict[str, list[dict]], steps: dict, sleeps: dict, default: str
 ) -> dict[str, dict]:
-    """Times over times; over layers, the geometric mean of those with 3×3 kernels.
+    """Times over times; over the layers of a network, the geometric mean of those with 3×3 kernels.
 
     The implementations are compared with `default`, the one that is used here.
     """
+    groups = {record['layer']: [record] for record in layers.get(OTHERS, [])} | {
+        f'3×3 layers of {network}': [r for r in measured if r['kernel_size'] == (3, 3)]
+        for network, measured in layers.items()
+        if network != OTHERS
+    }
     of_layers = {}
-    for network, measured in layers.items():
-        square = [record for record in measured if record['kernel_size'] == (3, 3)]
-        of_layers[network] = {
+    for group, measured in groups.items():
+        of_layers[group] = {
             direction: {
                 f'{name} / {default}': statistics.geometric_mean(
                     record[direction]['seconds'][name] / record[direction]['seconds'][default]
-                    for record in square
+                    for record in measured
                 )
-                for name in square[0][direction]['seconds']
+                for name in measured[0][direction]['seconds']
                 if name != default
             }
             for direction in DIRECTIONS
@@ -60,14 +65,20 @@ def ratios(
     }
 
 
+def batches(layers: list[dict]) -> str:
+    """The batch size, or that of each layer if they differ."""
+    sizes = [str(layer['batch_size']) for layer in layers]
+    return sizes[0] if len(set(sizes)) == 1 else ', '.join(sizes)
+
+
 def table(report: dict[str, Any]) -> str:
     """Ratios, then times."""
     compared, steps, sleeps, rates = (report[k] for k in ('ratios', 'steps', 'sleep', 'rates'))
-    lines = [f'{"ratio of times":<44} {"forward":>10} {"+ backward":>10}']
-    for network, directions in compared['layers'].items():
+    lines = [f'{"ratio of times":<48} {"forward":>10} {"+ backward":>10}']
+    for group, directions in compared['layers'].items():
         for name in directions['forward']:
             values = ''.join(f' {directions[direction][name]:>10.2f}' for direction in DIRECTIONS)
-            lines.append(f'{f"3×3 layers of {network}: {name}":<44}{values}')
+            lines.append(f'{f"{group}: {name}":<48}{values}')
     network, batch_size = steps['network'], steps['batch_size']
     for title, part in (
         (f'step of {network}, batch {batch_size}', 'steps'),
@@ -82,7 +93,7 @@ def table(report: dict[str, Any]) -> str:
         columns = ''.join(f' {name:>9}' for name in [*names, 'floor', '/ floor'])
         temps = ''.join(f' {name:>7}' for name in names)
         for direction in DIRECTIONS:
-            title = f'{network}, batch {layers[0]["batch_size"]}: {TITLES[direction]}, ms'
+            title = f'{network}, batch {batches(layers)}: {TITLES[direction]}, ms'
             lines += ['', title, f'{"layer":<24}{columns} {"bound by":>9}   MB:{temps}']
             for layer in layers:
                 record = layer[direction]
@@ -137,7 +148,7 @@ def plot(report: dict[str, Any]) -> Figure:
             range(len(measured)), [layer['layer'].replace(' ', '\n', 2) for layer in measured]
         )
         axes.set(yscale='log', ylabel='forward + backward (ms)')
-        axes.set_title(f'Layers of {network}, batch {measured[0]["batch_size"]}')
+        axes.set_title(f'Layers of {network}, batch {batches(measured)}')
         axes.legend(frameon=False, fontsize='small', ncols=2, loc='upper right')
         axes.set_ylim(0.8 * min(floors), 4 * axes.dataLim.y1)  # room for the legend
         axes.margins(x=0.02)
