@@ -197,6 +197,7 @@ def test_a_dtype_that_it_does_not_have_is_refused(built):
 )
 def test_without_the_library_one_line_says_why(monkeypatch, tmp_path, variables, reason):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    monkeypatch.delenv('LCN_NATIVE', raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     loaded, line = native._load.__wrapped__()
