@@ -3,7 +3,7 @@
 import tiny_config
 from tiny_runs import ROOT
 
-from experiments import roofline
+from experiments.reports import roofline
 from lcn_jax.training import cost
 from lcn_jax.training.experiment import Experiment
 
