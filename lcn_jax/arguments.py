@@ -67,8 +67,7 @@ def edges_of(
 
 def check_operands(x: jax.Array, kernel: jax.Array, layout: str) -> int:
     """The number of spatial dimensions; ValueError if the axes or the dtypes do not fit."""
-    if layout not in LAYOUTS:
-        raise ValueError(f'layout must be one of {LAYOUTS}, got {layout!r}.')
+    check_layout(layout)
     dimensions = (kernel.ndim - 2) // 2
     if kernel.ndim % 2 or not 1 <= dimensions <= MOST_DIMENSIONS:
         raise ValueError(
@@ -86,6 +85,21 @@ def check_operands(x: jax.Array, kernel: jax.Array, layout: str) -> int:
             f'x and kernel must have one floating-point dtype, got {x.dtype} and {kernel.dtype}.'
         )
     return dimensions
+
+
+def check_layout(layout: str) -> None:
+    """ValueError unless it is one of LAYOUTS."""
+    if layout not in LAYOUTS:
+        raise ValueError(f'layout must be one of {LAYOUTS}, got {layout!r}.')
+
+
+def check_groups(groups: int, channels: int, features: int, name: str) -> None:
+    """ValueError, with the `name` of the argument, unless groups divide channels and features."""
+    if groups < 1 or channels % groups or features % groups:
+        raise ValueError(
+            f'{name} must divide channels and features: {groups} groups, {channels} channels, '
+            f'{features} features.'
+        )
 
 
 def check_precision(precision: Any) -> None:

@@ -19,7 +19,7 @@ from jax import lax
 
 from lcn_jax.arguments import Edges
 from lcn_jax.grid import Grid
-from lcn_jax.patches import by_group, padded
+from lcn_jax.patches import by_group, pad, padded
 
 # Products that are summed at a time. XLA slices an operand beforehand only if the slice is used
 # more than 15 times; otherwise it slices inside the loop over products, which then takes five
@@ -59,9 +59,9 @@ def _input_gradient(dy: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
         kernel_ITOC = _after(dy, _by_tap(seen, grid)).swapaxes(-2, -1)
         edges = [phase.edges for phase in phases]
         taps = [(window, window) for window in itertools.product(*(p.windows for p in phases))]
-        part = _sum_over_channels(_pad(dy, edges), _pad(kernel_ITOC, edges), taps)
+        part = _sum_over_channels(pad(dy, edges), pad(kernel_ITOC, edges), taps)
         around = [phase.around for phase in phases]
-        total += _pad(part, around, between=[stride - 1 for stride in grid.stride])
+        total += pad(part, around, between=[stride - 1 for stride in grid.stride])
     dx = jnp.broadcast_to(total, size)
     return dx[tuple(slice(None, None, d) for d in grid.input_dilation)].astype(dy.dtype)
 
@@ -171,13 +171,6 @@ def _terms_at_once(taps: int, count: int) -> int:
         return count
     fitting = (n for n in range(wanted, 2 * wanted + 1) if count % n == 0)
     return next(fitting, wanted)
-
-
-def _pad(array: jax.Array, edges: Sequence[Edges], between: Sequence[int] = ()) -> jax.Array:
-    """Zeros around the first axes, and `between` their elements; negative edges crop."""
-    config = [(low, high, inner) for (low, high), inner in zip(edges, between or [0] * len(edges))]
-    rest = [(0, 0, 0)] * (array.ndim - len(config))
-    return lax.pad(array, jnp.zeros((), array.dtype), config + rest)
 
 
 def _fill(array: jax.Array, axis: int, multiple: int) -> jax.Array:

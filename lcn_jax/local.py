@@ -23,7 +23,13 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
 from lcn_jax import bilinear, native, parameters, patches
-from lcn_jax.arguments import LAYOUTS, Padding, check_operands, check_precision
+from lcn_jax.arguments import (
+    Padding,
+    check_groups,
+    check_layout,
+    check_operands,
+    check_precision,
+)  # fmt: skip
 from lcn_jax.grid import Grid
 from lcn_jax.parameters import he_normal as he_normal
 from lcn_jax.parameters import tile_kernel as tile_kernel
@@ -80,7 +86,7 @@ def conv_local(
         raise ValueError(
             f'implementation must be None or one of {IMPLEMENTATIONS}, got {implementation!r}.'
         )
-    if implementation not in (None, *implementations(x.dtype)):
+    if implementation == 'native' and not native.computes(x.dtype):
         raise ValueError(
             f"implementation 'native' cannot compute in {x.dtype}, only in float32 and bfloat16 "
             f'where the kernel is built; {native.describe()}.'
@@ -91,11 +97,7 @@ def conv_local(
         input_dilation,
     )  # fmt: skip
     channels, features = x.shape[-1], kernel.shape[-1]
-    if groups < 1 or channels % groups or features % groups:
-        raise ValueError(
-            f'groups must divide channels and features: {groups} groups, {channels} channels, '
-            f'{features} features.'
-        )
+    check_groups(groups, channels, features, 'groups')
     expected = (*grid.output_size, *grid.kernel_size, channels // groups, features)
     if kernel.shape != expected:
         raise ValueError(
@@ -211,8 +213,7 @@ class LocalConv(nn.Module):
 
     def grid(self, x: jax.Array) -> Grid:
         """The geometry of the layer for an input like x."""
-        if self.layout not in LAYOUTS:
-            raise ValueError(f'layout must be one of {LAYOUTS}, got {self.layout!r}.')
+        check_layout(self.layout)
         return parameters.make_grid(
             parameters.spatial_size(x.shape, self.kernel_size, self.layout),
             self.kernel_size,
@@ -268,6 +269,11 @@ def grids(model: nn.Module, *inputs: Any, **kwargs: Any) -> dict:
     Returns:
       A tree as `model.init` has it in 'params'; {} if no layer is locally connected.
     """
+    return variables_and_grids(model, *inputs, **kwargs)[1]
+
+
+def variables_and_grids(model: nn.Module, *inputs: Any, **kwargs: Any) -> tuple[dict, dict]:
+    """The initial variables, as `jax.ShapeDtypeStruct`s, and the grids; arguments as in `grids`."""
     found = {}
 
     def note(call, args, call_kwargs, context):
@@ -278,19 +284,16 @@ def grids(model: nn.Module, *inputs: Any, **kwargs: Any) -> dict:
             found[(*module.path, 'kernel')] = module.grid(*args, **call_kwargs)
         return call(*args, **call_kwargs)
 
-    with nn.intercept_methods(note):
-        variable_shapes(model, *inputs, **kwargs)
-    return flax.traverse_util.unflatten_dict(found)
-
-
-def variable_shapes(model: nn.Module, *inputs: Any, **kwargs: Any) -> dict:
-    """The initial variables of a model, as `jax.ShapeDtypeStruct`s; arguments as in `grids`."""
     if 'train' in inspect.signature(model.__call__).parameters:
         kwargs = {'train': False} | kwargs
     examples = [
         jax.ShapeDtypeStruct((1, *value), jnp.float32) if isinstance(value, tuple) else value
         for value in inputs
     ]
-    return jax.eval_shape(
-        lambda key, *examples: model.init(key, *examples, **kwargs), jax.random.key(0), *examples
-    )
+    with nn.intercept_methods(note):
+        variables = jax.eval_shape(
+            lambda key, *examples: model.init(key, *examples, **kwargs),
+            jax.random.key(0),
+            *examples,
+        )
+    return variables, flax.traverse_util.unflatten_dict(found)

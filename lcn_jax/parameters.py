@@ -1,4 +1,4 @@
-"""What the layers for Linen and for NNX share: shapes and initial values of their parameters."""
+"""Shapes and initial values of the parameters of a layer, for Linen and for NNX."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lcn_jax.arguments import Padding
+from lcn_jax.arguments import Padding, check_groups
 from lcn_jax.grid import Grid
 from lcn_jax.interop import kernel_from_convlocal
 
@@ -55,11 +55,7 @@ def parameter_shapes(
     Raises:
       ValueError: groups do not divide channels and features.
     """
-    if groups < 1 or channels % groups or features % groups:
-        raise ValueError(
-            f'feature_group_count must divide channels and features: {groups} groups, {channels} '
-            f'channels, {features} features.'
-        )
+    check_groups(groups, channels, features, 'feature_group_count')
     kernel = (*grid.output_size, *grid.kernel_size, channels // groups, features)
     return kernel, (*grid.output_size, features) if local_bias else (features,)
 

@@ -6,34 +6,40 @@ float32.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lcn_jax.arguments import Edges
 from lcn_jax.grid import Grid
+
+
+def pad(array: jax.Array, edges: Sequence[Edges], between: Sequence[int] = ()) -> jax.Array:
+    """Zeros around the first axes, and `between` their elements; negative edges crop."""
+    config = [(low, high, inner) for (low, high), inner in zip(edges, between or [0] * len(edges))]
+    rest = [(0, 0, 0)] * (array.ndim - len(config))
+    return lax.pad(array, jnp.zeros((), array.dtype), config + rest)
 
 
 def padded(x: jax.Array, grid: Grid) -> jax.Array:
     """x with padding and dilation, up to the last pixel that a position sees."""
-    config = [
-        (low, seen - low - size, between - 1)
-        for (low, _), seen, size, between in zip(
-            grid.padding, grid.seen_size, grid.dilated_size, grid.input_dilation
-        )
+    edges = [
+        (low, seen - low - size)
+        for (low, _), seen, size in zip(grid.padding, grid.seen_size, grid.dilated_size)
     ]
-    return lax.pad(x, jnp.zeros((), x.dtype), [*config, (0, 0, 0), (0, 0, 0)])
+    return pad(x, edges, [between - 1 for between in grid.input_dilation])
 
 
 def unpadded(dx: jax.Array, grid: Grid) -> jax.Array:
     """The transpose of `padded`: the gradient of its argument from that of its result."""
     edges = [
-        (-low, size + low - seen, 0)
+        (-low, size + low - seen)
         for (low, _), seen, size in zip(grid.padding, grid.seen_size, grid.dilated_size)
     ]
-    dx = lax.pad(dx, jnp.zeros((), dx.dtype), [*edges, (0, 0, 0), (0, 0, 0)])
-    return dx[tuple(slice(None, None, between) for between in grid.input_dilation)]
+    between = tuple(slice(None, None, between) for between in grid.input_dilation)
+    return pad(dx, edges)[between]
 
 
 def by_group(compute: Callable, a: jax.Array, b: jax.Array, groups: int) -> jax.Array:
@@ -91,14 +97,10 @@ def _gather(x: jax.Array, grid: Grid) -> jax.Array:
 
 def _spread(dpatches_NK: jax.Array, grid: Grid) -> jax.Array:
     """The transpose of `_gather`: at each pixel the sum over the patches that it is in."""
-    zero = jnp.zeros((), dpatches_NK.dtype)
-    windows, total = grid.windows(), zero
+    windows, total = grid.windows(), jnp.zeros((), dpatches_NK.dtype)
     for window, dtap in zip(windows, jnp.split(dpatches_NK, len(windows), axis=-1)):
-        edges = [
-            (pixels.start, seen - pixels.stop, pixels.step - 1)
-            for pixels, seen in zip(window, grid.seen_size)
-        ]
-        total += lax.pad(dtap, zero, [*edges, (0, 0, 0), (0, 0, 0)])
+        edges = [(pixels.start, seen - pixels.stop) for pixels, seen in zip(window, grid.seen_size)]
+        total += pad(dtap, edges, [stride - 1 for stride in grid.stride])
     return unpadded(total, grid)
 
 

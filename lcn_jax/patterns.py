@@ -1,4 +1,4 @@
-"""What the neurons of a layer see of a pattern, and the Hebbian rule for given patterns.
+"""The input that neurons get from a pattern, and the Hebbian rule for given patterns.
 
 A pattern (*kernel, C) tiles the plane (`grid.py`). Shape suffixes as in `sleep.py`: N positions, P
 pools, T taps, K weights of a neuron (T × C // groups), O features, G groups, B patterns in a step,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from agreement import assert_same
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -58,18 +59,6 @@ def transformed(x, kernel, groups, implementation):
             jax.vmap(layer, over, 1)(*arguments), jax.vmap(gradients, over)(*arguments)
         )  # fmt: skip
     return results
-
-
-def assert_same(actual, expected):
-    """Relative to the largest entry: the order of the sums is not the same."""
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    pairs = zip(jax.tree.leaves_with_path(actual), jax.tree.leaves(expected))
-    for (path, got), want in pairs:
-        assert got.shape == want.shape, path
-        scale = max(np.abs(want).max(initial=0), 1e-30)
-        np.testing.assert_allclose(
-            np.asarray(got) / scale, np.asarray(want) / scale, rtol=0, atol=1e-5, err_msg=str(path)
-        )
 
 
 @functools.cache

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from agreement import assert_same
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
 from lcn_jax import local, sleep
+from lcn_jax.arguments import LAYOUTS
 from lcn_jax.grid import Grid
 from lcn_jax.local import LocalConv, conv_local, he_normal, tile_kernel
 
@@ -142,20 +144,6 @@ def operands(case, features=6):
     )  # fmt: skip
 
 
-def assert_same(actual, expected, tolerance=1e-5):
-    """Relative to the largest entry: the order of the sums is not the same."""
-    actual, expected = (np.asarray(array, np.float64) for array in (actual, expected))
-    assert actual.shape == expected.shape
-    scale = max(np.abs(expected).max(initial=0), 1e-30)
-    np.testing.assert_allclose(actual / scale, expected / scale, rtol=0, atol=tolerance)
-
-
-def assert_all_same(actual, expected, tolerance=1e-5):
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for got, want in zip(jax.tree.leaves(actual), jax.tree.leaves(expected)):
-        assert_same(got, want, tolerance)
-
-
 @st.composite
 def cases(draw):
     dimensions = draw(st.integers(1, 3))
@@ -185,7 +173,7 @@ def cases(draw):
         masked=draw(st.booleans()),
     )
     if len(case['batch']) == 1:
-        case['layout'] = draw(st.sampled_from(local.LAYOUTS))
+        case['layout'] = draw(st.sampled_from(LAYOUTS))
     return case
 
 
@@ -223,7 +211,7 @@ def test_value_and_derivatives_are_those_of_numpy(case, implementation):
     tangent = layer_in_numpy(case, dx, kernel, dy)[0] + layer_in_numpy(case, x, dkernel, dy)[0]
     expected = y, of_x, of_kernel * ones, tangent
     expected = tuple(e.reshape(a.shape) for e, a in zip(expected, actual))
-    assert_all_same(actual, expected, TOLERANCES[case['dtype']])
+    assert_same(actual, expected, TOLERANCES[case['dtype']])
 
 
 @pytest.mark.parametrize(
@@ -248,7 +236,7 @@ def test_a_tiled_kernel_makes_a_convolution(changes):
         y, pullback = jax.vjp(layer, x, shared)
         return y, *pullback(dy)
 
-    assert_all_same(value_and_gradients(layer), value_and_gradients(convolution))
+    assert_same(value_and_gradients(layer), value_and_gradients(convolution))
 
 
 @pytest.mark.parametrize('implementation', local.implementations())

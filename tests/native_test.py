@@ -186,6 +186,14 @@ def test_a_dtype_that_it_does_not_have_is_refused(built):
     assert conv_local(x, kernel).dtype == np.float16
 
 
+def test_it_is_not_built_for_other_implementations(monkeypatch):
+    """On a GPU machine, for example, whose default is another."""
+    monkeypatch.setattr(native, '_load', lambda: pytest.fail('the library was asked for'))
+    x, kernel = np.ones((1, 4, 4, 2), np.float32), np.ones((4, 4, 3, 3, 2, 2), np.float32)
+    for implementation in ('patches', 'lax'):
+        conv_local(x, kernel, implementation=implementation)
+
+
 @pytest.mark.parametrize(
     ('variables', 'reason'),
     [

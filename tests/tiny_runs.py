@@ -42,7 +42,7 @@ def get_config(kind: str):
 
 
 def environment(devices: int) -> dict[str, str]:
-    """For a new process with so many devices; it shares compiled programs with other processes.
+    """Variables of a process with this number of devices; such processes share compiled programs.
 
     XLA optimises little, for these processes compile much and compute little.
     """

@@ -35,7 +35,7 @@ class LayerShape:
         return f'{size} {self.channels}→{self.features} {kernel}{strided}{dilated}'
 
 
-# What other fields use, with the batch: a sequence such as a genome, a volume, gaps between taps.
+# Layers of other fields, each with its batch size: a genome twice, a volume, a dilated layer.
 OTHER_LAYERS = [
     (LayerShape(Grid.create((100_000,), (20,), 20, 'VALID'), 4, 8), 16),
     (LayerShape(Grid.create((100_000,), (20,), 5, 'VALID'), 4, 8), 16),

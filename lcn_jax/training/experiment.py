@@ -63,19 +63,19 @@ class Experiment:
         return state.create(key, self.model, self.optimizer(1), self.image_shape)
 
     @cached_property
-    def _variables(self) -> Mapping[str, Any]:
-        return local.variable_shapes(self.model, self.image_shape)
+    def _variables_and_grids(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        return local.variables_and_grids(self.model, self.image_shape)
 
     @cached_property
     def shapes(self) -> state.TrainState:
         """The state of one device, with a `jax.ShapeDtypeStruct` for every array."""
         of_variables = partial(state.of_variables, optimizer=self.optimizer(1))
-        return jax.eval_shape(of_variables, self._variables)
+        return jax.eval_shape(of_variables, self._variables_and_grids[0])
 
     @cached_property
     def grids(self) -> Mapping[str, Any]:
         """The `Grid` of every locally connected kernel, at its path in the params."""
-        return local.grids(self.model, self.image_shape)
+        return self._variables_and_grids[1]
 
     @cached_property
     def parameters(self) -> int:
