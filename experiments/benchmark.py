@@ -60,7 +60,7 @@ def run(settings: Settings) -> dict[str, Any]:
     say('rates of the machine')
     rates = timing.machine_rates(settings)
     layers = measure_layers(rates, settings)
-    default = local.default_implementation()
+    default = local.default_implementation(settings.dtype)
     steps, sleeps = measure_steps(settings), measure_sleep(settings)
     return {
         'settings': dataclasses.asdict(settings),

@@ -17,7 +17,7 @@ from experiments.common import cli, trained
 from experiments.reports import kernels
 from lcn_jax.errors import UsageError
 from lcn_jax.files import local_folder, make_folder, writing
-from lcn_jax.grid import by_path
+from lcn_jax.kernels import by_path
 from lcn_jax.training import checkpoint, parallel, train
 from lcn_jax.training.experiment import Experiment
 

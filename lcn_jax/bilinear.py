@@ -160,6 +160,10 @@ def _batch(operation: _Operation, arrays, batches, *, groups: int, **params: Any
     """A batch of both operands becomes groups; of one, the axis that it shares with the result."""
     batched = [r for r, batch in zip(operation.operands, batches) if batch is not None]
     (size,) = {a.shape[batch] for a, batch in zip(arrays, batches) if batch is not None}
+    if size == 0:
+        one = [a if batch is None else a.sum(batch) for a, batch in zip(arrays, batches)]
+        result = operation.primitive.bind(*one, groups=groups, **params)
+        return jnp.empty_like(result, shape=(0, *result.shape)), 0
     shared = set(AXES[operation.result]).intersection(*(AXES[role] for role in batched))
     into = 'G' if len(batched) == 2 else (shared - {'G'}).pop()
     folded = [

@@ -22,7 +22,8 @@ from typing import Any
 import flax.traverse_util
 import jax
 
-from lcn_jax.grid import Grid, by_path
+from lcn_jax.grid import Grid
+from lcn_jax.kernels import by_path, name_of
 from lcn_jax.local import tile_kernel
 
 
@@ -110,7 +111,7 @@ def _convert(convert: Callable, params: Any, grids: Mapping) -> dict[str, Any]:
     if not flat_grids:
         raise ValueError('grids is empty: the network has no locally connected layers.')
     for number, (path, grid) in enumerate(flat_grids):
-        name = '/'.join(path)
+        name = name_of(path)
         if path not in flat:
             raise ValueError(f'params have no {name}: they belong to another network than grids.')
         try:

@@ -8,10 +8,9 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +23,7 @@ BORDERS = ('include', 'exclude')
 class _AxisPools(NamedTuple):
     """The pools along one axis, in the order in which they occur; some may have no positions.
 
-    number: (positions,) the pool of each. values, on_pixel: (pools, k), as in `Grid.patches`.
+    number: (positions,) the pool of each. values, on_pixel: (pools, k), as in `Grid.seen_values`.
     """
 
     number: np.ndarray
@@ -175,7 +174,7 @@ class Grid:
         """The number of pools: the product of the kernel size at stride 1, one for 1×1 kernels."""
         return math.prod(len(axis.values) for axis in self._pools)
 
-    def patches(self) -> tuple[np.ndarray, np.ndarray]:
+    def seen_values(self) -> tuple[np.ndarray, np.ndarray]:
         """What the T taps of each pool see: two arrays (num_pools, T), of int and of bool.
 
         The number of a value in the flat pattern, which has the size of the kernel, and whether the
@@ -249,15 +248,22 @@ class Pools:
     def averaged(self, kernel: jax.Array) -> jax.Array:
         """`kernel` (*output, ...) with the mean of its pool at each position.
 
-        Positions that are in no pool keep their own values.
+        Sums are taken in float32 at least. Positions that are in no pool keep their own values. A
+        value that is not finite makes the same value of all positions NaN.
         """
         rows_NR = kernel.reshape(len(self.slot), -1)
+        wide = jnp.promote_types(kernel.dtype, jnp.float32)
         in_pool_N, pool_N = self.slot >= 0, self.slot // self.index.shape[1]
         # As a product with zeros and ones: a sum over gathered rows takes XLA twice as long.
         belongs_PN = in_pool_N & (pool_N == np.arange(len(self.index))[:, None])
-        sums_PR = jnp.matmul(belongs_PN.astype(kernel.dtype), rows_NR, precision='highest')
-        members_P1 = np.maximum(belongs_PN.sum(1, keepdims=True), 1)
-        means_NR = (sums_PR / members_P1.astype(kernel.dtype))[np.maximum(pool_N, 0)]
+        sums_PR = jnp.matmul(
+            belongs_PN.astype(kernel.dtype),
+            rows_NR,
+            precision='highest',
+            preferred_element_type=wide,
+        )
+        members_P1 = np.maximum(belongs_PN.sum(1, keepdims=True), 1).astype(wide)
+        means_NR = (sums_PR / members_P1).astype(kernel.dtype)[np.maximum(pool_N, 0)]
         if not in_pool_N.all():
             means_NR = jnp.where(in_pool_N[:, None], means_NR, rows_NR)
         return means_NR.reshape(kernel.shape)
@@ -269,8 +275,3 @@ class Pools:
         in_pool = (self.slot >= 0)[:, None]
         joined = values if in_pool.all() else jnp.where(in_pool, values, rows)
         return joined.reshape(kernel.shape)
-
-
-def by_path(grids: Mapping) -> list[tuple[tuple[str, ...], Grid]]:
-    """The (path of a kernel in the params, grid) pairs of a tree of grids, in a fixed order."""
-    return sorted(flax.traverse_util.flatten_dict(grids).items())

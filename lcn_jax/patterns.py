@@ -69,7 +69,7 @@ def hebbian_for(
             momentum=momentum,
         )
 
-    maps_GVKK = jax.vmap(maps_of)(by_group(patterns, kernel, grid))
+    maps_GVKK = jax.vmap(maps_of)(grouped_patterns(patterns, kernel, grid))
     return map_deviations(kernel, grid, border, maps_GVKK)
 
 
@@ -118,7 +118,7 @@ def map_deviations(kernel: jax.Array, grid: Grid, border: str, maps_GVKK: jax.Ar
 
     The matrices are for weights in the order of the values of the pattern that they see.
     """
-    values_PT, _ = grid.patches()
+    values_PT, _ = grid.seen_values()
     seen_VT, which_P = _seen(grid)
     pool_N = grid.pools().ravel()
     tap_to_value_NT = values_PT[pool_N]
@@ -135,18 +135,18 @@ def map_deviations(kernel: jax.Array, grid: Grid, border: str, maps_GVKK: jax.Ar
     return means + mapped[position_N1, tap_to_value_NT].reshape(kernel.shape)
 
 
-def patches_of_pools(grid: Grid, channels: int) -> tuple[np.ndarray, np.ndarray]:
+def seen_weights(grid: Grid, channels: int) -> tuple[np.ndarray, np.ndarray]:
     """(P, K) int and bool: the value of a flat pattern (*kernel, C) at each weight of a pool.
 
     False where the weight does not see it, because input dilation inserts a zero there.
     """
-    values_PT, on_pixel_PT = grid.patches()
+    values_PT, on_pixel_PT = grid.seen_values()
     order_PTC = values_PT[:, :, None] * channels + np.arange(channels)
     on_pixel_PK = np.repeat(on_pixel_PT, channels, axis=1)
     return order_PTC.reshape(len(order_PTC), -1), on_pixel_PK
 
 
-def by_group(patterns: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
+def grouped_patterns(patterns: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
     """(S, B, *kernel, C) -> (groups, S, B, K)."""
     channels = kernel.shape[-2]
     fits = patterns.ndim == grid.dimensions + 3 and patterns.shape[2:-1] == grid.kernel_size
@@ -164,7 +164,7 @@ def by_group(patterns: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
 
 def _seen(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """The sets of values that pools see (V, T) bool, and which of them each pool sees (P,)."""
-    values_PT, on_pixel_PT = grid.patches()
+    values_PT, on_pixel_PT = grid.seen_values()
     seen_PT = np.zeros_like(on_pixel_PT)
     np.put_along_axis(seen_PT, values_PT, on_pixel_PT, axis=1)
     seen_VT, which_P = np.unique(seen_PT, axis=0, return_inverse=True)

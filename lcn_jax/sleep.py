@@ -39,8 +39,9 @@ from jax import lax
 from lcn_jax import plugins
 from lcn_jax.circuit import Circuit, simulate
 from lcn_jax.errors import UsageError
-from lcn_jax.grid import Grid, Pools, by_path
-from lcn_jax.patterns import Field, hebbian_maps, map_deviations, patches_of_pools
+from lcn_jax.grid import Grid, Pools
+from lcn_jax.kernels import for_each_member, kernels
+from lcn_jax.patterns import Field, hebbian_maps, map_deviations, seen_weights
 
 Rule = Callable[..., jax.Array]
 
@@ -49,14 +50,14 @@ Rule = Callable[..., jax.Array]
 class TwoPart:
     """A rule whose first part needs no kernel, only the receptive field of its neurons.
 
-    `dream(field, key, *, border, **options)` is that part, and returns the second, a function
-    `(kernel, grid) -> kernel`. `share` dreams once for all layers that have the field.
+    `for_field(field, key, *, border, **options)` is that part, and returns the second, a function
+    `(kernel, grid) -> kernel`. `share` calls it once for all layers that have the field.
     """
 
-    dream: Callable[..., Callable[[jax.Array, Grid], jax.Array]]
+    for_field: Callable[..., Callable[[jax.Array, Grid], jax.Array]]
 
     def __call__(self, kernel: jax.Array, grid: Grid, key: jax.Array, **options) -> jax.Array:
-        return self.dream(Field.of(kernel, grid), key, **options)(kernel, grid)
+        return self.for_field(Field.of(kernel, grid), key, **options)(kernel, grid)
 
 
 # ---- Rules. --------------------------------------------------------------------------------------
@@ -188,7 +189,7 @@ def circuit(
     shown = jax.random.normal(
         key, (patterns_per_weight * weights_count, weights_count), kernel.dtype
     )
-    order_PK, on_pixel_PK = patches_of_pools(grid, kernel.shape[-2])
+    order_PK, on_pixel_PK = seen_weights(grid, kernel.shape[-2])
     inputs_PSK = jnp.where(on_pixel_PK, shown[:, order_PK], 0).swapaxes(0, 1)
 
     def one_circuit(weights_MK, inputs_SK, members):
@@ -214,7 +215,7 @@ def resolve(name: str, options: Mapping[str, Any]) -> Rule:
     rule = RULES[name] if name in RULES else plugins.load(name, 'sleep rule', RULES)
     try:
         if isinstance(rule, TwoPart):
-            inspect.signature(rule.dream).bind(None, None, **options)
+            inspect.signature(rule.for_field).bind(None, None, **options)
         else:
             inspect.signature(rule).bind(None, None, None, **options)
     except TypeError as e:
@@ -229,27 +230,25 @@ def share(params: Any, grids: Mapping, rule: Rule, key: jax.Array) -> Any:
 
     `grids` (`local.grids`) says which kernels these are. Each gets a key of its own: `key` folded
     with its number in the order of paths. For a rule in two parts each shape (*kernel, C // groups)
-    gets one instead, folded with its number in ascending order, so layers of one shape dream alike.
-    Axes in front of (*output, *kernel, C // groups, O) are those of an ensemble or of replicas: the
-    rule is applied to each member by itself, with one key, so that replicas stay equal.
+    gets one instead, folded with its number in ascending order: layers of one shape see the same
+    patterns. Axes in front of (*output, *kernel, C // groups, O) are those of an ensemble or of
+    replicas: the rule is applied to each member by itself, with one key, so replicas stay equal.
 
     Raises:
       UsageError: params and grids do not fit together, or the rule returns something other than a
         kernel of the same shape and dtype.
     """
     flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(params)
-    layers = [(path, _kernel_of(flat, path, grid), grid) for path, grid in by_path(grids)]
+    layers = kernels(params, grids)
     fields = [Field.of(kernel, grid) for _, kernel, grid in layers]
     for (path, kernel, grid), of_layer in zip(layers, _with_keys(rule, fields, key)):
-        of_member = partial(of_layer, grid=grid)
-        for _ in range(kernel.ndim - 2 * grid.dimensions - 2):
-            of_member = jax.vmap(of_member)
-        flat[path] = shared = of_member(kernel)
+        shared = for_each_member(partial(of_layer, grid=grid), kernel, grid)
         if (jnp.shape(shared), jnp.result_type(shared)) != (kernel.shape, kernel.dtype):
             raise UsageError(
                 f'the sleep rule turned a kernel {kernel.shape} of {kernel.dtype} into one '
                 f'{jnp.shape(shared)} of {jnp.result_type(shared)}; it must keep shape and dtype.'
             )
+        flat[path] = jax.tree.map(lambda _, shared=shared: shared, flat[path])  # a box stays
     return flax.traverse_util.unflatten_dict(flat)
 
 
@@ -260,7 +259,7 @@ def _with_keys(rule: Rule, fields: list[Field], key: jax.Array) -> list[Callable
         shapes = sorted({field.shape for field in fields})
         keys = {shape: jax.random.fold_in(key, i) for i, shape in enumerate(shapes)}
         rests = {
-            field: whole.dream(field, keys[field.shape], **options)
+            field: whole.for_field(field, keys[field.shape], **options)
             for field in dict.fromkeys(fields)
         }
         return [rests[field] for field in fields]
@@ -269,19 +268,3 @@ def _with_keys(rule: Rule, fields: list[Field], key: jax.Array) -> list[Callable
         return lambda kernel, grid: rule(kernel, grid, jax.random.fold_in(key, number))
 
     return [with_key(number) for number in range(len(fields))]
-
-
-def _kernel_of(flat: Mapping, path: tuple[str, ...], grid: Grid) -> jax.Array:
-    """The kernel at a path, checked; any number of axes may be in front."""
-    name = '/'.join(map(str, path))
-    if path not in flat:
-        raise UsageError(
-            f'the parameters have no {name}, which the grids name: make the grids with this model.'
-        )
-    kernel, positions = flat[path], (*grid.output_size, *grid.kernel_size)
-    if kernel.shape[:-2][-len(positions) :] != positions:
-        raise UsageError(
-            f'{name} has shape {kernel.shape}, but its grid is of kernels {positions} + '
-            '(C // groups, O): make the grids with this model and its image size.'
-        )
-    return kernel

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lcn_jax import sleep
-from lcn_jax.grid import Grid, Pools, by_path
+from lcn_jax.grid import Grid, Pools
+from lcn_jax.kernels import for_each_member, kernels, name_of
 
 
 def weight_snr(weights: jax.Array, members: jax.Array | np.ndarray | None = None) -> jax.Array:
@@ -36,18 +36,24 @@ def layer_snrs(params: Any, grids: Mapping, border: str) -> dict[str, jax.Array]
     """The paper's weight SNR of every locally connected kernel, by module path.
 
     Each is the median over output features and over the pools of at least two neurons: a few
-    weights that happen to be equal to rounding would dominate a mean.
+    weights that happen to be equal to rounding would dominate a mean. Of an ensemble, whose axes
+    are in front of a kernel's, it is an array with one for each member.
+
+    Raises:
+      UsageError: params and grids do not fit together.
     """
-    flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(params)
     snrs = {}
-    for path, grid in by_path(grids):
+    for path, kernel, grid in kernels(params, grids):
         pools = Pools.of(grid, border)
         comparable = pools.members.sum(1) > 1
         if not comparable.any():
             continue
-        weights = pools.split(flat[path])[comparable]
-        per_feature = jax.vmap(weight_snr, in_axes=(-1, None))
-        snrs['/'.join(path[:-1])] = jnp.median(per_feature(weights, pools.members[comparable]))
+
+        def median_snr(kernel, pools=pools, comparable=comparable):
+            weights, members = pools.split(kernel)[comparable], pools.members[comparable]
+            return jnp.median(jax.vmap(weight_snr, in_axes=(-1, None))(weights, members))
+
+        snrs[name_of(path[:-1])] = for_each_member(median_snr, kernel, grid)
     return snrs
 
 

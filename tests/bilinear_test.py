@@ -75,6 +75,18 @@ def test_on_one_device(implementation, size):
     assert_same(program(x, kernel), expected(size))
 
 
+@pytest.mark.parametrize('axes', [(0, None), (None, 1), (2, 0)])
+def test_an_empty_vmap(axes):
+    x, kernel, groups = operands('plain')
+    layer, _ = layer_and_gradients(groups, None)
+    batched = [
+        array if axis is None else np.zeros(np.insert(array.shape, axis, 0), array.dtype)
+        for array, axis in zip((x, kernel), axes)
+    ]
+    found = jax.vmap(layer, axes)(*batched)
+    assert (found.shape, found.dtype) == ((0, *layer(x, kernel).shape), x.dtype)
+
+
 def test_without_jit_and_exported():
     x, kernel, groups = operands('plain')
     _, gradients = layer_and_gradients(groups, None)

@@ -107,6 +107,16 @@ def test_layers_of_other_models_convert_too():
     assert converted['bias'] is params['bias']
 
 
+def test_names_may_be_numbers():
+    """As those of a list of layers in Flax NNX are."""
+    kernel = np.ones((8, 7, 3, 3, 2, 4), np.float32)
+    grid, params = Grid.create((8, 7), 3), {'layers': {0: {'kernel': kernel}}}
+    shared = convert.to_shared(params, {'layers': {0: {'kernel': grid}}})
+    np.testing.assert_array_equal(shared['layers'][0]['kernel'], kernel[0, 0])
+    with pytest.raises(ValueError, match='layers/1/kernel'):
+        convert.to_shared(params, {'layers': {1: {'kernel': grid}}})
+
+
 def test_noise_is_relative_to_each_kernel_and_its_own_at_every_position():
     rng = np.random.RandomState(0)
     params = {name: {'kernel': 3 * rng.randn(3, 3, 4, 8).astype(np.float32)} for name in 'ab'}

@@ -5,6 +5,7 @@ import math
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -84,10 +85,10 @@ def test_pools_are_the_positions_that_see_the_same_of_a_tiled_pattern(case):
 
 
 @each_case
-def test_patches_say_what_a_pool_sees(case):
+def test_seen_values_are_what_a_pool_sees(case):
     grid = Grid.create(*case)
     pattern = pattern_of(grid)
-    values, on_pixel = grid.patches()
+    values, on_pixel = grid.seen_values()
     assert len(values) == len(on_pixel) == grid.num_pools
     assert (np.sort(values) == np.arange(pattern.size)).all()  # each value once
     of_pools = pattern.ravel()[values] * on_pixel
@@ -141,6 +142,15 @@ def test_splitting_by_pool_loses_nothing(case, border):
         )
     joined = pools.join(pooled + 1, kernel)
     np.testing.assert_array_equal(joined, kernel + (grid.pools(border) >= 0)[..., None])
+
+
+@pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
+def test_means_of_large_pools_in_short_formats(dtype):
+    grid = Grid.create(70_000, (1,))  # more positions than the largest float16
+    kernel = jnp.full((70_000, 1, 1, 1), 1.5, dtype).at[::2].set(0.5)
+    means = Pools.of(grid).averaged(kernel)
+    assert means.dtype == dtype
+    np.testing.assert_array_equal(means.astype(np.float32), 1)
 
 
 def test_a_grid_is_static():

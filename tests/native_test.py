@@ -199,9 +199,10 @@ def test_it_is_not_built_for_other_implementations(monkeypatch):
     [
         ({'LCN_NATIVE': '0'}, 'LCN_NATIVE=0'),
         ({'CXX': 'no-such-compiler'}, 'no-such-compiler'),
+        ({'CXX': 'c++ "'}, 'No closing quotation'),
         ({'CXX': f'{sys.executable} -c "raise SystemExit(1)"'}, 'failed'),
     ],
-    ids=['switched off', 'no compiler', 'compiler fails'],
+    ids=['switched off', 'no compiler', 'malformed compiler', 'compiler fails'],
 )
 def test_without_the_library_one_line_says_why(monkeypatch, tmp_path, variables, reason):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))

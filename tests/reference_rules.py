@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from lcn_jax.grid import Grid, Pools
-from lcn_jax.patterns import Field, by_group, map_deviations, patches_of_pools
+from lcn_jax.patterns import Field, grouped_patterns, map_deviations, seen_weights
 from lcn_jax.snr import _moments
 
 
@@ -31,7 +31,9 @@ def exact_for(
         return gamma * jnp.linalg.solve(covariance + gamma * identity, identity)
 
     of_sets = jax.vmap(map_of, (None, 0))
-    maps_GVKK = jax.vmap(of_sets, (0, None))(by_group(patterns, kernel, grid), field.seen_VK)
+    maps_GVKK = jax.vmap(of_sets, (0, None))(
+        grouped_patterns(patterns, kernel, grid), field.seen_VK
+    )
     return map_deviations(kernel, grid, border, maps_GVKK)
 
 
@@ -51,7 +53,7 @@ def hebbian_stepwise(
     """
     pools = Pools.of(grid, border)
     start_PMKO = pools.split(kernel)
-    order_PK, on_pixel_PK = patches_of_pools(grid, kernel.shape[-2])
+    order_PK, on_pixel_PK = seen_weights(grid, kernel.shape[-2])
 
     def means_BP1O(z_BPMO):
         in_pool_PM1 = pools.members[..., None]

@@ -3,6 +3,7 @@
 from functools import partial
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -379,7 +380,20 @@ def test_members_of_an_ensemble_and_replicas_sleep_by_themselves():
         np.testing.assert_allclose(member[0], asleep(kernel[0]), atol=1e-5)
 
 
-def test_layers_of_one_shape_dream_alike_and_once():
+def test_kernels_stay_in_their_boxes():
+    kernel, names = random_kernel(GRIDS[0]), (None,) * 5 + ('features',)
+    params = {
+        'a': {'kernel': nn.Partitioned(kernel, names)},
+        'b': nn.Partitioned(np.ones(2), ('x',)),
+    }
+    rule = sleep.resolve('mean', {'border': 'include'})
+    shared = sleep.share(params, {'a': {'kernel': GRIDS[0]}}, rule, KEY)
+    assert shared['a']['kernel'].names == names and shared['b'] is params['b']
+    expected = sleep.mean(kernel, GRIDS[0], KEY, border='include')
+    np.testing.assert_array_equal(shared['a']['kernel'].value, expected)
+
+
+def test_layers_of_one_shape_see_the_same_patterns_drawn_once():
     """Every layer against the plain rule, for the patterns that the documentation names."""
     local = {'a': GRIDS[0], 'b': GRIDS[1], 'c': Grid.create((4, 5), 3, 1, 1)}
     params = {name: {'kernel': random_kernel(grid)} for name, grid in local.items()}

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from lcn_jax import sleep, snr
+from lcn_jax.errors import UsageError
 from lcn_jax.grid import Grid
 
 GRID = Grid.create((8, 7), 3)
@@ -44,3 +45,17 @@ def test_layers_without_a_pool_of_two_have_no_snr():
     grid = Grid.create(3, 3, 1, 'VALID')  # a single position
     params = {'layer': {'kernel': np.ones((1, 1, 3, 3, 1, 1), np.float32)}}
     assert snr.layer_snrs(params, {'layer': {'kernel': grid}}, 'include') == {}
+
+
+def test_members_of_an_ensemble_have_an_snr_each_under_any_names():
+    kernels = np.random.RandomState(0).randn(2, 8, 7, 3, 3, 2, 4).astype(np.float32)
+    params, grids = {'layers': {0: {'kernel': kernels}}}, {'layers': {0: {'kernel': GRID}}}
+    found = snr.layer_snrs(params, grids, 'include')
+    alone = [
+        snr.layer_snrs({'layers': {0: {'kernel': kernel}}}, grids, 'include')['layers/0']
+        for kernel in kernels
+    ]
+    assert found.keys() == {'layers/0'}
+    np.testing.assert_allclose(found['layers/0'], alone, rtol=1e-6)
+    with pytest.raises(UsageError, match=r'layers/0/kernel has shape \(7, 8'):
+        snr.layer_snrs({'layers': {0: {'kernel': kernels[0].swapaxes(0, 1)}}}, grids, 'include')

@@ -9,15 +9,25 @@ import jax
 
 
 def provenance() -> dict[str, str | int | None]:
-    """commit (with '+' if files differ from it), device, devices, cpus, jax, python."""
+    """commit (with '+' if files differ from it), device, devices, cpu, cpus, jax, python, flags."""
     return {
         'commit': _commit(),
         'device': jax.devices()[0].device_kind,
         'devices': jax.device_count(),
+        'cpu': _processor(),
         'cpus': os.cpu_count(),
         'jax': jax.__version__,
         'python': platform.python_version(),
+        'xla_flags': os.environ.get('XLA_FLAGS', ''),
     }
+
+
+def _processor() -> str:
+    """Its name; the kind of machine where the system does not tell more."""
+    cpuinfo = pathlib.Path('/proc/cpuinfo')
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = (line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
+    return next(names, platform.machine())
 
 
 def _commit() -> str:

@@ -129,7 +129,7 @@ def measure_layer(
             calls[direction, name] = functools.partial(compiled[direction, name].call, *arguments)
     seconds = medians(calls, settings.layer_seconds, settings)
 
-    x, kernels, dy = candidates[local.default_implementation()][1]
+    x, kernels, dy = candidates[local.default_implementation(settings.dtype)][1]
     flops, moved = 2 * batch_size * kernels.size, x.nbytes + kernels.nbytes + dy.nbytes
     floors = {
         'forward': floor(flops, moved, settings.dtype, rates),

@@ -51,9 +51,9 @@ PATCH_GRADIENTS = 2  # written by the product, read to be added up
 
 PAGE = """# Roofline
 
-A bound on the speed of a training step on one accelerator. Nothing here was measured: a step takes
-at least the time of its FLOPs at the peak rate of products, and at least the time of its bytes at
-the bandwidth of the memory. The shapes of the networks give both:
+An estimate of the speed of a training step on one accelerator. Nothing here was measured: the
+longer of two times counts, that of the step's FLOPs at the peak rate of products, and that of its
+bytes at the bandwidth of the memory. The shapes of the networks give both:
 
 ```
 python -m experiments.roofline --out=docs/roofline.md
@@ -70,7 +70,8 @@ Assumptions:
   both moments in float32.
 - Activations: {activation} passes over the outputs of every layer in bfloat16. BatchNorm takes
   three forward and five backward, since its statistics need all outputs first. ReLU, the residual
-  sum and conversions are fused with it, and nothing stays in a cache.
+  sum and conversions are fused with it. Nothing stays in a cache (the H100 has 50 MB), so
+  the bytes of a small batch may be overestimated.
 - Patches, which are what each position sees, are written and read forward, and again backward,
   where they are gathered anew instead of being kept. Their gradient is written and read once;
   images need none. A kernel that forms patches in fast memory, as a convolution does, would do

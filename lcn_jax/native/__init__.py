@@ -2,7 +2,8 @@
 
 The library is compiled when it is first needed, in a few seconds, and kept in
 `$XDG_CACHE_HOME/lcn_jax` (`~/.cache/lcn_jax`), one file for each source, compiler, processor and
-version of jaxlib. The compiler is `$CXX`, or else `c++`; `LCN_NATIVE=0` switches the library off.
+version of jaxlib. That folder may be deleted at any time. The compiler is `$CXX`, or else `c++`
+(GCC and Clang know the extensions of the source); `LCN_NATIVE=0` switches the library off.
 
 The functions here are an implementation of `bilinear.py`, which gives them derivatives and a rule
 for vmap.
@@ -110,7 +111,8 @@ def _load() -> tuple[bool, str]:
         library = ctypes.CDLL(str(path))
     except subprocess.CalledProcessError as error:
         return False, f'no native kernel: {shlex.join(error.cmd[:1])}: {_first_error(error.stderr)}'
-    except OSError as error:  # no compiler, no place for the library, or a file that is no library
+    # No compiler, no place for the library, or a file that is not one; no home; a malformed CXX.
+    except (OSError, RuntimeError, ValueError) as error:
         return False, f'no native kernel: {error}'
     for name in TARGETS:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform='cpu')
@@ -133,6 +135,8 @@ def _build() -> Path:
             built = Path(scratch) / path.name
             include = ['-isystem', jax.ffi.include_dir()]
             _run([*compiler, *include, '-shared', '-fPIC', str(SOURCE), '-o', str(built)])
+            with built.open('rb') as file:
+                os.fsync(file.fileno())  # after a crash, a name without its content would stay
             built.replace(path)
     return path
 

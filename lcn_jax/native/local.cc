@@ -37,11 +37,15 @@ struct BFloat16 { uint16_t bits; };  // the upper half of a float
 
 inline float to_float(float value) { return value; }
 inline float to_float(BFloat16 value) {
-  return __builtin_bit_cast(float, uint32_t{value.bits} << 16);
+  const uint32_t bits = uint32_t{value.bits} << 16;
+  float number;
+  std::memcpy(&number, &bits, sizeof number);
+  return number;
 }
 inline void assign(float value, float& to) { to = value; }
 inline void assign(float value, BFloat16& to) {  // the nearest, of two the even one; NaN stays NaN
-  const uint32_t bits = __builtin_bit_cast(uint32_t, value);
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
   const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
   to.bits = static_cast<uint16_t>(value == value ? rounded : bits >> 16 | 0x40);
 }
@@ -144,17 +148,8 @@ void pack(const T* from, Index stride, Index depth, Index width, Index columns, 
 
 template <typename T>
 void pack_transposed_4x4(const T* from, Index stride, Index columns, float* to) {
-  typedef float Vector __attribute__((vector_size(16)));
-  const auto row = [=](Index r) {
-    const T* x = from + r * stride;
-    return Vector{to_float(x[0]), to_float(x[1]), to_float(x[2]), to_float(x[3])};
-  };
-  const auto low = [](Vector a, Vector b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); };
-  const auto high = [](Vector a, Vector b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); };
-  const Vector a = low(row(0), row(2)), b = high(row(0), row(2));
-  const Vector c = low(row(1), row(3)), d = high(row(1), row(3));
-  const Vector transposed[4] = {low(a, c), high(a, c), low(b, d), high(b, d)};
-  for (int r = 0; r < 4; ++r) std::memcpy(to + r * columns, &transposed[r], sizeof(Vector));
+  for (int r = 0; r < 4; ++r)
+    for (int i = 0; i < 4; ++i) to[r * columns + i] = to_float(from[i * stride + r]);
 }
 
 // (width, depth) -> floats (depth, columns). Columns from `width` on are 0.
@@ -376,6 +371,7 @@ ffi::Error call(ffi::ThreadPool pool, ffi::AnyBuffer left, ffi::AnyBuffer right,
               out->typed_data<float>());
   } else {
     const auto data = [](const auto& buffer) { return (BFloat16*)buffer.untyped_data(); };
+    // The left operand as floats, in memory of its own: its numbers are read one at a time.
     std::vector<float> floats(left.element_count());
     parallel_for(pool, floats.size(), [&](Index begin, Index end) {
       for (Index i = begin; i < end; ++i) floats[i] = to_float(data(left)[i]);

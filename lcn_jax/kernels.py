@@ -1,0 +1,57 @@
+"""The locally connected kernels among a model's parameters, found by the grids of the model."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.traverse_util
+import jax
+
+from lcn_jax.errors import UsageError
+from lcn_jax.grid import Grid
+
+Path = tuple[Any, ...]
+
+
+def by_path(grids: Mapping) -> list[tuple[Path, Grid]]:
+    """The (path of a kernel in the params, grid) pairs of a tree of grids, in a fixed order."""
+    return sorted(flax.traverse_util.flatten_dict(grids).items())
+
+
+def name_of(path: Path) -> str:
+    return '/'.join(map(str, path))
+
+
+def kernels(params: Any, grids: Mapping) -> list[tuple[Path, jax.Array, Grid]]:
+    """The (path, kernel, grid) of every locally connected layer, in the order of `by_path`.
+
+    Kernels are (..., *output, *kernel, C // groups, O): the axes in front are those of an ensemble
+    or of replicas. A kernel in a box of Flax (`nn.with_partitioning`) is taken out of it.
+
+    Raises:
+      UsageError: params and grids do not fit together.
+    """
+    flat = flax.traverse_util.flatten_dict(params)
+    return [(path, _kernel(flat, path, grid), grid) for path, grid in by_path(grids)]
+
+
+def for_each_member(function: Callable, kernel: jax.Array, grid: Grid) -> Any:
+    """`function(kernel)` of every member of an ensemble, whose axes are in front."""
+    for _ in range(kernel.ndim - 2 * grid.dimensions - 2):
+        function = jax.vmap(function)
+    return function(kernel)
+
+
+def _kernel(flat: Mapping, path: Path, grid: Grid) -> jax.Array:
+    if path not in flat:
+        raise UsageError(
+            f'the parameters have no {name_of(path)}, which the grids name: make the grids with '
+            'this model.'
+        )
+    (kernel,) = jax.tree.leaves(flat[path])
+    positions = (*grid.output_size, *grid.kernel_size)
+    if kernel.shape[:-2][-len(positions) :] != positions:
+        raise UsageError(
+            f'{name_of(path)} has shape {kernel.shape}, but its grid is of kernels {positions} + '
+            '(C // groups, O): make the grids with this model and its image size.'
+        )
+    return kernel
