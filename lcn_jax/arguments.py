@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lcn_jax.errors import UsageError
+
 Sizes = tuple[int, ...]
 Edges = tuple[int, int]
 Padding = str | int | Sequence[int | Sequence[int]]
@@ -23,13 +25,34 @@ def sizes(value: int | Sequence[int], dimensions: int, name: str) -> Sizes:
     if len(values) != dimensions or not all(_is_whole(v) and v > 0 for v in values):
         raise ValueError(
             f'{name} must be a positive integer or {dimensions} of them, one for each spatial '
-            f'dimension; got {value!r}.'
+            f'dimension; got {_shown(value)}.'
         )
     return tuple(int(v) for v in values)
 
 
-def _is_whole(value) -> bool:
+def check_positive(value: Any, name: str) -> None:
+    """UsageError, a ValueError, with `name`, unless it is a positive integer."""
+    if not _is_whole(value) or value < 1:
+        raise UsageError(f'{name} must be a positive integer, got {_shown(value)}.')
+
+
+def check_number(value: Any, name: str, positive: bool = False) -> None:
+    """UsageError, with `name`, unless it is finite and 0 or more; JAX arrays may be traced."""
+    if isinstance(value, jax.Array):
+        return
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < math.inf or (positive and value == 0):
+        needed = 'positive' if positive else '0 or more'
+        raise UsageError(f'{name} must be a number, {needed}, got {_shown(value)}.')
+
+
+def _is_whole(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _shown(value: Any) -> str:
+    """Its repr, which has several lines for some arrays, in one line."""
+    return ' '.join(repr(value).split())
 
 
 def edges_of(
@@ -40,15 +63,16 @@ def edges_of(
     size: of the dilated input. reach: pixels from the first to the last tap. between: the input
     dilation, before which circular padding comes.
     """
-    if padding == 'VALID':
-        return 0, 0
-    if padding == 'SAME':
-        total = max((math.ceil(size / stride) - 1) * stride + reach - size, 0)
-        return total // 2, total - total // 2
-    if padding == 'CIRCULAR':
-        return (reach - 1) // 2 * between, reach // 2 * between
-    if padding == 'CAUSAL' and dimensions == 1:
-        return reach - 1, 0
+    if isinstance(padding, str):  # to compare an array with a name would compare its numbers
+        if padding == 'VALID':
+            return 0, 0
+        if padding == 'SAME':
+            total = max((math.ceil(size / stride) - 1) * stride + reach - size, 0)
+            return total // 2, total - total // 2
+        if padding == 'CIRCULAR':
+            return (reach - 1) // 2 * between, reach // 2 * between
+        if padding == 'CAUSAL' and dimensions == 1:
+            return reach - 1, 0
     edges: Any = padding
     if isinstance(padding, Sequence):
         edges = padding[axis] if len(padding) == dimensions else None
@@ -60,20 +84,16 @@ def edges_of(
             return low, high
     raise ValueError(
         f"padding must be 'SAME', 'VALID', 'CIRCULAR', 'CAUSAL' (in one dimension), an integer, or "
-        f'an integer or (low, high) for each of {dimensions} spatial dimensions, not negative; got '
-        f'{padding!r}.'
+        f'a tuple or list with an integer or (low, high) for each of {dimensions} spatial '
+        f'dimensions, not negative; got {_shown(padding)}.'
     )
 
 
 def check_operands(x: jax.Array, kernel: jax.Array, layout: str) -> int:
     """The number of spatial dimensions; ValueError if the axes or the dtypes do not fit."""
-    check_layout(layout)
-    dimensions = (kernel.ndim - 2) // 2
-    if kernel.ndim % 2 or not 1 <= dimensions <= MOST_DIMENSIONS:
-        raise ValueError(
-            'kernel must have 4, 6 or 8 axes (*output, *kernel, C // groups, O), for 1, 2 or 3 '
-            f'spatial dimensions; got shape {kernel.shape}.'
-        )
+    check_choice(layout, LAYOUTS, 'layout')
+    check_array(x, 'x')
+    dimensions = kernel_dimensions(kernel)
     if x.ndim <= dimensions or (layout == 'HWNC' and x.ndim != dimensions + 2):
         axes = '(*batch, *spatial, C)' if layout == 'NHWC' else '(*spatial, N, C)'
         raise ValueError(
@@ -87,15 +107,43 @@ def check_operands(x: jax.Array, kernel: jax.Array, layout: str) -> int:
     return dimensions
 
 
-def check_layout(layout: str) -> None:
-    """ValueError unless it is one of LAYOUTS."""
-    if layout not in LAYOUTS:
-        raise ValueError(f'layout must be one of {LAYOUTS}, got {layout!r}.')
+def kernel_dimensions(kernel: Any) -> int:
+    """The number of spatial dimensions; ValueError if the number of axes is that of no kernel."""
+    check_array(kernel, 'kernel')
+    dimensions = (kernel.ndim - 2) // 2
+    if kernel.ndim % 2 or not 1 <= dimensions <= MOST_DIMENSIONS:
+        raise ValueError(
+            'kernel must have 4, 6 or 8 axes (*output, *kernel, C // groups, O), for 1, 2 or 3 '
+            f'spatial dimensions; got shape {kernel.shape}.'
+        )
+    return dimensions
+
+
+def check_array(value: Any, name: str) -> None:
+    """ValueError, with `name`, unless it has a shape and a dtype; Flax takes no lists either."""
+    if not (hasattr(value, 'shape') and hasattr(value, 'dtype')):
+        raise ValueError(
+            f'{name} must be an array, got {type(value).__name__}: convert it with jax.numpy.array.'
+        )
+
+
+def check_shape(array: Any, shape: Sizes, name: str, of: str) -> None:
+    """ValueError, with `name`, unless it is an array of this shape, that `of` something."""
+    check_array(array, name)
+    if array.shape != shape:
+        raise ValueError(f'{name} must have the shape of the {of}, {shape}, got {array.shape}.')
+
+
+def check_choice(value: Any, choices: Sequence[Any], name: str) -> None:
+    """ValueError, with `name`, unless it is one of the choices."""
+    if value not in choices:
+        raise ValueError(f'{name} must be one of {tuple(choices)}, got {_shown(value)}.')
 
 
 def check_groups(groups: int, channels: int, features: int, name: str) -> None:
     """ValueError, with the `name` of the argument, unless groups divide channels and features."""
-    if groups < 1 or channels % groups or features % groups:
+    check_positive(groups, name)
+    if channels % groups or features % groups:
         raise ValueError(
             f'{name} must divide channels and features: {groups} groups, {channels} channels, '
             f'{features} features.'
@@ -111,5 +159,5 @@ def check_precision(precision: Any) -> None:
     except (TypeError, ValueError):
         raise ValueError(
             f"precision must be None, 'default', 'high' or 'highest', or what else "
-            f'jax.lax.dot_general takes; got {precision!r}.'
+            f'jax.lax.dot_general takes; got {_shown(precision)}.'
         ) from None

@@ -17,45 +17,60 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from lcn_jax import arguments
 from lcn_jax.grid import Grid
 
 
-def from_convlocal(params: Mapping[str, Any], kernel_size: Sequence[int]) -> dict[str, Any]:
+def from_convlocal(params: Mapping[str, Any], kernel_size: int | Sequence[int]) -> dict[str, Any]:
     """The parameters of a `flax.linen.ConvLocal` -> those of a `LocalConv`.
 
+    An integer kernel size counts for all dimensions.
+
     Raises:
-      ValueError: the kernel does not have the shape (*output, C·prod(kernel_size), O).
+      ValueError: the kernel does not have the shape (*output, C·prod(kernel_size), O), or the bias
+        neither (*output, O) nor (O,).
     """
-    return {**params, 'kernel': kernel_from_convlocal(params['kernel'], kernel_size)}
+    kernel = kernel_from_convlocal(_kernel_of(params), kernel_size)
+    return {**params, 'kernel': kernel, **_local_bias(params, kernel)}
 
 
 def to_convlocal(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `from_convlocal`; a bias (O,) is repeated at every position."""
-    kernel = params['kernel']
-    rank = kernel.ndim // 2 - 1
+    """The inverse of `from_convlocal`; a bias (O,) is repeated at every position.
+
+    The layer must have one group, as ConvLocal has: the kernel does not show how many there are.
+
+    Raises:
+      ValueError: the kernel does not have the axes (*output, *kernel, C, O), or the bias neither
+        (*output, O) nor (O,).
+    """
+    kernel = _kernel_of(params)
+    rank = arguments.kernel_dimensions(kernel)
     positions, taps = range(rank), range(rank, 2 * rank)
     by_channel = kernel.transpose(*positions, 2 * rank, *taps, 2 * rank + 1)
     flat = by_channel.reshape(*kernel.shape[:rank], -1, kernel.shape[-1])
-    return {**params, 'kernel': flat, **_local_bias(params)}
+    return {**params, 'kernel': flat, **_local_bias(params, kernel)}
 
 
-def kernel_from_convlocal(kernel: Any, kernel_size: Sequence[int]) -> Any:
+def kernel_from_convlocal(kernel: Any, kernel_size: int | Sequence[int]) -> Any:
     """(*output, C·prod(kernel_size), O), the channel first -> (*output, *kernel_size, C, O).
 
     Raises:
       ValueError: the kernel has another shape.
     """
-    rank, taps = len(kernel_size), math.prod(kernel_size)
-    if kernel.ndim != rank + 2 or kernel.shape[-2] % taps:
+    arguments.check_array(kernel, 'kernel')
+    rank = len(kernel_size) if isinstance(kernel_size, Sequence) else kernel.ndim - 2
+    kernel_size = arguments.sizes(kernel_size, rank, 'kernel_size')
+    taps = math.prod(kernel_size)
+    if not 1 <= rank == kernel.ndim - 2 <= arguments.MOST_DIMENSIONS or kernel.shape[-2] % taps:
         raise ValueError(
             f'expected a kernel of ConvLocal, ({"output, " * rank}C·{taps}, O) for the kernel size '
-            f'{tuple(kernel_size)}, got shape {kernel.shape}.'
+            f'{kernel_size}, got shape {kernel.shape}.'
         )
     by_channel = kernel.reshape(*kernel.shape[:rank], -1, *kernel_size, kernel.shape[-1])
     return by_channel.transpose(*range(rank), *range(rank + 1, 2 * rank + 1), rank, 2 * rank + 1)
 
 
-def from_unfold(weight: Any, output_size: Sequence[int], kernel_size: Sequence[int]) -> Any:
+def from_unfold(weight: Any, output_size: Sequence[int], kernel_size: int | Sequence[int]) -> Any:
     """(positions, O, C·prod(kernel_size)), as `torch.nn.Unfold` orders them -> a kernel.
 
     Positions are row-major; a patch has the channel first, then the rows and columns.
@@ -66,11 +81,14 @@ def from_unfold(weight: Any, output_size: Sequence[int], kernel_size: Sequence[i
     Raises:
       ValueError: the array has another shape.
     """
+    arguments.check_array(weight, 'weight')
+    output_size = arguments.sizes(output_size, np.size(output_size), 'output_size')
+    kernel_size = arguments.sizes(kernel_size, len(output_size), 'kernel_size')
     positions, taps = math.prod(output_size), math.prod(kernel_size)
     if weight.ndim != 3 or weight.shape[0] != positions or weight.shape[2] % taps:
         raise ValueError(
             f'expected (positions, O, patch) = ({positions}, O, C·{taps}) for the output size '
-            f'{tuple(output_size)} and kernel size {tuple(kernel_size)}, got shape {weight.shape}.'
+            f'{output_size} and kernel size {kernel_size}, got shape {weight.shape}.'
         )
     patch_before_features = weight.transpose(0, 2, 1).reshape(*output_size, -1, weight.shape[1])
     return kernel_from_convlocal(patch_before_features, kernel_size)
@@ -88,17 +106,24 @@ def to_unfold(kernel: Any) -> Any:
 # 'kernel_size', 'strides', 'padding', 'data_format', 'use_bias' and 'implementation' are read.
 # `input_shape` is that of the layer, with an axis for the examples.
 
+KERAS_CHOICES = {
+    'data_format': ('channels_first', 'channels_last'),
+    'padding': ('valid', 'same'),
+    'implementation': (1, 2, 3),
+}
+
 
 def keras_arguments(config: Mapping[str, Any], input_shape: Sequence[Any]) -> dict[str, Any]:
     """The arguments of the `LocalConv` that computes what a layer of Keras does before activation.
 
     The padding is in numbers: with 'same' Keras pads even kernels on another side than Flax.
     """
+    grid = _KerasLayer.of(config, input_shape).grid
     return {
         'features': config['filters'],
-        'kernel_size': tuple(config['kernel_size']),
-        'strides': tuple(config['strides']),
-        'padding': _KerasLayer.of(config, input_shape).grid.padding,
+        'kernel_size': grid.kernel_size,
+        'strides': grid.stride,
+        'padding': grid.padding,
         'use_bias': config['use_bias'],
         'local_bias': True,
     }
@@ -120,17 +145,18 @@ def from_keras(
       ValueError: weights do not have the shapes that the config and the input shape need.
     """
     layer = _KerasLayer.of(config, input_shape)
-    if [np.shape(w) for w in weights] != layer.shapes[: len(weights)]:
+    shapes = layer.shapes if config['use_bias'] else layer.shapes[:1]
+    given = [np.shape(w) for w in weights]
+    if given != shapes:
         raise ValueError(
             f'a layer of Keras with {config["filters"]} filters {config["kernel_size"]}, '
-            f'implementation={config["implementation"]} and {config["data_format"]!r} inputs '
-            f'{tuple(input_shape)} has weights {layer.shapes}, got '
-            f'{[np.shape(w) for w in weights]}.'
+            f'implementation={config["implementation"]}, use_bias={config["use_bias"]} and '
+            f'{config["data_format"]!r} inputs {input_shape} has weights {shapes}, got {given}.'
         )
-    theirs = np.asarray(weights[0])
-    kernel = np.zeros(layer.kernel_shape, theirs.dtype)
-    ours, places = layer.order()
-    kernel.reshape(-1)[ours] = theirs.reshape(-1)[places]
+    of_keras = np.asarray(weights[0])
+    kernel = np.zeros(layer.kernel_shape, of_keras.dtype)
+    in_kernel, in_keras = layer.order()
+    kernel.reshape(-1)[in_kernel] = of_keras.reshape(-1)[in_keras]
     if len(weights) == 1:
         return {'kernel': kernel}
     bias = np.asarray(weights[1])
@@ -145,24 +171,25 @@ def to_keras(
     """The inverse of `from_keras`, for `layer.set_weights`; a bias (O,) is repeated.
 
     Raises:
-      ValueError: the kernel does not have the shape that the config and the input shape need.
+      ValueError: the kernel or the bias does not fit the config and the input shape.
     """
     layer = _KerasLayer.of(config, input_shape)
-    kernel = np.asarray(params['kernel'])
-    if kernel.shape != layer.kernel_shape:
+    kernel = np.asarray(_kernel_of(params))
+    arguments.check_shape(kernel, layer.kernel_shape, 'kernel', 'kernel of this layer of Keras')
+    if ('bias' in params) != bool(config['use_bias']):
         raise ValueError(
-            f'this layer of Keras takes the weights of a kernel {layer.kernel_shape}, got shape '
-            f'{kernel.shape}.'
+            f'the layer of Keras has use_bias={config["use_bias"]}, but the parameters are '
+            f'{sorted(params)}: change use_bias, or add or remove the bias.'
         )
-    theirs = np.zeros(layer.shapes[0], kernel.dtype)
-    ours, places = layer.order()
-    theirs.reshape(-1)[places] = kernel.reshape(-1)[ours]
+    of_keras = np.zeros(layer.shapes[0], kernel.dtype)
+    in_kernel, in_keras = layer.order()
+    of_keras.reshape(-1)[in_keras] = kernel.reshape(-1)[in_kernel]
     if 'bias' not in params:
-        return [theirs]
-    bias = np.asarray(_local_bias(params)['bias'])
+        return [of_keras]
+    bias = np.asarray(_local_bias(params, kernel)['bias'])
     if layer.channels_first:
         bias = np.moveaxis(bias, -1, 0).reshape(bias.shape)
-    return [theirs, bias]
+    return [of_keras, bias]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,9 +204,16 @@ class _KerasLayer:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], input_shape: Sequence[Any]) -> '_KerasLayer':
+        for name, choices in KERAS_CHOICES.items():
+            arguments.check_choice(config[name], choices, f'{name} of Keras')
+        arguments.check_positive(config['filters'], 'filters')
+        arguments.check_choice(np.size(input_shape), (3, 4), 'the number of axes of input_shape')
         first = config['data_format'] == 'channels_first'
-        channels, *size = input_shape[1:] if first else (input_shape[-1], *input_shape[1:-1])
-        kernel, strides = config['kernel_size'], config['strides']
+        shape = arguments.sizes(input_shape[1:], len(input_shape) - 1, 'input_shape[1:]')
+        channels, *size = shape if first else (shape[-1], *shape[:-1])
+        kernel, strides = (
+            arguments.sizes(config[name], len(size), name) for name in ('kernel_size', 'strides')
+        )
         padding = 'VALID'
         if config['padding'] == 'same':
             lows = [k // 2 for k in kernel]
@@ -212,8 +246,8 @@ class _KerasLayer:
         of that matrix's entries, ordered by output, then by input (3).
         """
         grid, rank = self.grid, len(self.grid.input_size)
-        *places, channel, feature = np.indices(self.kernel_shape, sparse=True)
-        positions, taps = places[:rank], places[rank:]
+        *spatial, channel, feature = np.indices(self.kernel_shape, sparse=True)
+        positions, taps = spatial[:rank], spatial[rank:]
         pixels = [
             position * stride - low + tap
             for position, tap, stride, (low, _) in zip(positions, taps, grid.stride, grid.padding)
@@ -222,8 +256,9 @@ class _KerasLayer:
         for pixel, size in zip(pixels, grid.input_size):
             inside &= (pixel >= 0) & (pixel < size)
 
-        def flat(places, sizes, place, size) -> Any:
-            index, shape = self._in_order(places, place), self._in_order(sizes, size)
+        def flat(spatial, spatial_size, last, last_size) -> Any:
+            index = self._in_order(spatial, last)
+            shape = self._in_order(spatial_size, last_size)
             return np.ravel_multi_index(index, shape, mode='clip')
 
         patch = flat(taps, grid.kernel_size, channel, self.channels)
@@ -232,24 +267,34 @@ class _KerasLayer:
         if self.implementation == 1:
             position = np.ravel_multi_index(positions, grid.output_size)
             weights = math.prod(grid.kernel_size) * self.channels
-            theirs = ((position * weights + patch) * self.features + feature)[inside]
+            in_keras = ((position * weights + patch) * self.features + feature)[inside]
         elif self.implementation == 2:
-            theirs = (source * math.prod(grid.output_size) * self.features + target)[inside]
+            in_keras = (source * math.prod(grid.output_size) * self.features + target)[inside]
         else:
             entries = (target * math.prod(grid.input_size) * self.channels + source)[inside]
-            theirs = np.unique(entries, return_inverse=True)[1]
-        return np.flatnonzero(inside), theirs
+            in_keras = np.unique(entries, return_inverse=True)[1]
+        return np.flatnonzero(inside), in_keras
 
-    def _in_order(self, places: Sequence[Any], last: Any) -> tuple:
+    def _in_order(self, spatial: Sequence[Any], last: Any) -> tuple:
         """Spatial axes and that of channels or features, as the data format orders them."""
-        return (last, *places) if self.channels_first else (*places, last)
+        return (last, *spatial) if self.channels_first else (*spatial, last)
 
 
-def _local_bias(params: Mapping[str, Any]) -> dict[str, Any]:
-    """{'bias': (*output, O)} of parameters, {} if there is no bias."""
+def _kernel_of(params: Mapping[str, Any]) -> Any:
+    """The kernel of one layer's parameters; ValueError if there is none."""
+    given = list(params) if isinstance(params, Mapping) else type(params).__name__
+    if 'kernel' not in given:
+        raise ValueError(f"params must be those of one layer, with a 'kernel'; got {given}.")
+    return params['kernel']
+
+
+def _local_bias(params: Mapping[str, Any], kernel: Any) -> dict[str, Any]:
+    """{'bias': (*output, O)} for a kernel (*output, *kernel, C, O), {} if there is no bias."""
     if 'bias' not in params:
         return {}
-    kernel = params['kernel']
-    shape = (*kernel.shape[: kernel.ndim // 2 - 1], kernel.shape[-1])
-    bias = params['bias']
+    bias, features = params['bias'], kernel.shape[-1]
+    shape = (*kernel.shape[: arguments.kernel_dimensions(kernel)], features)
+    arguments.check_array(bias, 'bias')
+    if bias.shape not in (shape, (features,)):
+        raise ValueError(f'bias must have shape {shape} or {(features,)}, got {bias.shape}.')
     return {'bias': bias if bias.shape == shape else jnp.broadcast_to(bias, shape)}

@@ -22,14 +22,8 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
-from lcn_jax import bilinear, native, parameters, patches
-from lcn_jax.arguments import (
-    Padding,
-    check_groups,
-    check_layout,
-    check_operands,
-    check_precision,
-)  # fmt: skip
+from lcn_jax import arguments, bilinear, native, parameters, patches
+from lcn_jax.arguments import Padding
 from lcn_jax.grid import Grid
 from lcn_jax.parameters import he_normal as he_normal
 from lcn_jax.parameters import tile_kernel as tile_kernel
@@ -72,7 +66,9 @@ def conv_local(
       implementation: 'native' is in C++, the default on CPU where there is a compiler, for float32
         and bfloat16; 'direct', the other default on CPU, adds up shifted products; 'patches', the
         default elsewhere, is one batched matrix product; 'lax' is the slow reference,
-        `jax.lax.conv_general_dilated_local`.
+        `jax.lax.conv_general_dilated_local`. Programs that the compiler partitions over devices
+        (GSPMD, on a mesh with Auto axes), exported programs and platforms other than CPU ignore
+        'native' and 'direct', and use the products of 'patches'.
 
     Returns:
       (*batch, *output, O), or (*output, N, O), in the dtype of x.
@@ -80,16 +76,15 @@ def conv_local(
     Raises:
       ValueError: one line, if shapes, dtypes or options do not fit together.
     """
-    check_precision(precision)
-    dimensions = check_operands(x, kernel, layout)
-    if implementation not in (None, *IMPLEMENTATIONS):
-        raise ValueError(
-            f'implementation must be None or one of {IMPLEMENTATIONS}, got {implementation!r}.'
-        )
+    arguments.check_precision(precision)
+    dimensions = arguments.check_operands(x, kernel, layout)
+    arguments.check_choice(implementation, (None, *IMPLEMENTATIONS), 'implementation')
     if implementation == 'native' and not native.computes(x.dtype):
+        why = f'it computes in float32 and bfloat16, not in {x.dtype}'
         raise ValueError(
-            f"implementation 'native' cannot compute in {x.dtype}, only in float32 and bfloat16 "
-            f'where the kernel is built; {native.describe()}.'
+            f"implementation 'native' is not available: "
+            f'{why if native.available() else native.describe()}; choose None or one of '
+            f'{implementations(x.dtype)}.'
         )
     x, batch = _positions_first(x, dimensions) if layout == 'NHWC' else (x, x.shape[-2:-1])
     grid = Grid.create(
@@ -97,7 +92,7 @@ def conv_local(
         input_dilation,
     )  # fmt: skip
     channels, features = x.shape[-1], kernel.shape[-1]
-    check_groups(groups, channels, features, 'groups')
+    arguments.check_groups(groups, channels, features, 'groups')
     expected = (*grid.output_size, *grid.kernel_size, channels // groups, features)
     if kernel.shape != expected:
         raise ValueError(
@@ -105,10 +100,7 @@ def conv_local(
             f'groups need (*output, *kernel, C // groups, O) = {expected}.'
         )
     if mask is not None:
-        if jnp.shape(mask) != kernel.shape:
-            raise ValueError(
-                f'mask must have the shape of the kernel, {kernel.shape}, got {jnp.shape(mask)}.'
-            )
+        arguments.check_shape(mask, kernel.shape, 'mask', 'kernel')
         kernel = kernel * jnp.asarray(mask, kernel.dtype)
     if grid.circular:
         x, grid = _wrapped(x, grid)
@@ -128,14 +120,16 @@ def conv_local(
 
 
 def default_implementation(dtype: Any = jnp.float32) -> str:
-    """The fastest implementation in this dtype on the default backend."""
+    """What `implementation=None` is in this dtype on the default backend: 'patches', but on CPU
+    'native', or 'direct' where 'native' is not available or does not have the dtype.
+    """
     if jax.default_backend() != 'cpu':
         return 'patches'
     return implementations(dtype)[0]
 
 
 def implementations(dtype: Any = jnp.float32) -> tuple[str, ...]:
-    """Those of IMPLEMENTATIONS that work here in this dtype, the fastest on CPU first."""
+    """Those of IMPLEMENTATIONS that work here in this dtype, the default on CPU first."""
     return tuple(name for name in IMPLEMENTATIONS if name != 'native' or native.computes(dtype))
 
 
@@ -213,9 +207,8 @@ class LocalConv(nn.Module):
 
     def grid(self, x: jax.Array) -> Grid:
         """The geometry of the layer for an input like x."""
-        check_layout(self.layout)
         return parameters.make_grid(
-            parameters.spatial_size(x.shape, self.kernel_size, self.layout),
+            parameters.spatial_size(x, self.kernel_size, self.layout),
             self.kernel_size,
             self.strides,
             self.padding,
@@ -225,6 +218,7 @@ class LocalConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        arguments.check_positive(self.features, 'features')
         grid = self.grid(x)
         kernel_shape, bias_shape = parameters.parameter_shapes(
             grid, x.shape[-1], self.features, self.feature_group_count, self.local_bias
@@ -233,7 +227,11 @@ class LocalConv(nn.Module):
         kernel = self.param('kernel', kernel_init, kernel_shape, self.param_dtype)
         bias = None
         if self.use_bias:
-            bias = self.param('bias', self.bias_init, bias_shape, self.param_dtype)
+            bias_init = functools.partial(parameters.initial_bias, self.bias_init)
+            bias = self.param('bias', bias_init, bias_shape, self.param_dtype)
+        mask = self.mask
+        if mask is not None:
+            mask = parameters.as_kernel(mask, kernel_shape, 'mask')
         x, kernel, bias = self.promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = conv_local(
             x,
@@ -243,7 +241,7 @@ class LocalConv(nn.Module):
             kernel_dilation=grid.kernel_dilation,
             input_dilation=grid.input_dilation,
             groups=self.feature_group_count,
-            mask=parameters.as_kernel(self.mask, kernel_shape),
+            mask=mask,
             precision=self.precision,
             layout=self.layout,
             implementation=self.implementation,

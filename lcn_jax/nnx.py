@@ -17,7 +17,14 @@ from flax.nnx.nn.dtypes import promote_dtype
 from flax.traverse_util import unflatten_dict
 
 from lcn_jax import sleep
-from lcn_jax.arguments import Padding
+from lcn_jax.arguments import (
+    LAYOUTS,
+    Padding,
+    check_array,
+    check_choice,
+    check_positive,
+    check_shape,
+)  # fmt: skip
 from lcn_jax.local import conv_local
 from lcn_jax.parameters import (
     Steps,
@@ -74,6 +81,9 @@ class LocalConv(nnx.Module):
         kernel_metadata: Mapping[str, Any] = MappingProxyType({}),
         bias_metadata: Mapping[str, Any] = MappingProxyType({}),
     ):
+        check_positive(in_features, 'in_features')
+        check_positive(out_features, 'out_features')
+        check_choice(layout, LAYOUTS, 'layout')
         self.grid = make_grid(
             input_size, kernel_size, strides, padding, kernel_dilation, input_dilation
         )
@@ -82,10 +92,12 @@ class LocalConv(nnx.Module):
         )
         kernel = kernel_init(rngs.params(), kernel_shape, param_dtype)
         self.kernel = nnx.Param(kernel, **kernel_metadata)
+        check_shape(self.kernel.get_value(), kernel_shape, 'the result of kernel_init', 'kernel')
         self.bias: nnx.Param[jax.Array] | None = nnx.data(None)
         if use_bias:
             bias = bias_init(rngs.params(), bias_shape, param_dtype)
             self.bias = nnx.Param(bias, **bias_metadata)
+            check_shape(self.bias.get_value(), bias_shape, 'the result of bias_init', 'bias')
         self.padding = padding
         self.feature_group_count = feature_group_count
         self.mask = mask
@@ -96,6 +108,7 @@ class LocalConv(nnx.Module):
         self.implementation = implementation
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        check_array(x, 'x')
         kernel, bias = self.kernel[...], None if self.bias is None else self.bias[...]
         x, kernel, bias = self.promote_dtype((x, kernel, bias), dtype=self.dtype)
         y = conv_local(

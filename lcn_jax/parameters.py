@@ -7,26 +7,35 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lcn_jax.arguments import Padding, check_groups
+from lcn_jax.arguments import (
+    LAYOUTS,
+    Padding,
+    Sizes,
+    check_array,
+    check_choice,
+    check_groups,
+    check_shape,
+)  # fmt: skip
 from lcn_jax.grid import Grid
 from lcn_jax.interop import kernel_from_convlocal
 
 Steps = int | Sequence[int] | None  # of every spatial dimension; None, as in Flax, is 1
 
 
-def spatial_size(
-    shape: Sequence[int], kernel_size: int | Sequence[int], layout: str
-) -> tuple[int, ...]:
-    """Of an input of this shape, of which an integer kernel size says that it has one batch axis.
+def spatial_size(x: Any, kernel_size: int | Sequence[int], layout: str) -> tuple[int, ...]:
+    """Of an input like x, of which an integer kernel size says that it has one batch axis.
 
     Raises:
-      ValueError: the shape has too few axes, or too many in layout 'HWNC'.
+      ValueError: x is no array, or has too few axes, or too many in layout 'HWNC'.
     """
+    check_choice(layout, LAYOUTS, 'layout')
+    check_array(x, 'x')
+    shape = x.shape
     rank = len(kernel_size) if isinstance(kernel_size, Sequence) else max(len(shape) - 2, 1)
     size = shape[-rank - 1 : -1] if layout == 'NHWC' else shape[:-2]
     if len(size) != rank:
         raise ValueError(
-            f'x of shape {tuple(shape)} ({layout}) does not have the {rank} spatial dimensions of '
+            f'x of shape {shape} ({layout}) does not have the {rank} spatial dimensions of '
             f'kernel_size={kernel_size}.'
         )
     return tuple(size)
@@ -81,14 +90,29 @@ def local_he_normal(key: jax.Array, shape: Sequence[int], dtype=jnp.float32) -> 
     return he_normal(key, shape, dtype, dimensions=len(shape) // 2 - 1)
 
 
-def initial_kernel(
-    kernel_init: Callable, key: jax.Array, shape: Sequence[int], dtype: Any
-) -> jax.Array:
+def initial_kernel(kernel_init: Callable, key: jax.Array, shape: Sizes, dtype: Any) -> jax.Array:
     """`kernel_init(key, shape, dtype)`, which may give the layout of `flax.linen.ConvLocal`.
 
     It may also put the array into a box, as `flax.linen.with_partitioning` does.
+
+    Raises:
+      ValueError: it gives no array of one of the two shapes.
     """
-    return jax.tree.map(lambda kernel: as_kernel(kernel, shape), kernel_init(key, shape, dtype))
+
+    def converted(kernel):
+        kernel = as_kernel(kernel, shape, 'the result of kernel_init')
+        check_shape(kernel, shape, 'the result of kernel_init', 'kernel')
+        return kernel
+
+    return jax.tree.map(converted, kernel_init(key, shape, dtype))
+
+
+def initial_bias(bias_init: Callable, key: jax.Array, shape: Sizes, dtype: Any) -> jax.Array:
+    """`bias_init(key, shape, dtype)`; ValueError if it gives another shape."""
+    bias = bias_init(key, shape, dtype)
+    for array in jax.tree.leaves(bias):  # it may be in a box
+        check_shape(array, shape, 'the result of bias_init', 'bias')
+    return bias
 
 
 def tile_kernel(kernel: jax.Array, output_size: Sequence[int]) -> jax.Array:
@@ -99,10 +123,15 @@ def tile_kernel(kernel: jax.Array, output_size: Sequence[int]) -> jax.Array:
     return jnp.broadcast_to(kernel, (*output_size, *kernel.shape))
 
 
-def as_kernel(array: Any, shape: Sequence[int]) -> Any:
-    """An array (or None) like a kernel, or like one of ConvLocal -> (*output, *kernel, C, O)."""
+def as_kernel(array: Any, shape: Sequence[int], name: str) -> Any:
+    """An array like a kernel, or like one of ConvLocal -> (*output, *kernel, C, O).
+
+    Raises:
+      ValueError: with `name`, if it is no array.
+    """
+    check_array(array, name)
     rank = len(shape) // 2 - 1
-    if array is not None and array.ndim == rank + 2:
+    if array.ndim == rank + 2:
         return kernel_from_convlocal(array, shape[rank : 2 * rank])
     return array
 

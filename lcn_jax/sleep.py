@@ -37,6 +37,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lcn_jax import plugins
+from lcn_jax.arguments import check_number, check_positive
 from lcn_jax.circuit import Circuit, simulate
 from lcn_jax.errors import UsageError
 from lcn_jax.grid import Grid, Pools
@@ -110,8 +111,14 @@ def hebbian(
         Without it every device sees all patterns, which needs no communication.
 
     Raises:
-      UsageError: the devices cannot divide the patterns equally, or deviations would grow.
+      UsageError: an option is out of its range, the devices cannot divide the patterns equally, or
+        deviations would grow.
     """
+    check_positive(steps, 'sleep.hebbian.steps')
+    check_positive(patterns_per_step, 'sleep.hebbian.patterns_per_step')
+    check_number(learning_rate, 'sleep.hebbian.learning_rate', positive=True)
+    check_number(momentum, 'sleep.hebbian.momentum')
+    check_number(gamma, 'sleep.hebbian.gamma')
     # A step changes the mean square of a deviation by 1 - 2 lr + lr² (1 + (K + 1) / B): the random
     # covariance of B patterns has that second moment. Momentum would make it another number.
     highest = 2 / (1 + (field.weights + 1) / patterns_per_step)

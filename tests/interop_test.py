@@ -76,6 +76,12 @@ def test_convlocal_as_written():
     jax.tree.map(np.testing.assert_array_equal, after['back'], params)
 
 
+def test_an_integer_kernel_size_counts_for_all_dimensions():
+    params = {'kernel': random(3, 4, 18, 5)}
+    expected = interop.from_convlocal(params, (3, 3))
+    np.testing.assert_array_equal(interop.from_convlocal(params, 3)['kernel'], expected['kernel'])
+
+
 def test_a_shared_bias_is_repeated():
     params = {'kernel': random(5, 3, 2, 4), 'bias': random(4)}
     theirs = interop.to_convlocal(params)
@@ -103,6 +109,7 @@ KERAS_LAYER = dict(
     filters=3, kernel_size=(2,), strides=(1,), padding='valid', data_format='channels_last',
     use_bias=False, implementation=1,
 )  # fmt: skip
+SHAPE, KERAS_KERNEL, KERNEL = (None, 5, 2), np.ones((4, 4, 3)), np.ones((4, 2, 2, 3))
 
 
 @pytest.mark.parametrize(
@@ -121,6 +128,45 @@ KERAS_LAYER = dict(
             (KERAS_LAYER, {'kernel': np.ones((5, 2, 2, 3))}, (None, 5, 2)),
             r'\(4, 2, 2, 3\).*\(5, 2, 2, 3\)',
         ),
+        (interop.from_keras, (KERAS_LAYER, [], SHAPE), r'has weights \[\(4, 4, 3\)\], got \[\]'),
+        (
+            interop.from_keras,
+            (KERAS_LAYER | {'use_bias': True}, [KERAS_KERNEL], SHAPE),
+            r'use_bias=True .*weights \[\(4, 4, 3\), \(4, 3\)\], got \[\(4, 4, 3\)\]',
+        ),
+        (
+            interop.from_keras,
+            (KERAS_LAYER, [KERAS_KERNEL, np.ones((4, 3))], SHAPE),
+            r'use_bias=False .*weights \[\(4, 4, 3\)\], got \[\(4, 4, 3\), \(4, 3\)\]',
+        ),
+        (
+            interop.from_keras,
+            (KERAS_LAYER | {'implementation': 4}, [KERAS_KERNEL], SHAPE),
+            r'implementation of Keras must be one of \(1, 2, 3\), got 4',
+        ),
+        (interop.keras_arguments, (KERAS_LAYER, (5,)), r'axes of input_shape .* \(3, 4\), got 1'),
+        (
+            interop.to_keras,
+            (KERAS_LAYER, {'kernel': KERNEL, 'bias': np.ones(3)}, SHAPE),
+            "use_bias=False, but the parameters are .*'bias', 'kernel'",
+        ),
+        (
+            interop.to_keras,
+            (KERAS_LAYER | {'use_bias': True}, {'kernel': KERNEL}, SHAPE),
+            r"use_bias=True, but the parameters are \['kernel'\]",
+        ),
+        (
+            interop.to_keras,
+            (KERAS_LAYER | {'use_bias': True}, {'kernel': KERNEL, 'bias': np.ones(1)}, SHAPE),
+            r'bias must have shape \(4, 3\) or \(3,\), got \(1,\)',
+        ),
+        (
+            interop.to_convlocal,
+            ({'kernel': np.ones((4, 9, 2))},),
+            r'kernel must have 4.*\(4, 9, 2\)',
+        ),
+        (interop.to_convlocal, ({'bias': np.ones(3)},), r"with a 'kernel'; got \['bias'\]"),
+        (interop.from_convlocal, ({'kernel': np.ones((4, 9, 2))}, 2), r'C·2, O\).*\(4, 9, 2\)'),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(function, arguments, message):

@@ -123,9 +123,24 @@ def test_local_bias_in_the_layout_with_examples_inside():
         (dict(mask=np.ones((5, 3, 2))), r'mask must .* \(4, 3, 1, 2\), got \(5, 3, 1, 2\)'),
         (dict(kernel_init=lambda *_: np.ones((4, 4, 2))), r'ConvLocal.*\(4, 4, 2\)'),
         (dict(kernel_size=(3, 3)), 'spatial'),
+        (dict(features=0), 'features must be a positive integer, got 0'),
+        (dict(features='x'), "features must be a positive integer, got 'x'"),
+        (dict(feature_group_count=2.0), 'feature_group_count must be a positive integer, got 2.0'),
+        (dict(mask=[1.0]), 'mask must be an array'),
+        (dict(layout='x'), "layout must be one of .* got 'x'"),
+        (
+            dict(kernel_init=lambda *_: np.ones((4, 1, 3, 2))),
+            r'the result of kernel_init must .* \(4, 3, 1, 2\), got \(4, 1, 3, 2\)',
+        ),
+        (dict(bias_init=lambda *_: np.ones(3)), r'the result of bias_init .* \(2,\), got \(3,\)'),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(arguments, message):
     with pytest.raises(ValueError) as error:
         LocalConv(**{'features': 2, 'kernel_size': (3,)} | arguments).init(KEY, jnp.ones((4, 1)))
     assert '\n' not in str(error.value) and re.search(message, str(error.value))
+
+
+def test_lists_are_no_inputs_as_in_flax():
+    with pytest.raises(ValueError, match='x must be an array, got list: convert it'):
+        LocalConv(2, (3,)).init(KEY, [[1.0], [2.0]])

@@ -1,6 +1,7 @@
 """The layer against plain numpy and against convolution, and what its module and models hold."""
 
 import functools
+import re
 
 import chex
 import flax.linen as nn
@@ -15,7 +16,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from lcn_jax import local, sleep
+from lcn_jax import local, native, sleep
 from lcn_jax.arguments import LAYOUTS
 from lcn_jax.grid import Grid
 from lcn_jax.local import LocalConv, conv_local, he_normal, tile_kernel
@@ -262,10 +263,19 @@ def test_what_is_not_finite_stays_where_it_is_seen(implementation):
         ({'kernel': np.zeros((6, 6, 3, 3, 4, 8), np.float16)}, 'one floating-point dtype'),
         ({'kernel': np.zeros((5, 6, 3, 3, 4, 8), np.float32)}, r'need .* = \(6, 6, 3, 3, 4, 8\)'),
         ({'groups': 3}, 'groups must divide'),
-        ({'groups': 0}, 'groups must divide'),
+        ({'groups': 0}, 'groups must be a positive integer, got 0'),
+        ({'groups': None}, 'groups must be a positive integer, got None'),
+        ({'groups': 2.0}, 'groups must be a positive integer, got 2.0'),
+        ({'groups': True}, 'groups must be a positive integer, got True'),
+        ({'x': [[[[1.0]]]]}, 'x must be an array, got list: convert'),
+        ({'kernel': None}, 'kernel must be an array, got NoneType'),
+        ({'mask': [1]}, 'mask must be an array, got list'),
         ({'stride': 0}, 'stride must be'),
         ({'stride': (1, 1, 1)}, r'stride must be .* or 2 of them'),
         ({'padding': 'CAUSAL'}, 'padding must be'),
+        ({'padding': np.array([1, 1])}, r'padding must be .* tuple or list .* got array'),
+        ({'padding': np.ones((2, 2), int)}, r'padding must be .* tuple or list .* got array'),
+        ({'stride': np.ones((2, 2), int)}, 'stride must be .* got array'),
         ({'kernel_dilation': 1.5}, 'kernel_dilation must be'),
         ({'kernel_dilation': 3, 'padding': 'VALID'}, 'dilated by .* does not fit'),
         ({'input_dilation': 0}, 'input_dilation must be'),
@@ -283,6 +293,22 @@ def test_bad_input_is_refused(change, message):
     with pytest.raises(ValueError, match=message) as error:
         conv_local(**(arguments | change))
     assert '\n' not in str(error.value)
+
+
+def test_why_native_is_not_available(monkeypatch):
+    def message(dtype):
+        x, kernel = np.zeros((1, 2, 2), dtype), np.zeros((2, 1, 2, 2), dtype)
+        with pytest.raises(ValueError) as error:
+            conv_local(x, kernel, implementation='native')
+        return str(error.value)
+
+    monkeypatch.setattr(native, '_load', lambda: (True, 'built'))
+    assert re.search("'native' is not available: .* float32 .* not in float16", message('float16'))
+    monkeypatch.setattr(native, '_load', lambda: (False, 'no native kernel: LCN_NATIVE=0'))
+    assert message('float32') == (
+        "implementation 'native' is not available: no native kernel: LCN_NATIVE=0; choose None or "
+        "one of ('direct', 'patches', 'lax')."
+    )
 
 
 # ---- The module, and what models hold. -----------------------------------------------------------

@@ -125,3 +125,36 @@ def test_a_sleep_returns_a_new_state():
     new = lcn_jax.nnx.share(state, lcn_jax.nnx.grids(model), rule, jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(state), before)
     assert (new['blocks'][0]['kernel'][...] != before['blocks'][0]['kernel']).any()
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(in_features=0), 'in_features must be a positive integer, got 0'),
+        (dict(out_features=-1), 'out_features must be a positive integer, got -1'),
+        (
+            dict(feature_group_count=None),
+            'feature_group_count must be a positive integer, got None',
+        ),
+        (dict(layout='x'), "layout must be one of .* got 'x'"),
+        (
+            dict(kernel_init=lambda *_: jnp.ones((4, 3, 2))),
+            r'the result of kernel_init must .* \(4, 3, 1, 2\), got \(4, 3, 2\)',
+        ),
+        (dict(bias_init=lambda *_: jnp.ones(3)), r'the result of bias_init .* \(2,\), got \(3,\)'),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(arguments, message):
+    given = dict(in_features=1, out_features=2, kernel_size=(3,), input_size=4)
+    given |= dict(kernel_init=random_init, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=message) as error:
+        lcn_jax.nnx.LocalConv(**given | arguments)
+    assert '\n' not in str(error.value)
+
+
+def test_lists_are_no_inputs_as_in_flax():
+    layer = lcn_jax.nnx.LocalConv(
+        1, 2, (3,), input_size=2, kernel_init=random_init, rngs=nnx.Rngs(0)
+    )
+    with pytest.raises(ValueError, match='x must be an array, got list: convert it'):
+        layer([[1.0], [2.0]])

@@ -311,6 +311,25 @@ def test_a_hebbian_sleep_that_would_not_share_is_refused(learning_rate, patterns
         asleep(learning_rate=1.01 * highest, momentum=0.0)
 
 
+@pytest.mark.parametrize(
+    'option, value, needed',
+    [
+        ('patterns_per_step', 0, 'a positive integer'),
+        ('patterns_per_step', None, 'a positive integer'),
+        ('steps', -1, 'a positive integer'),
+        ('steps', 2.5, 'a positive integer'),
+        ('learning_rate', 0, 'a number, positive'),
+        ('learning_rate', 'x', 'a number, positive'),
+        ('momentum', float('nan'), 'a number, 0 or more'),
+        ('gamma', -1, 'a number, 0 or more'),
+    ],
+)
+def test_options_out_of_range_are_refused(option, value, needed):
+    rule = sleep.resolve('hebbian', HEBBIAN | {'border': 'include', option: value})
+    with pytest.raises(UsageError, match=f'sleep.hebbian.{option} must be {needed}, got {value!r}'):
+        rule(random_kernel(GRIDS[0]), GRIDS[0], KEY)
+
+
 def half_way(kernel, grid, key, *, border, strength):
     """A rule as a user would write it: part of the way to the mean."""
     return kernel + strength * (sleep.mean(kernel, grid, key, border=border) - kernel)
