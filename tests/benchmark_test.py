@@ -127,6 +127,7 @@ def test_a_quick_run_writes_numbers_and_a_chart(tmp_path):
         assert row in done.stdout
 
 
+@pytest.mark.slow
 def test_an_unknown_network_is_one_line():
     done = tiny_runs.call('benchmark', '--networks=resnet50')
     assert done.returncode == 1

@@ -15,6 +15,8 @@ from lcn_jax.training import checkpoint
 
 STEPS = 50
 
+pytestmark = pytest.mark.slow  # all start from one run
+
 
 @pytest.fixture(scope='module')
 def config(tmp_path_factory):
@@ -231,7 +233,6 @@ def test_evaluate_touches_nothing_and_says_what_is_missing(crashed, capsys, tmp_
         run_evaluate(capsys, workdir=str(tmp_path / 'nothing'), checkpoint='latest')
 
 
-@pytest.mark.slow
 def test_another_number_of_devices_resumes_and_tensorboard_has_each_record_once(
     config, crashed, tmp_path
 ):

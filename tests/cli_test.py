@@ -24,6 +24,7 @@ CONFIGS = 'experiments/configs'
     ],
     ids=['kind', 'field', 'value', 'file', 'override', 'folder', 'dataset', 'batch'],
 )
+@pytest.mark.slow
 def test_a_mistake_is_one_line(flags, message, tmp_path):
     done = tiny_runs.call('train', *flags, f'--workdir={tmp_path}', devices=2)
     lines = done.stderr.strip().splitlines()
@@ -33,6 +34,7 @@ def test_a_mistake_is_one_line(flags, message, tmp_path):
     assert 'Traceback' not in done.stderr
 
 
+@pytest.mark.slow
 def test_workdir_is_required():
     """In a process as users start it."""
     command = [sys.executable, '-m', 'experiments.train', f'--config={CONFIGS}/digits.py:lc']

@@ -69,6 +69,7 @@ def test_flops_of_a_local_layer_are_those_xla_counts():
 
 
 @pytest.mark.parametrize('local, width, size', [(False, 8, 16), (True, 32, 8)])
+@pytest.mark.slow
 def test_a_compiled_step_takes_about_the_estimated_memory_and_flops(local, width, size):
     images, model, optimizer = 64, resnet(local, width=width), optax.adamw(1e-3)
     replica = shapes(model, optimizer, size)

@@ -73,6 +73,7 @@ def test_crop_is_zero_outside(offset):
     np.testing.assert_array_equal(cropped, wide[:, rows, columns])
 
 
+@pytest.mark.slow
 def test_padding_is_the_mean_colour_and_offsets_are_all_taken():
     pixels = random_pixels()
     seen = set()
@@ -311,6 +312,7 @@ def test_impossible_configs(data_dir, tmp_path, changes, message):
         train_and_evaluate(config, str(tmp_path))
 
 
+@pytest.mark.slow
 def test_validation_is_reported_as_such(data_dir, tmp_path):
     config = small_config('cifar10', data_dir)
     config.batch_size, config.validation, config.epochs = 8, 4, 1

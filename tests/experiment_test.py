@@ -51,6 +51,7 @@ def own_model(**changes):
     return config
 
 
+@pytest.mark.slow
 def test_a_model_of_ones_own_trains_and_sleeps(tmp_path):
     config = own_model(**{'sleep.rule': 'mean', 'sleep.every': 50, 'epochs': 1})
     config.data_dir = str(tmp_path / 'data')
@@ -118,6 +119,7 @@ def test_a_workdir_of_the_version_before_belongs_to_the_same_config(tmp_path):
         checkpoint.check_same(str(tmp_path), config)
 
 
+@pytest.mark.slow
 def test_a_workdir_at_a_url_that_cannot_be_opened_is_refused_before_training(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = tiny_runs.get_config('resident')

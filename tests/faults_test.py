@@ -165,6 +165,7 @@ def test_full_disk_stops_with_one_line_and_keeps_the_last_checkpoint(
 
 
 @pytest.mark.parametrize('log_every', [1, 7])
+@pytest.mark.slow
 def test_exploding_loss_stops_and_says_at_which_step(log_every, data_dir, tmp_path):
     config = tiny_runs.get_config('resident')
     config.update_from_flattened_dict(

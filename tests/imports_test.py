@@ -80,6 +80,7 @@ def test_the_package_alone_does_not_import_jax():
     not_imported_by('lcn_jax, lcn_jax.data.streaming', ('jax',))
 
 
+@pytest.mark.slow
 def test_the_core_needs_few_packages():
     not_imported_by(', '.join(CORE), NOT_NEEDED_BY_THE_CORE)
 

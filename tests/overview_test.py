@@ -7,6 +7,7 @@ from experiments.configs import cifar10
 from lcn_jax.training.experiment import Experiment
 
 
+@pytest.mark.slow
 def test_a_run_is_announced_by_what_it_costs_and_where_it_starts(tmp_path):
     config = cifar10.get_config('lc_hebbian')
     config.update(data_dir='/no/such', epochs=3)

@@ -158,6 +158,7 @@ print(jax.block_until_ready(parallel.replicate(array)).shape)
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='other systems do not limit memory so')
+@pytest.mark.slow
 def test_replicating_takes_no_more_memory_than_the_copies():
     """Eight devices get a copy each within the memory of eleven; a stack of them takes sixteen."""
     process = subprocess.run(

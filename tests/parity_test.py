@@ -11,6 +11,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import reference_rules
 from absl.testing import absltest, parameterized
 from reference_rules import interior_mean_over_std, inverse_weight_snr
@@ -38,6 +39,7 @@ class ParityTest(parameterized.TestCase):
 
 
 class LayerParityTest(ParityTest):
+    @pytest.mark.slow
     def test_layer_sharing_and_snr(self):
         for name, theirs in self.recordings('layer_*.npz').items():
             with self.subTest(name):

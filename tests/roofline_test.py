@@ -1,5 +1,6 @@
 """The bytes of a step by hand, and the committed page."""
 
+import pytest
 import tiny_config
 from tiny_runs import ROOT
 
@@ -35,6 +36,7 @@ def test_the_slower_of_flops_and_bytes_is_the_bound(monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_the_page_is_what_the_code_computes():
     """`python -m experiments.roofline --out=docs/roofline.md` renews it."""
     assert (ROOT / 'docs/roofline.md').read_text() == roofline.page()

@@ -62,6 +62,7 @@ def show(workdir, layer, out, *more):
 @pytest.mark.parametrize(
     'name, layer', [('hebbian', 'stem_conv'), ('awake', 'stage1_block1_conv2')]
 )
+@pytest.mark.slow
 def test_a_picture_of_a_layer_is_written(workdirs, name, layer, tmp_path):
     out = tmp_path / 'made' / 'kernels.png'
     done = show(workdirs / name, layer, out)

@@ -277,6 +277,7 @@ def test_patterns_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize(('learning_rate', 'patterns'), [(0.1, 2), (0.5, 4), (0.9, 16)])
+@pytest.mark.slow
 def test_a_hebbian_sleep_that_would_not_share_is_refused(learning_rate, patterns):
     """What a step does to the mean square of deviations, over many steps, against the bound.
 
@@ -506,6 +507,7 @@ class Applied(chex.TestCase, parameterized.TestCase):
         self.assertEqual(after.opt_state[0].count, before.opt_state[0].count)
 
     @parameterized.parameters('mean', 'exact', 'hebbian')
+    @pytest.mark.slow
     def test_eight_devices_sleep_as_one(self, rule):
         state = self.state()
         alone = jax.jit(partial(self.sleep, rule=rule))(state)

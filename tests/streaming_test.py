@@ -49,6 +49,7 @@ def test_files_are_labelled_and_named(data_dir):
     assert split.take(np.array([5, 2]))[1] == split[2]
 
 
+@pytest.mark.slow
 def test_workers_and_resuming_change_nothing(data_dir):
     batches = train_batches(data_dir, steps=8)
     expected = list(streaming.stream(batches, 0, workers=0))
@@ -222,6 +223,7 @@ def test_input_resumes_from_the_step(data_dir, monkeypatch):
 
 
 @pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.slow
 def test_trains_and_evaluates(data_dir, tmp_path, workers):
     config = config_for(data_dir)
     config.workers = workers
@@ -251,6 +253,7 @@ def test_statistics_must_be_given(data_dir):
 
 
 @pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.slow
 def test_broken_image_is_named(workers):
     batches = streaming.EvalBatches(Broken(), 2, 16, 3, (0, 1))
     with pytest.raises(UsageError, match=re.escape('broken.JPEG is not a whole image')):

@@ -174,11 +174,13 @@ def test_search_tries_the_grid_on_held_out_images(tmp_path):
     ],
     ids=['row', 'padding', 'validation', 'url'],
 )
+@pytest.mark.slow
 def test_a_mistake_is_one_line(tmp_path, flags, message):
     last = make(tmp_path, *flags, status=1).splitlines()[-1]
     assert last.startswith('error: ') and message in last
 
 
+@pytest.mark.slow
 def test_a_kind_in_the_config_is_one_line(tmp_path):
     last = make(tmp_path, config=f'{CONFIG}:lc', status=1).splitlines()[-1]
     assert last.startswith('error: ') and 'leave out the colon' in last

@@ -103,6 +103,7 @@ def part_of_the_way(kernel, grid, key, *, border, part):
     return kernel + part * (sleep.mean(kernel, grid, key, border=border) - kernel)
 
 
+@pytest.mark.slow
 def test_options_of_a_rule_of_ones_own_are_under_its_name(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'package.rules', sys.modules[__name__])
     config = tiny('lc', log_every=5, epochs=1, **{'sleep.rule': 'package.rules:part_of_the_way'})
@@ -115,6 +116,7 @@ def test_options_of_a_rule_of_ones_own_are_under_its_name(tiny, tmp_path, monkey
         assert here['weight_snr'] == here['weight_snr_before_sleep']
 
 
+@pytest.mark.slow
 def test_convolution_has_no_snr_and_records_epochs(tiny, tmp_path):
     records, result = run(tiny('conv'), tmp_path)
     assert all(record['weight_snr'] is None for record in records)
@@ -122,6 +124,7 @@ def test_convolution_has_no_snr_and_records_epochs(tiny, tmp_path):
     assert result['parameters'] == 4 * 9 + 2 * 4 + 2 * (4 * 4 * 9 + 2 * 4) + 4 * 10 + 10
 
 
+@pytest.mark.slow
 def test_evaluates_after_so_many_epochs_and_at_the_end(tiny, tmp_path):
     records, result = run(tiny('conv', epochs=3, evaluate_every=2, log_every=1000), tmp_path)
     assert [record['epoch'] for record in records] == [1, 2, 3]
@@ -129,6 +132,7 @@ def test_evaluates_after_so_many_epochs_and_at_the_end(tiny, tmp_path):
     assert result['test_top1'] == records[-1]['test_top1']
 
 
+@pytest.mark.slow
 def test_evaluation_counts_every_example_once(tiny):
     """597 test images on 8 devices in batches of 48, against all of them at once."""
     config = tiny('lc')

@@ -162,6 +162,7 @@ class TestPlugin:
     def expected(self, values):
         return values.reshape(len(values), -1)[[0, 1, 2, 3, 4, 5, 0]]
 
+    @pytest.mark.slow
     def test_features_are_exchanged_as_files(self, registry, found, runs, folder, shown):
         with pytest.raises(RuntimeError, match='features of 6 images are missing') as stopped:
             self.record(registry['lcn_jax_lc'](), 'V4', shown)

@@ -64,6 +64,7 @@ class Pixels(nn.Module):
 class TestMarks:
     """Layers, networks and regions that cannot be scored are marked, the others are scored."""
 
+    @pytest.mark.slow
     def test_layers_networks_and_regions(self, capsys):
         """Neurons read all pixels; one in MT was not shown the last image."""
         shown = list(rng(0).integers(0, 256, (120, 8, 8, 3), np.uint8))
@@ -117,6 +118,7 @@ class TestMarks:
 
 
 class TestExperiment:
+    @pytest.mark.slow
     def test_finds_the_block(self, runs, session, tmp_path):
         """A run that cannot be loaded is named, and the others are scored."""
         workdirs = [*map(str, runs.values()), str(tmp_path / 'gone')]
@@ -150,6 +152,7 @@ class TestExperiment:
         assert low < high < 0
         assert (tmp_path / 'brain_score.png').read_bytes().startswith(b'\x89PNG')
 
+    @pytest.mark.slow
     def test_nothing_can_be_scored(self, runs, session, tmp_path):
         """30 images are too few for 25 components."""
         with np.load(session / 'neurons.npz') as neurons:

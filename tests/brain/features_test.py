@@ -189,6 +189,7 @@ class TestFeatures:
             features.load(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_core_needs_no_scikit_learn():
     code = 'import lcn_jax.brain.features, lcn_jax.brain.predictivity, lcn_jax.brain.scores, sys'
     subprocess.run(

@@ -35,6 +35,7 @@ def pls_by_the_book(x, y, groups):
 
 
 class TestPredictivity:
+    @pytest.mark.slow
     def test_fewer_coordinates_change_nothing(self):
         """All predictions from more than 10,000 features stay the same, up to rounding.
 
