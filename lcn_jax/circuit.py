@@ -11,6 +11,11 @@ has a_i = r_i - b, where the rates r and that of one inhibitory neuron follow
     tau dr_i/dt   = -r_i   + w_i.x - alpha r_inh + b,
     tau dr_inh/dt = -r_inh + mean(r) - b.
 
+With joined pools (`sleep.py`) a pattern moves, and a wave of excitability moves with it, so that
+the neurons see one x in turns: a sweep is a moment for each tiled pool. A neuron's rate changes in
+its own moment only and carries over to the others, in which the inhibitory neuron goes on averaging
+all rates; it is slower by the number of moments, so that it compares neurons across a sweep.
+
 Source: Pogodin, Mehta, Lillicrap, Latham, "Towards Biologically Plausible Convolutional Networks",
 NeurIPS 2021, arXiv 2106.13031.
 
@@ -22,6 +27,8 @@ arguments, in the floating dtype of `weights`:
     gamma     strength of the anchor.
     members   (N,) of bool or 0/1, or None for all: pools of unequal size are padded, and the
               padding does not count in the mean and keeps its weights.
+    excited   (moments, N) of bool or 0/1: the neurons whose rates change in each moment of a sweep,
+              each in one; None for all in a single moment, without a wave.
     observe   function of the weights (and rates) whose results are returned, stacked over time.
 
 Shapes that do not fit together raise a ValueError.
@@ -54,11 +61,13 @@ def circuit_learning_rate(t: jax.Array) -> jax.Array:
 class Circuit:
     """Parameters of the circuit; the defaults are the paper's. Time is in Euler steps.
 
+    With a wave a sweep takes the place of a step: plasticity acts once in it, at its end.
+
     Raises a ValueError where those steps would make the rates grow without bound.
     """
 
     alpha: float = 10.0  # strength of the inhibition
-    tau: float = 30.0  # time constant of all rates
+    tau: float = 30.0  # time constant of all rates; with a wave, in steps of a neuron's own moments
     b: float = 1.0  # resting rate of the members; all rates start at 0
     momentum: float = 0.95
     steps_per_pattern: int = 150  # rates carry over from one pattern to the next
@@ -76,11 +85,17 @@ class Circuit:
         lrs = jnp.where(t < self.plastic_from, 0, self.learning_rate(t))
         return lrs.astype(patterns.dtype).reshape(len(patterns), self.steps_per_pattern)
 
-    def euler_step(self, rates, inhibition, z, members):
-        """Rates (N,) and inhibitory rate () one step on; both changes see the rates before it."""
-        change = (-rates + z - self.alpha * inhibition + self.b) / self.tau
-        change_inhibition = (-inhibition + _mean(rates, members) - self.b) / self.tau
-        return rates + change, inhibition + change_inhibition
+    def euler_step(self, rates, inhibition, z, members, excited):
+        """Rates (N,) and inhibitory rate () one sweep on; in a moment, both see those before it."""
+
+        def moment(state, excited):
+            rates, inhibition = state
+            change = (-rates + z - self.alpha * inhibition + self.b) / self.tau
+            change_inhibition = (-inhibition + _mean(rates, members) - self.b) / self.tau
+            return (rates + excited * change, inhibition + change_inhibition / moments), None
+
+        moments = len(excited)
+        return lax.scan(moment, (rates, inhibition), excited)[0]
 
 
 @jax.default_matmul_precision('highest')
@@ -116,6 +131,7 @@ def hebbian_sgd(
 def simulate_stepwise(
     weights: jax.Array, patterns: jax.Array, gamma: float, circuit: Circuit,
     members: jax.Array | None = None, observe: Observe = lambda weights, rates: None,
+    excited: jax.Array | None = None,
 ) -> tuple[jax.Array, Any]:  # fmt: skip
     """Runs the circuit one time step after the other: the plain form of `simulate`.
 
@@ -123,11 +139,12 @@ def simulate_stepwise(
     (P * steps_per_pattern, ...), with rates (N + 1,) of which the last is the inhibitory neuron's.
     """
     members = _checked_members(weights, patterns, members)
+    excited = _checked_moments(weights, excited)
 
     def step(state, inputs):
         w, v, rates, inhibition = state
         x, lr = inputs
-        rates, inhibition = circuit.euler_step(rates, inhibition, w @ x, members)
+        rates, inhibition = circuit.euler_step(rates, inhibition, w @ x, members, excited)
         activity = members * (rates - circuit.b)
         w, v = _descend(w, v, weights, activity, x, lr, gamma, circuit.momentum)
         return (w, v, rates, inhibition), observe(w, jnp.append(rates, inhibition))
@@ -155,6 +172,7 @@ def steady_rates(weights: jax.Array, x: jax.Array, circuit: Circuit) -> jax.Arra
 def simulate(
     weights: jax.Array, patterns: jax.Array, gamma: float, circuit: Circuit,
     members: jax.Array | None = None, observe: Observe = lambda weights, rates: None,
+    excited: jax.Array | None = None,
 ) -> tuple[jax.Array, Any]:  # fmt: skip
     """Runs the circuit with weights rebuilt once per pattern; else equal to `simulate_stepwise`.
 
@@ -171,6 +189,7 @@ def simulate(
     rates (N + 1,) of which the last is the inhibitory neuron's.
     """
     members = _checked_members(weights, patterns, members)
+    excited = _checked_moments(weights, excited)
 
     def show(state, inputs):
         d0, v0, rates, inhibition = state
@@ -180,7 +199,7 @@ def simulate(
         def step(state, lr):
             rates, inhibition, (A, B, c), (C, D, e) = state
             z = z0 + A * z_deviation + B * z_velocity + c * x_squared
-            rates, inhibition = circuit.euler_step(rates, inhibition, z, members)
+            rates, inhibition = circuit.euler_step(rates, inhibition, z, members, excited)
             C = circuit.momentum * C + lr * gamma * (1 + A)
             D = circuit.momentum * D + lr * gamma * B
             e = circuit.momentum * e + lr * (members * (rates - circuit.b) + gamma * c)
@@ -209,6 +228,15 @@ def _descend(weights, velocity, anchor, activity, x, lr, gamma, momentum):
 
 def _mean(rates, members):
     return (members * rates).sum() / jnp.maximum(members.sum(), 1)
+
+
+def _checked_moments(weights, excited):
+    """The moments (M, N) as 0/1 in the weights' dtype."""
+    if excited is None:
+        return jnp.ones_like(weights[:, 0])[None]
+    if excited.shape[1:] != weights.shape[:1]:
+        raise ValueError(f'expected excited (moments, {len(weights)}), got {excited.shape}')
+    return excited.astype(weights.dtype)
 
 
 def _checked_members(weights, patterns, members):

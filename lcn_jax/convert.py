@@ -23,7 +23,7 @@ import flax.traverse_util
 import jax
 
 from lcn_jax.grid import Grid
-from lcn_jax.kernels import by_path, name_of
+from lcn_jax.kernels import by_path, for_each_member, kernels, name_of, with_kernels
 from lcn_jax.local import tile_kernel
 
 
@@ -58,6 +58,28 @@ def to_shared(params: Any, grids: Mapping) -> dict[str, Any]:
       ValueError: the trees do not match.
     """
     return _convert(lambda _, kernel, grid: kernel_to_shared(kernel, grid), params, grids)
+
+
+def alike(
+    params: Any, grids: Mapping, noise: float = 0.0, key: jax.Array | None = None
+) -> dict[str, Any]:
+    """Local kernels with that of their first position at all of them, plus noise as in `to_local`.
+
+    Each member of an ensemble, whose axes are in front, has its own, and the same noise.
+
+    Raises:
+      ValueError: the trees do not match, or there is noise but no key.
+    """
+
+    changed = {}
+    for number, (path, kernel, grid) in enumerate(kernels(params, grids)):
+        own_key = None if key is None else jax.random.fold_in(key, number)
+
+        def of_member(kernel, grid=grid, own_key=own_key):
+            return kernel_to_local(kernel[(0,) * grid.dimensions], grid, noise, own_key)
+
+        changed[path] = for_each_member(of_member, grid, kernel)
+    return with_kernels(params, changed)
 
 
 def kernel_to_local(

@@ -39,7 +39,8 @@ class Grid:
     All fields but `circular` are tuples with one entry for each spatial dimension, in pixels. With
     `input_dilation` d, d - 1 zeros lie between neighbouring pixels of the input; padding and
     positions are counted in pixels of this dilated input. `circular`: the padding repeats the input
-    from its other side. A grid is hashable, and as a pytree it has no leaves.
+    from its other side. `joined`: all positions are one pool, which `sleep.py` explains; `create`
+    never sets it. A grid is hashable, and as a pytree it has no leaves.
     """
 
     input_size: Sizes
@@ -49,6 +50,7 @@ class Grid:
     kernel_dilation: Sizes
     input_dilation: Sizes
     circular: bool
+    joined: bool = False
 
     @classmethod
     def create(
@@ -87,6 +89,10 @@ class Grid:
                 f'padded by {pads}.'
             )
         return grid
+
+    def joined_pools(self) -> 'Grid':
+        """The same geometry, but all positions are one pool."""
+        return dataclasses.replace(self, joined=True)
 
     @property
     def dimensions(self) -> int:
@@ -143,6 +149,9 @@ class Grid:
     # so the taps see each of the k values once, and a start counts through its phase, floor(q / b)
     # mod k. With input dilation the pattern tiles the dilated input, whose inserted zeros stay
     # zero: positions are in one pool only if the same of their taps fall on inserted zeros.
+    #
+    # If pools are joined, the pattern moves, and every position sees it from the same start in a
+    # moment of its own: then only the inserted zeros keep positions apart.
 
     def _blocks(self, axis: int) -> int:
         """The width b, in pixels, of a value of the pattern."""
@@ -156,6 +165,8 @@ class Grid:
         period //= math.gcd(period, s)
         taps = np.arange(period)[:, None] * s - self.padding[axis][0] + np.arange(k) * d
         values = (taps[:, :1] // block + np.arange(k) * (d // block)) % k
+        if self.joined:
+            values = np.broadcast_to(np.arange(k) * (d // block) % k, values.shape)
         on_pixel = taps % between == 0
         both = np.concatenate([values, on_pixel], axis=1)
         _, first, number = np.unique(both, axis=0, return_index=True, return_inverse=True)
@@ -171,7 +182,7 @@ class Grid:
 
     @property
     def num_pools(self) -> int:
-        """The number of pools: the product of the kernel size at stride 1, one for 1×1 kernels."""
+        """The product of the kernel size at stride 1, or 1 if joined (more if input is dilated)."""
         return math.prod(len(axis.values) for axis in self._pools)
 
     def seen_values(self) -> tuple[np.ndarray, np.ndarray]:
@@ -203,6 +214,11 @@ class Grid:
         for axis in self._pools:
             pools = pools[..., None] * len(axis.values) + axis.number
         return np.where(self.touches_border(), -1, pools) if border == 'exclude' else pools
+
+    def in_pool(self, border: str) -> np.ndarray:
+        """(*output, 1, ..., 1) bool, for kernels: whether the position is in a pool."""
+        axes_of_weights = (1,) * (self.dimensions + 2)
+        return (self.pools(border) >= 0).reshape(*self.output_size, *axes_of_weights)
 
     def windows(self) -> list[tuple[slice, ...]]:
         """For each tap, the pixels that the positions see at it, counted with the padding."""
@@ -239,6 +255,12 @@ class Pools:
         slot = np.full(pool_of.shape, -1)
         slot[index[members]] = np.flatnonzero(members)
         return cls(index, members, slot)
+
+    @property
+    def size(self) -> np.ndarray:
+        """(positions,) int: the number of members of the position's pool, 1 if it is in none."""
+        of_pool = self.members.sum(1)[self.slot // self.index.shape[1]]
+        return np.where(self.slot >= 0, of_pool, 1)
 
     def split(self, kernel: jax.Array) -> jax.Array:
         """(*output, *kernel, C // groups, O) -> (num_pools, members, K, O), K weights a neuron."""

@@ -34,11 +34,25 @@ def kernels(params: Any, grids: Mapping) -> list[tuple[Path, jax.Array, Grid]]:
     return [(path, _kernel(flat, path, grid), grid) for path, grid in by_path(grids)]
 
 
-def for_each_member(function: Callable, kernel: jax.Array, grid: Grid) -> Any:
-    """`function(kernel)` of every member of an ensemble, whose axes are in front."""
-    for _ in range(kernel.ndim - 2 * grid.dimensions - 2):
+def joined(grids: Mapping) -> dict[str, Any]:
+    """The grids with all positions of a layer in one pool."""
+    flat = {path: grid.joined_pools() for path, grid in by_path(grids)}
+    return flax.traverse_util.unflatten_dict(flat)
+
+
+def for_each_member(function: Callable, grid: Grid, *arrays: jax.Array) -> Any:
+    """`function(*arrays)` of every member of an ensemble: kernels whose first axes are its own."""
+    for _ in range(arrays[0].ndim - 2 * grid.dimensions - 2):
         function = jax.vmap(function)
-    return function(kernel)
+    return function(*arrays)
+
+
+def with_kernels(params: Any, changed: Mapping[Path, jax.Array]) -> dict[str, Any]:
+    """`params` with other arrays at these paths; boxes stay."""
+    flat: dict[Path, Any] = flax.traverse_util.flatten_dict(params)
+    for path, kernel in changed.items():
+        flat[path] = jax.tree.map(lambda _, kernel=kernel: kernel, flat[path])
+    return flax.traverse_util.unflatten_dict(flat)
 
 
 def _kernel(flat: Mapping, path: Path, grid: Grid) -> jax.Array:

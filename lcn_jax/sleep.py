@@ -7,7 +7,13 @@ Hebbian plasticity against the mean activity of the pool, anchored to the weight
 
     Δw_i ∝ -(z_i - mean_j z_j) x - gamma (w_i - w_i^init),      z_i = w_i · x,
 
-brings the weights together. From the shortcut to the mechanism there are four rules:
+brings the weights together: each tiled pool ends with a kernel of its own. If the pattern moves
+over the plane, one pixel after the other, every neuron of the layer sees each patch in a moment of
+its own. Where a wave of excitability moves with it, so that neurons respond in the moment in which
+they see the patch x, and the mean activity is kept as a trace for a sweep, the same rule acts on
+all neurons as one pool: *joined* pools (`Grid.joined_pools`).
+
+From the shortcut to the mechanism there are four rules:
 
     mean      every neuron takes the mean weights of its pool, at once;
     exact     the fixed point of the rule above, in closed form;
@@ -31,9 +37,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from lcn_jax import plugins
@@ -41,7 +47,7 @@ from lcn_jax.arguments import check_number, check_positive
 from lcn_jax.circuit import Circuit, simulate
 from lcn_jax.errors import UsageError
 from lcn_jax.grid import Grid, Pools
-from lcn_jax.kernels import for_each_member, kernels
+from lcn_jax.kernels import for_each_member, kernels, with_kernels
 from lcn_jax.patterns import Field, hebbian_maps, map_deviations, seen_weights
 
 Rule = Callable[..., jax.Array]
@@ -180,9 +186,15 @@ def circuit(
     much longer than the other rules. The learning rate is learning_rate / K, so that the drive of a
     neuron, which grows as |x|², moves alike in layers of all sizes; it does not fall as in the
     paper's long simulation. The other options are those of `circuit.Circuit`. As alpha is finite
-    the means of the pools decay too, several times more slowly than the deviations.
+    the means of the pools decay too, several times more slowly than the deviations. Joined pools
+    take a sweep over the tiled ones for each time step.
     """
     pools = Pools.of(grid, border)
+    excited = None
+    if grid.joined:  # the neurons of a tiled pool see a pattern at once
+        tiled = dataclasses.replace(grid, joined=False)
+        turn_PM = tiled.pools().ravel()[pools.index]
+        excited = jnp.asarray(turn_PM[:, None] == np.arange(tiled.num_pools)[:, None])
     weights_PMKO = pools.split(kernel)
     weights_count = weights_PMKO.shape[2]
     parameters = Circuit(
@@ -199,11 +211,12 @@ def circuit(
     order_PK, on_pixel_PK = seen_weights(grid, kernel.shape[-2])
     inputs_PSK = jnp.where(on_pixel_PK, shown[:, order_PK], 0).swapaxes(0, 1)
 
-    def one_circuit(weights_MK, inputs_SK, members):
-        return simulate(weights_MK, inputs_SK, gamma, parameters, members)[0]
+    def one_circuit(weights_MK, inputs_SK, members, excited):
+        return simulate(weights_MK, inputs_SK, gamma, parameters, members, excited=excited)[0]
 
-    over_features = jax.vmap(one_circuit, in_axes=(-1, None, None), out_axes=-1)
-    shared = jax.vmap(over_features)(weights_PMKO, inputs_PSK, jnp.asarray(pools.members))
+    over_features = jax.vmap(one_circuit, in_axes=(-1, None, None, None), out_axes=-1)
+    of_pools = weights_PMKO, inputs_PSK, jnp.asarray(pools.members), excited
+    shared = jax.vmap(over_features)(*of_pools)
     return pools.join(shared, kernel)
 
 
@@ -245,18 +258,17 @@ def share(params: Any, grids: Mapping, rule: Rule, key: jax.Array) -> Any:
       UsageError: params and grids do not fit together, or the rule returns something other than a
         kernel of the same shape and dtype.
     """
-    flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(params)
+    changed = {}
     layers = kernels(params, grids)
     fields = [Field.of(kernel, grid) for _, kernel, grid in layers]
     for (path, kernel, grid), of_layer in zip(layers, _with_keys(rule, fields, key)):
-        shared = for_each_member(partial(of_layer, grid=grid), kernel, grid)
+        changed[path] = shared = for_each_member(partial(of_layer, grid=grid), grid, kernel)
         if (jnp.shape(shared), jnp.result_type(shared)) != (kernel.shape, kernel.dtype):
             raise UsageError(
                 f'the sleep rule turned a kernel {kernel.shape} of {kernel.dtype} into one '
                 f'{jnp.shape(shared)} of {jnp.result_type(shared)}; it must keep shape and dtype.'
             )
-        flat[path] = jax.tree.map(lambda _, shared=shared: shared, flat[path])  # a box stays
-    return flax.traverse_util.unflatten_dict(flat)
+    return with_kernels(params, changed)
 
 
 def _with_keys(rule: Rule, fields: list[Field], key: jax.Array) -> list[Callable]:

@@ -21,6 +21,8 @@ from lcn_jax.snr import weight_snr
 # Learns much faster than the paper's, so that a few patterns move the weights a lot.
 FAST = Circuit(learning_rate=lambda t: 3e-3 / (1 + 1e-3 * t))
 
+WAVE = np.arange(11) % 3 == np.arange(3)[:, None]  # eleven neurons in three moments
+
 simulate = jax.jit(circuit.simulate, static_argnames='observe')
 simulate_stepwise = jax.jit(circuit.simulate_stepwise, static_argnames='observe')
 hebbian_sgd = jax.jit(circuit.hebbian_sgd)
@@ -57,11 +59,13 @@ class Float64TestCase(parameterized.TestCase):
 
 
 class CircuitTest(Float64TestCase):
-    @parameterized.parameters(0.0, 10.0)
-    def test_rates_settle_at_the_steady_state(self, alpha):
+    @parameterized.product(alpha=(0.0, 10.0), excited=(None, WAVE[:, :7]))
+    def test_rates_settle_at_the_steady_state(self, alpha, excited):
         weights, patterns = pool(neurons=7, inputs=5, patterns=1)
         still = Circuit(alpha=alpha, b=0.7, steps_per_pattern=1500, plastic_from=1500)
-        final, (_, rates) = simulate(weights, patterns, 0.1, still, observe=weights_and_rates)
+        final, (_, rates) = simulate(
+            weights, patterns, 0.1, still, observe=weights_and_rates, excited=excited
+        )
         # 0 = -r + z - alpha r_inh + b and 0 = -r_inh + mean(r) - b.
         system = np.eye(8)
         system[:7, 7] = alpha
@@ -77,18 +81,34 @@ class CircuitTest(Float64TestCase):
         {'momentum': 0.0, 'plastic_from': 0},
         {'alpha': 3.0, 'tau': 12.0, 'b': 0.4, 'steps_per_pattern': 40, 'plastic_from': 55},
         {'steps_per_pattern': 1, 'plastic_from': 0},
+        {'steps_per_pattern': 60, 'excited': WAVE},
     )
-    def test_fast_form_equals_plain_form(self, **parameters):
+    def test_fast_form_equals_plain_form(self, excited=None, **parameters):
         weights, patterns = pool(neurons=11, inputs=6, patterns=9)
         varied = dataclasses.replace(FAST, **parameters)
         arguments = weights, patterns, 0.3, varied, np.arange(11) < 8
-        fast, fast_seen = simulate(*arguments, observe=weights_and_rates)
-        plain, plain_seen = simulate_stepwise(*arguments, observe=weights_and_rates)
+        observed = {'observe': weights_and_rates, 'excited': excited}
+        fast, fast_seen = simulate(*arguments, **observed)
+        plain, plain_seen = simulate_stepwise(*arguments, **observed)
         self.assertGreater(np.abs(plain - weights).max(), 0.01)
         np.testing.assert_allclose(fast, plain, rtol=0, atol=1e-11)
         last = slice(varied.steps_per_pattern - 1, None, varied.steps_per_pattern)
         for ours, theirs in zip(fast_seen, plain_seen, strict=True):
             np.testing.assert_allclose(ours, theirs[last], rtol=0, atol=1e-11)
+
+    def test_a_wave_by_hand(self):
+        """Each rate moves in its own moment; the inhibition in all, by a third as much."""
+        weights, patterns = pool(neurons=11, inputs=6, patterns=1)
+        still = Circuit(steps_per_pattern=2, plastic_from=2)
+        _, (_, seen) = simulate(
+            weights, patterns, 0.1, still, observe=weights_and_rates, excited=WAVE
+        )
+        z, rates, inhibition = weights @ patterns[0], np.zeros(11), 0.0
+        for moment in (0, 1, 2, 0, 1, 2):
+            mean, drive = rates.mean(), z - 10 * inhibition + 1 - rates
+            rates = np.where(np.arange(11) % 3 == moment, rates + drive / 30, rates)
+            inhibition += (mean - 1 - inhibition) / 90
+        np.testing.assert_allclose(seen[0], [*rates, inhibition], rtol=1e-12)
 
     @both_forms
     def test_nothing_is_learnt_before_plasticity_begins(self, form):

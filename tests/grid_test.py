@@ -96,6 +96,23 @@ def test_seen_values_are_what_a_pool_sees(case):
 
 
 @each_case
+def test_joined_pools_see_the_same_when_the_pattern_moves(case):
+    """Every position sees one and the same patch for one of the shifts of the pattern."""
+    grid = Grid.create(*case)
+    joined, pattern = grid.joined_pools(), pattern_of(grid)
+    values, on_pixel = joined.seen_values()
+    seen = pattern.ravel()[values]
+    assert (seen == seen[0]).all()  # of one patch, pools see different parts
+    assert len({tuple(row) for row in on_pixel}) == len(on_pixel) == joined.num_pools
+    pools, missing = joined.pools().ravel(), np.ones(grid.output_size, bool).ravel()
+    for shift in np.ndindex(grid.kernel_size):
+        moved = np.roll(pattern, shift, range(grid.dimensions))
+        missing &= (seen_patches(grid, moved) != (seen * on_pixel)[pools]).any(-1)
+    assert not missing.any()
+    assert joined.output_size == grid.output_size
+
+
+@each_case
 def test_positions_are_those_of_a_convolution(case):
     """Flax refuses padding by name with input dilation, so there the input is dilated already."""
     size, _, stride, padding, dilation, between = case
