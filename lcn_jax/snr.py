@@ -1,4 +1,8 @@
-"""How alike the weights of a pool are: the paper's weight SNR, and the deviation of each neuron."""
+"""How alike the weights of a pool are: the paper's weight SNR, and deviations from the mean.
+
+The SNR has no upper bound, and single weights that are equal or nearly 0 dominate it. The relative
+deviation, rms(w - mean) / rms(w), is between 0, all alike, and 1, independent around 0.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -53,8 +57,46 @@ def layer_snrs(params: Any, grids: Mapping, border: str) -> dict[str, jax.Array]
             weights, members = pools.split(kernel)[comparable], pools.members[comparable]
             return jnp.median(jax.vmap(weight_snr, in_axes=(-1, None))(weights, members))
 
-        snrs[name_of(path[:-1])] = for_each_member(median_snr, kernel, grid)
+        snrs[name_of(path[:-1])] = for_each_member(median_snr, grid, kernel)
     return snrs
+
+
+def layer_deviations(params: Any, grids: Mapping, border: str) -> dict[str, jax.Array]:
+    """rms(w - mean of the pool) / rms(w) of every locally connected kernel, by module path.
+
+    Over the weights of all neurons that are in a pool, so those that have decayed to nothing do not
+    count; 0 if all have. Of an ensemble it is an array with one for each member.
+
+    Raises:
+      UsageError: params and grids do not fit together.
+    """
+    squares = _squares(params, grids, border)
+    return {name: _ratio(*of_layer) for name, of_layer in squares.items()}
+
+
+def network_deviation(params: Any, grids: Mapping, border: str) -> jax.Array:
+    """The same over the kernels of all layers and members; 0 if none is locally connected."""
+    squares = _squares(params, grids, border).values()
+    return _ratio(*(sum(jnp.sum(of_layer[i]) for of_layer in squares) for i in (0, 1)))
+
+
+def _squares(params, grids, border):
+    """For each layer, the sums of (w - mean)² and of w²."""
+    squares = {}
+    for path, kernel, grid in kernels(params, grids):
+
+        def of_member(kernel, grid=grid):
+            kernel = jnp.where(grid.in_pool(border), kernel, 0)
+            kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
+            from_mean = kernel - sleep.mean(kernel, grid, key=None, border=border)
+            return (from_mean**2).sum(), (kernel**2).sum()
+
+        squares[name_of(path[:-1])] = for_each_member(of_member, grid, kernel)
+    return squares
+
+
+def _ratio(of_deviations, of_weights):
+    return jnp.sqrt(of_deviations / jnp.where(of_weights > 0, of_weights, 1))
 
 
 def deviation(kernel: jax.Array, grid: Grid, *, border: str) -> jax.Array:
@@ -72,8 +114,7 @@ def deviation(kernel: jax.Array, grid: Grid, *, border: str) -> jax.Array:
     from_mean = kernel - sleep.mean(kernel, grid, key=None, border=border)
     weights = tuple(range(grid.dimensions, kernel.ndim - 1))
     rms = jnp.sqrt((from_mean**2).mean(weights))
-    in_pool = (grid.pools(border) >= 0)[..., None]
-    return jnp.where(in_pool, rms, jnp.nan)
+    return jnp.where((grid.pools(border) >= 0)[..., None], rms, jnp.nan)
 
 
 def _moments(weights, members):

@@ -59,3 +59,38 @@ def test_members_of_an_ensemble_have_an_snr_each_under_any_names():
     np.testing.assert_allclose(found['layers/0'], alone, rtol=1e-6)
     with pytest.raises(UsageError, match=r'layers/0/kernel has shape \(7, 8'):
         snr.layer_snrs({'layers': {0: {'kernel': kernels[0].swapaxes(0, 1)}}}, grids, 'include')
+
+
+@pytest.mark.parametrize('border', ['include', 'exclude'])
+def test_relative_deviations_by_brute_force(border):
+    random = np.random.RandomState(0)
+    kernels = {'a': random.randn(8, 7, 3, 3, 2, 4) + 1, 'b': random.randn(3, 4, 2, 1, 1, 2)}
+    grids = {'a': GRID, 'b': Grid.create((4, 4), (2, 1), padding='VALID').joined_pools()}
+    kernels['b'] = np.pad(kernels['b'], [(0, 0)] * 5 + [(0, 1)])  # a feature that is dead
+    squares = {}
+    for name, grid in grids.items():
+        pools, off = grid.pools(border), np.zeros_like(kernels[name])
+        for pool in range(grid.num_pools):
+            of_pool = kernels[name][pools == pool]
+            off[pools == pool] = of_pool - of_pool.mean(0)
+        squares[name] = (off**2).sum(), (kernels[name][pools >= 0] ** 2).sum()
+    params = {name: {'kernel': kernel.astype(np.float32)} for name, kernel in kernels.items()}
+    of_params = {name: {'kernel': grid} for name, grid in grids.items()}
+    found = snr.layer_deviations(params, of_params, border)
+    for name, (off, all_of_it) in squares.items():
+        np.testing.assert_allclose(found[name], np.sqrt(off / all_of_it), rtol=1e-5)
+    off, all_of_it = map(sum, zip(*squares.values()))
+    network = snr.network_deviation(params, of_params, border)
+    np.testing.assert_allclose(network, np.sqrt(off / all_of_it), rtol=1e-5)
+
+
+def test_the_deviation_is_0_if_all_are_alike_and_about_1_if_none_is():
+    random, grids = np.random.RandomState(0), {'layer': {'kernel': GRID}}
+    for kernel, expected in [
+        (np.ones((8, 7, 3, 3, 2, 4)), 0),
+        (np.zeros((8, 7, 3, 3, 2, 4)), 0),
+        (random.randn(8, 7, 3, 3, 2, 4), np.sqrt(1 - 9 / 56)),
+    ]:
+        params = {'layer': {'kernel': kernel.astype(np.float32)}}
+        (found,) = snr.layer_deviations(params, grids, 'include').values()
+        np.testing.assert_allclose(found, expected, atol=0.02)

@@ -36,9 +36,9 @@ RUNS = [
     run('conv', 0, 0.90),
     run('conv', 1, 0.92),
     run('conv', 2, 0.94),
-    run('lc', 0, 0.89, weight_snr=2.0),
-    run('lc', 1, 0.90, weight_snr=4.0),
-    run('lc', 2, 0.91, weight_snr=6.0),
+    run('lc', 0, 0.89, weight_snr=2.0, weight_deviation=0.7),
+    run('lc', 1, 0.90, weight_snr=4.0, weight_deviation=0.8),
+    run('lc', 2, 0.91, weight_snr=6.0, weight_deviation=0.6),
     # No conv with seed 3: it counts for the mean, not for the difference.
     run('lc_mean10', 1, 0.82, weight_snr=9.0, weight_snr_before_sleep=1.0),
     run('lc_mean10', 3, 0.80, weight_snr=9.0, weight_snr_before_sleep=2.0),
@@ -53,6 +53,7 @@ def test_means_and_paired_intervals_are_those_computed_by_hand():
     assert conv['weight_snr'] is None and conv['seconds'] == 11
     # Differences -1, -2, -3: standard error 1 / sqrt(3); t = 4.3027 at two degrees of freedom.
     assert lc['n'] == 3 and lc['weight_snr'] == 4
+    assert lc['weight_deviation'] == pytest.approx(0.7)
     one_wide = {'half_width': pytest.approx(4.3027 / 3**0.5, abs=1e-4)}
     assert lc['top1']['by_seed'] == pytest.approx({0: 89, 1: 90, 2: 91})
     assert lc['top1']['differences']['conv'] == {'mean': pytest.approx(-2)} | one_wide
@@ -64,6 +65,7 @@ def test_means_and_paired_intervals_are_those_computed_by_hand():
         'lc': {'mean': pytest.approx(-8), 'half_width': None},
     }
     assert sleeping['weight_snr'] == 1.5
+    assert sleeping['weight_deviation'] is None  # not measured when these runs were made
 
 
 def test_folders_that_are_no_runs_are_left_out(tmp_path):
@@ -79,7 +81,7 @@ def test_markdown_says_what_was_measured_and_how():
     lines = [line for line in text.splitlines() if line.startswith('|')]
     assert len({line.count('|') for line in lines}) == 1
     (lc,) = [line for line in lines if line.startswith('| LC |')]
-    assert lc == '| LC | 90.0 ± 1.0 | −2.0 ± 2.5 |  | 95.0 ± 0.5 | −1.0 ± 1.2 |  | 3 | 4 | 11 |'
+    assert lc == '| LC | 90.0 ± 1.0 | −2.0 ± 2.5 |  | 95.0 ± 0.5 | −1.0 ± 1.2 |  | 3 | 0.7 | 11 |'
     (conv,) = [line for line in lines if line.startswith('| conv |')]
     assert conv.startswith('| conv | 92.0 ± 2.0 |  | +2.0 ± 2.5 | 96.0 ± 1.0 |  | +1.0 ± 1.2 | 3 |')
     assert '2 epochs of 500 images, batches of 50; commit abc; cpu, JAX 1' in text

@@ -94,6 +94,7 @@ def test_sleep_comes_after_every_n_steps_and_lifts_the_snr(tiny, tmp_path):
     assert [record['step'] for record in asleep] == [5, 10, 15, 20, 25]
     for record in asleep:
         assert record['weight_snr'] > 10 * record['weight_snr_before_sleep']
+        assert 0 < record['weight_deviation'] < 0.3 * record['weight_deviation_before_sleep'] < 0.3
     # Learning wears the sharing off again.
     assert records[5]['weight_snr'] < records[4]['weight_snr']
 
@@ -117,9 +118,9 @@ def test_options_of_a_rule_of_ones_own_are_under_its_name(tiny, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_convolution_has_no_snr_and_records_epochs(tiny, tmp_path):
+def test_convolution_has_no_similarity_and_records_epochs(tiny, tmp_path):
     records, result = run(tiny('conv'), tmp_path)
-    assert all(record['weight_snr'] is None for record in records)
+    assert all(record['weight_snr'] is record['weight_deviation'] is None for record in records)
     assert [r['epoch'] for r in records if 'test_loss' in r] == [1, 2]
     assert result['parameters'] == 4 * 9 + 2 * 4 + 2 * (4 * 4 * 9 + 2 * 4) + 4 * 10 + 10
 

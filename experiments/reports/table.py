@@ -14,7 +14,7 @@ from scipy import stats
 from experiments.reports.style import COLOURS
 from lcn_jax.data.specs import SPECS
 from lcn_jax.files import from_json
-from lcn_jax.training.metrics import snr_awake
+from lcn_jax.training.metrics import awake
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,19 @@ ROWS = {
         for rule, name in (('mean', 'mean'), ('hebbian', 'Hebbian'))
         for n in (1, 10, 100)
     },
+    **{
+        f'lc_{rule}{n}_joined': Row(
+            f'LC, ws({n}), {name}, joined pools',
+            f'lc_{rule}_joined',
+            {'sleep.every': n},
+            COLOURS[f'{rule}_joined'],
+        )
+        for rule, name in (('mean', 'mean'), ('hebbian', 'Hebbian'))
+        for n in (1, 10, 100)
+    },
 }
+# The rows of the paper's Table 1.
+PAPER = [row for row in ROWS if not row.endswith('joined')]
 METRICS = {'top1': 'top-1', 'top5': 'top-5'}
 REFERENCES = ('conv', 'lc')  # rows that every row is compared with
 
@@ -71,7 +83,8 @@ def aggregate(runs: list[dict[str, Any]]) -> dict[str, Any]:
     A cell has n, and for each metric, in percent: by_seed, mean, std (of a sample; None for one
     seed), and differences to the rows conv and lc. These have mean and half_width, the half of the
     95 % interval by Student's t over the seeds that both have, None for fewer than two. Also
-    weight_snr (before the sleep, if training ends in one) and seconds, means over seeds.
+    weight_snr and weight_deviation (before the sleep, if training ends in one) and seconds, means
+    over seeds.
     """
     columns = sorted({run['column'] for run in runs})
     cells, shared = {}, {}
@@ -96,10 +109,11 @@ def aggregate(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _cell(by_seed: dict[int, dict], references: dict[str, dict[int, dict]]) -> dict[str, Any]:
     runs = list(by_seed.values())
-    snrs = [snr_awake(run) for run in runs]
-    cell = {
-        'n': len(runs),
-        'weight_snr': None if None in snrs else statistics.mean(snrs),
+    cell: dict[str, Any] = {'n': len(runs)}
+    for name in ('weight_snr', 'weight_deviation'):
+        values = [awake(run, name) for run in runs]
+        cell[name] = None if None in values else statistics.mean(values)
+    cell |= {
         'seconds': statistics.mean(run['seconds'] for run in runs),
     }
     for metric in METRICS:
@@ -145,7 +159,7 @@ def markdown(report: dict[str, Any]) -> str:
         heads = ''.join(f' {METRICS[m]} % |{compared}' for m in metrics)
         parts.append(f'**{dataset}, padding {padding}**\n')
         parts.append(
-            f'| |{heads} n | weight SNR | s / run |\n|---|' + '---:|' * (heads.count('|') + 3)
+            f'| |{heads} n | weight deviation | s / run |\n|---|' + '---:|' * (heads.count('|') + 3)
         )
         for row, cell in rows.items():
             values = ''
@@ -154,17 +168,18 @@ def markdown(report: dict[str, Any]) -> str:
                 values += f' {mean:.1f}' + ('' if std is None else f' ± {std:.1f}') + ' |'
                 for reference, difference in cell[metric]['differences'].items():
                     values += f' {"" if reference == row else _difference(difference)} |'
-            snr = '' if cell['weight_snr'] is None else f'{cell["weight_snr"]:.3g}'
+            deviation = cell['weight_deviation']
+            deviation = '' if deviation is None else f'{deviation:.2g}'
             parts.append(
-                f'| {ROWS[row].label} |{values} {cell["n"]} | {snr} | {cell["seconds"]:.0f} |'
+                f'| {ROWS[row].label} |{values} {cell["n"]} | {deviation} | {cell["seconds"]:.0f} |'
             )
         images = '' if shared['train_images'] == '0' else f' of {shared["train_images"]} images'
         parts.append(
             f'\n{shared["epochs"]} epochs{images}, batches of {shared["batch_size"]}; '
             f'commit {shared["commit"]}; {shared["device"]}, JAX {shared["jax"]}. Mean ± standard '
             'deviation over n seeds; differences are paired over seeds, with the half width of '
-            'their 95 % interval. Weight SNR at the end; before the sleep, if training ends in '
-            'one.\n'
+            'their 95 % interval. Weight deviation: rms(w − mean of the pool) / rms(w) over all '
+            'local weights at the end; before the sleep, if training ends in one.\n'
         )
     for workdir, reason in report.get('failed', {}).items():
         parts.append(f'Failed and not in the table: {workdir}: {reason}\n')

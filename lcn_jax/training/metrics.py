@@ -96,9 +96,12 @@ class Log:
             sink(record)
 
 
-def snr_awake(record: Record) -> Any:
-    """The weight SNR of a record, before the sleep if its step ended in one; None without one."""
-    return record.get('weight_snr_before_sleep', record['weight_snr'])
+def awake(record: Record, name: str) -> Any:
+    """'weight_snr' or 'weight_deviation' before the sleep, if the record's step ended in one.
+
+    None where it has no meaning, and in runs from before it was measured.
+    """
+    return record.get(f'{name}_before_sleep', record.get(name))
 
 
 def ignore(record: Record) -> None:

@@ -50,7 +50,7 @@ def train_and_evaluate(
             due = schedule.events(step, stopping := requests.heard())
             record = {'step': step, 'epoch': step / schedule.steps_per_epoch}
             if sleep and due.sleep:
-                record |= snr_before_sleep(experiment, train_state) if due.log else {}
+                record |= before_sleep(experiment, train_state) if due.log else {}
                 train_state = sleep(train_state, sleep_key)
             if due.log or due.save:
                 record |= training_metrics(experiment, train_state, sums, record, log)
@@ -103,8 +103,9 @@ def open_log(
 
     Records are written every `config.log_every` steps and at the end of every epoch, and given to
     `report` together with 'total_steps', 'batch_size' and 'resumed_at', the step of `start`.
-    Training metrics are means since the last record. 'weight_snr' is the mean over layers at the
-    end of the step; if the step ended in a sleep, 'weight_snr_before_sleep' is the one before.
+    Training metrics are means since the last record. 'weight_snr', the mean over layers, and
+    'weight_deviation', of the network, are those at the end of the step; if it ended in a sleep,
+    'weight_snr_before_sleep' and 'weight_deviation_before_sleep' are those before.
     'seconds' are those of training, in all.
     """
     step = int(start.state.step)
@@ -138,20 +139,22 @@ def evaluate(
 def measure(
     experiment: Experiment, train_state: TrainState, images: inputs.Input, evaluates: bool
 ) -> dict[str, Any]:
-    """The weight SNR and, if the run `evaluates`, the metrics of the images kept for it."""
+    """How alike weights are and, if the run `evaluates`, the metrics of the images kept for it."""
     evaluated = evaluate(experiment, train_state, images) if evaluates else {}
-    return {'weight_snr': mean_snr(experiment, train_state), **evaluated}
+    return {**similarity(experiment, train_state), **evaluated}
 
 
-def snr_before_sleep(experiment: Experiment, train_state: TrainState) -> dict[str, Any]:
-    """The weight SNR under the name that it has if a sleep follows in the same step."""
-    return {'weight_snr_before_sleep': mean_snr(experiment, train_state)}
+def before_sleep(experiment: Experiment, train_state: TrainState) -> dict[str, Any]:
+    """How alike weights are, under the names that this has if a sleep follows in the same step."""
+    found = similarity(experiment, train_state)
+    return {f'{name}_before_sleep': value for name, value in found.items()}
 
 
-def mean_snr(experiment: Experiment, train_state: TrainState) -> float | None:
-    """Mean weight SNR over layers; None for a network without locally connected layers."""
-    snrs = parallel.first(experiment.snr(train_state))
-    return float(sum(snrs.values()) / len(snrs)) if snrs else None
+def similarity(experiment: Experiment, train_state: TrainState) -> dict[str, Any]:
+    """'weight_snr' and 'weight_deviation'; None for a network without local kernels."""
+    found = parallel.first(experiment.similarity(train_state))
+    names = 'weight_snr', 'weight_deviation'
+    return {name: float(found[name]) if name in found else None for name in names}
 
 
 def training_metrics(
