@@ -1,0 +1,44 @@
+"""The table that compares runs, from records made up by hand."""
+
+import json
+
+import pytest
+import tiny_runs
+from absl import flags
+from absl.testing import flagsaver
+
+from experiments import compare
+from lcn_jax.errors import UsageError
+
+flags.FLAGS.mark_as_parsed()
+
+
+def make_run(folder, seed, accuracy, **changes):
+    config = tiny_runs.get_config('resident')
+    config.seed = seed
+    config.update_from_flattened_dict(changes)
+    folder.mkdir()
+    (folder / 'config.json').write_text(config.to_json_best_effort())
+    last = {'step': 9, 'train_top1': 1.0, 'test_top1': accuracy, 'seconds': 10.0 + seed}
+    records = [{'step': 1, 'test_top1': 0.5}, last | {'weight_deviation': 0.25}]
+    (folder / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, records)))
+
+
+def test_runs_are_rows_by_what_differs(tmp_path, capsys):
+    make_run(tmp_path / 'a-0', 0, 0.70)
+    make_run(tmp_path / 'a-1', 1, 0.74)
+    make_run(tmp_path / 'b-0', 0, 0.80, **{'sleep.every': 2, 'workers': 3})
+    with flagsaver.flagsaver(workdirs=[f'{tmp_path}/a-*', f'{tmp_path}/b-0']):
+        compare.main([])
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert head == '| sleep.every | test top-1 % | n | weight deviation | s / run |'
+    assert rows == ['| 2 | 80.0 | 1 | 0.25 | 10 |', '| 7 | 72.0 ± 2.8 | 2 | 0.25 | 10 |']
+
+
+def test_what_cannot_be_compared_is_one_line(tmp_path):
+    make_run(tmp_path / 'a', 0, 0.7)
+    (tmp_path / 'a/metrics.jsonl').write_text('{"step": 1, "train_top1": 0.5}')
+    for workdirs, message in [('a', 'has not been evaluated'), ('b', 'matches no folder')]:
+        at = flagsaver.flagsaver(workdirs=[f'{tmp_path}/{workdirs}'])
+        with at, pytest.raises(UsageError, match=message):
+            compare.main([])
