@@ -1,4 +1,4 @@
-"""The paper's effect on real digits: four kinds of network, a table and a picture, in minutes.
+"""The paper's effect on real digits: five kinds of network, a table and a picture, in minutes.
 
     python -m experiments.demo --out=runs/demo
 
@@ -17,7 +17,7 @@ from experiments.configs import digits
 from experiments.reports.style import COLOURS
 from lcn_jax.files import local_folder, to_json, write_text, writing
 from lcn_jax.training.experiment import Experiment
-from lcn_jax.training.metrics import snr_awake
+from lcn_jax.training.metrics import awake
 from lcn_jax.training.progress import Progress
 from lcn_jax.training.train import train_and_evaluate
 
@@ -25,7 +25,7 @@ OUT = flags.DEFINE_string('out', 'runs/demo', 'Folder for the results.')
 SEEDS = flags.DEFINE_integer('seeds', 3, 'Networks of each kind.', lower_bound=1)
 EPOCHS = flags.DEFINE_integer('epochs', None, 'Instead of those of the config.', lower_bound=1)
 
-KINDS = ('conv', 'lc', 'lc_translations', 'lc_hebbian')
+KINDS = ('conv', 'lc', 'lc_translations', 'lc_hebbian', 'lc_hebbian_joined')
 
 
 def main(argv):
@@ -75,33 +75,34 @@ class Records(list):
 def summary(records_of_seeds: list[list[dict]]) -> dict:
     """Means over seeds at the end of training, and the sample standard deviation of accuracy.
 
-    If training ends in a sleep, the weight SNR is the one before it: how much of the sharing
-    learning has left.
+    If training ends in a sleep, the weight deviation is the one before it: how much of the sharing
+    learning has undone.
     """
     last = [records[-1] for records in records_of_seeds]
     accuracies = [record['test_top1'] for record in last]
-    snrs = [snr_awake(record) for record in last]
+    deviations = [awake(record, 'weight_deviation') for record in last]
     return {
         'parameters': last[0]['parameters'],
         'test_accuracy_mean': statistics.mean(accuracies),
         'test_accuracy_std': statistics.stdev(accuracies) if len(accuracies) > 1 else None,
         'test_accuracy': accuracies,
-        'weight_snr': None if snrs[0] is None else statistics.mean(snrs),
+        'weight_deviation': None if deviations[0] is None else statistics.mean(deviations),
         'seconds': statistics.mean(record['seconds'] for record in last),
     }
 
 
 def table(results: dict[str, dict]) -> str:
     lines = [
-        f'{"kind":<16} {"parameters":>10} {"test accuracy %":>16} {"weight SNR":>11} {"s / run":>8}'
+        f'{"kind":<17} {"parameters":>10} {"test accuracy %":>16} {"deviation":>10} {"s / run":>8}'
     ]
     for kind, result in results.items():
-        std, snr = result['test_accuracy_std'], result['weight_snr']
+        std, deviation = result['test_accuracy_std'], result['weight_deviation']
         accuracy = f'{100 * result["test_accuracy_mean"]:.1f}'
         accuracy += '' if std is None else f' ± {100 * std:4.1f}'
         lines.append(
-            f'{kind:<16} {result["parameters"]:>10,} {accuracy:>16} '
-            f'{"-" if snr is None else format(snr, ".3g"):>11} {result["seconds"]:>8.1f}'
+            f'{kind:<17} {result["parameters"]:>10,} {accuracy:>16} '
+            f'{"-" if deviation is None else format(deviation, ".2g"):>10} '
+            f'{result["seconds"]:>8.1f}'
         )
     return '\n'.join(lines)
 
@@ -112,7 +113,7 @@ def write_json(results: dict[str, dict]) -> None:
 
 
 def draw(runs: dict[str, list[list[dict]]]) -> None:
-    """Left: test accuracy by epoch, a line for each seed. Right: weight SNR by step, first seed."""
+    """Left: test accuracy by epoch, all seeds. Right: weight deviation by step, first seed."""
     import matplotlib
 
     matplotlib.use('Agg')
@@ -130,17 +131,22 @@ def draw(runs: dict[str, list[list[dict]]]) -> None:
                 alpha=0.85,
                 label=kind if seed == 0 else None,
             )
-        steps, snrs = [], []
+        steps, deviations = [], []
         for record in records_of_seeds[0]:
             # Two points at a step that ends in a sleep: the flank of the saw-tooth.
-            for snr in (record.get('weight_snr_before_sleep'), record['weight_snr']):
-                if snr is not None:
+            for name in ('weight_deviation_before_sleep', 'weight_deviation'):
+                if record.get(name) is not None:
                     steps.append(record['epoch'])
-                    snrs.append(snr)
-        if snrs:
-            right.plot(steps, snrs, color=colour, linewidth=1, label=kind)
+                    deviations.append(record[name])
+        if deviations:
+            right.plot(steps, deviations, color=colour, linewidth=1, label=kind)
     left.set(xlabel='epoch', ylabel='test accuracy (%)', ylim=(0, 100), title='Real digits')
-    right.set(xlabel='epoch', ylabel='weight SNR', yscale='log', title='How alike the weights are')
+    right.set(
+        xlabel='epoch',
+        ylabel='rms(w − mean of the pool) / rms(w)',
+        ylim=(0, 1),
+        title='How far weights are from alike',
+    )
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)

@@ -41,7 +41,9 @@ EPOCHS = flags.DEFINE_integer('epochs', None, 'Instead of those of the config.',
 PADDINGS = flags.DEFINE_list(
     'paddings', None, 'Of the translations, in pixels; by default the one of lc_translations.'
 )
-ROWS = flags.DEFINE_list('rows', None, f'By default all: {", ".join(table_report.ROWS)}.')
+ROWS = flags.DEFINE_list(
+    'rows', None, f'By default those of the paper. All: {", ".join(table_report.ROWS)}.'
+)
 SEARCH = flags.DEFINE_bool('search', False, 'Look for learning rates and weight decays.')
 
 # The paper's grid.
@@ -54,7 +56,7 @@ STOPPED = 'stopped; the same command continues from there.'
 def main(argv):
     del argv
     local_folder('--out', OUT.value)
-    rows = ROWS.value or list(table_report.ROWS)
+    rows = ROWS.value or list(table_report.PAPER)
     unknown = [row for row in rows if row not in table_report.ROWS]
     if unknown:
         raise UsageError(f'unknown row {unknown[0]!r}; known: {", ".join(table_report.ROWS)}.')

@@ -44,6 +44,25 @@ def nested(config, num_classes):
     return Nested(config.model.width, num_classes, config.connectivity == 'lc')
 
 
+class Ensemble(nn.Module):
+    """Two locally connected layers in one, side by side."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, train):
+        lifted = nn.vmap(
+            LocalConv, in_axes=None, out_axes=0, axis_size=2,
+            variable_axes={'params': 0}, split_rngs={'params': True},
+        )  # fmt: skip
+        x = nn.relu(lifted(3, (3, 3), name='conv')(images))
+        return nn.Dense(self.num_classes)(x.mean((0, 2, 3)))
+
+
+def ensemble(config, num_classes):
+    return Ensemble(num_classes)
+
+
 def own_model(**changes):
     config = tiny_runs.get_config('resident')
     config.model.name = f'{__name__}:nested'
@@ -97,6 +116,19 @@ def test_an_experiment_needs_no_data_and_no_seed():
     assert jax.tree.map(lambda a: (a.shape, a.dtype), state) == jax.tree.map(
         lambda a: (a.shape, a.dtype), experiment.shapes
     )
+
+
+@pytest.mark.slow
+def test_layers_under_vmap_train_and_sleep(tmp_path):
+    config = tiny_runs.get_config('resident')
+    configs.apply_kind(config, 'lc_mean_joined')
+    config.model.name = f'{__name__}:ensemble'
+    config.data_dir, config.epochs = str(tmp_path / 'data'), 1
+    records = []
+    train_and_evaluate(config, str(tmp_path / 'run'), records.append)
+    asleep = [record for record in records if 'weight_deviation_before_sleep' in record]
+    assert asleep and all(record['weight_deviation'] < 1e-5 for record in asleep)
+    assert all(1e-3 < record['weight_deviation_before_sleep'] < 1 for record in asleep)
 
 
 def test_programs_are_made_once():

@@ -12,13 +12,14 @@ import pytest
 import reference_rules
 from absl.testing import parameterized
 
-from lcn_jax import sleep
+from lcn_jax import circuit, sleep
 from lcn_jax.errors import UsageError
 from lcn_jax.grid import Grid
 from lcn_jax.local import grids
 from lcn_jax.patterns import hebbian_for
 from lcn_jax.resnet import ResNet
 from lcn_jax.training import parallel, sleep_step
+from lcn_jax.training.optimizer import after_sleep
 from lcn_jax.training.state import TrainState
 
 KEY = jax.random.key(0)
@@ -30,8 +31,11 @@ GRIDS = [
     Grid.create((12, 10), 4, 2, 1),
     Grid.create((19, 17), 5, 2, 2),
     Grid.create((6, 5), 1, 2, 0),
+    Grid.create((8, 8), (2, 3), (1, 2), 'SAME').joined_pools(),
 ]
-each_grid = pytest.mark.parametrize('grid', GRIDS, ids=lambda g: f'{g.kernel_size}/{g.stride}')
+each_grid = pytest.mark.parametrize(
+    'grid', GRIDS, ids=lambda g: f'{g.kernel_size}/{g.stride}{" joined" * g.joined}'
+)
 each_border = pytest.mark.parametrize('border', ['include', 'exclude'])
 
 HEBBIAN = dict(gamma=0.1, learning_rate=0.05, steps=20, patterns_per_step=16, momentum=0.0)
@@ -237,9 +241,11 @@ def test_patterns_split_over_devices_teach_what_they_teach_together():
         asleep(True, patterns=12)
 
 
+@pytest.mark.parametrize('joined', [False, True])
 @each_border
-def test_circuits_equalise_pools_of_unequal_size(border):
+def test_circuits_equalise_pools_of_unequal_size(border, joined):
     grid = Grid.create((8, 7), 2, 1, ((1, 0), (1, 0)))  # pools of 4·4, 4·3 ... neurons
+    grid = grid.joined_pools() if joined else grid
     kernel = random_kernel(grid, channels=1)
     shared = sleep.circuit(kernel, grid, KEY, border=border, **CIRCUIT)
     before, after = pool_means(kernel, grid, border), pool_means(shared, grid, border)
@@ -518,3 +524,72 @@ class Applied(chex.TestCase, parameterized.TestCase):
             self.assertEqual(all_of_them.shape[0], 8)
             for replica in np.asarray(all_of_them):
                 np.testing.assert_array_equal(replica, one)
+
+
+@pytest.mark.parametrize('border', ['include', 'exclude'])
+def test_full_steps_go_as_far_as_the_members_of_a_pool_went(border):
+    """By brute force; neurons that are in no pool keep their own weights."""
+    grid = GRIDS[0]
+    before, own = (random_kernel(grid, seed=seed) for seed in (0, 1))
+    before = np.asarray(sleep.mean(before, grid, KEY, border=border))
+    shared = np.asarray(sleep.mean(own, grid, KEY, border=border))
+    pools = grid.pools(border)
+
+    def lengthened(own, shared, last=before):
+        trees = ({'a': {'kernel': kernel}} for kernel in (shared, own, last))
+        return sleep_step.lengthen(*trees, {'a': {'kernel': grid}}, border)['a']['kernel']
+
+    found = lengthened(own, shared)
+    sizes = [np.sqrt(((k - before)[pools >= 0] ** 2).mean()) for k in (own, shared)]
+    expected = before + (shared - before) * sizes[0] / sizes[1]
+    np.testing.assert_allclose(found[pools >= 0], expected[pools >= 0], atol=1e-5)
+    np.testing.assert_allclose(found[pools < 0], own[pools < 0], atol=1e-6)
+    assert sizes[0] > 1.2 * sizes[1]
+    # If all members go the same way, the step is the average; what a rule leaves unshared stays.
+    np.testing.assert_allclose(lengthened(before + 1, before + 1), before + 1, rtol=1e-6)
+    np.testing.assert_array_equal(lengthened(before, before), before)
+    partly = np.asarray(sleep.exact(own, grid, KEY, border=border, gamma=0.5))
+    np.testing.assert_allclose(lengthened(own, partly) - partly, found - shared, atol=1e-5)
+    # Kernels that start apart, before the first sleep: only what has moved counts.
+    start = own - 0.1
+    np.testing.assert_allclose(lengthened(own, shared, start), shared, atol=1e-5)
+
+
+def test_full_steps_start_where_the_last_sleep_ended():
+    """Two sleeps of a state: the second rescales what changed since the first."""
+    grid, rule = GRIDS[0], sleep.resolve('mean', {'border': 'include'})
+    grids, params = {'a': {'kernel': grid}}, {'a': {'kernel': random_kernel(grid)}}
+    optimizer = optax.chain(optax.adamw(0.1), after_sleep(grids))
+    state = TrainState(jnp.int32(1), params, {}, optimizer.init(params))
+    step = partial(sleep_step.step, grids=grids, rule=rule, share_moments=True, full_step=True)
+    state = step(state, KEY)
+    slept = state.params['a']['kernel']
+    np.testing.assert_allclose(
+        slept, sleep.mean(params['a']['kernel'], grid, KEY, border='include'), atol=1e-6
+    )
+    moved = slept + 0.1 * random_kernel(grid, seed=1)
+    again = step(state.replace(params={'a': {'kernel': moved}}), KEY).params['a']['kernel']
+    change = np.asarray(again - slept)
+    assert np.sqrt((change**2).mean()) == pytest.approx(
+        np.sqrt(((moved - slept) ** 2).mean()), rel=1e-3
+    )
+
+
+def test_a_circuit_of_a_joined_pool_has_its_neurons_in_the_moments_of_the_tiled_pools():
+    grid = Grid.create((4, 5), 2, 1, 'VALID')
+    kernel = random_kernel(grid, channels=1, features=1)
+    options = CIRCUIT | {'patterns_per_weight': 1, 'steps_per_pattern': 60}
+    found = sleep.circuit(kernel, grid.joined_pools(), KEY, border='include', **options)
+    turns = grid.pools().ravel()
+    order = np.arange(len(turns))  # of one pool, in the order of positions
+    parameters = circuit.Circuit(
+        steps_per_pattern=60, learning_rate=lambda t: jnp.full(t.shape, 2.5e-4 / 4)
+    )
+    shown = jax.random.normal(KEY, (4, 4), jnp.float32)
+    weights = kernel.reshape(len(order), 4)
+    expected, _ = circuit.simulate_stepwise(
+        weights, shown, 1e-3, parameters, excited=turns == np.arange(4)[:, None]
+    )
+    np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=1e-5)
+    together, _ = circuit.simulate_stepwise(weights, shown, 1e-3, parameters)
+    assert np.abs(together - expected).max() > 1e-3

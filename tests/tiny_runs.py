@@ -30,7 +30,7 @@ def get_config(kind: str):
     config.translations.padding = 1
     config.image_size = 8
     config.log_every, config.checkpoint_every = 4, 5
-    config.sleep.every = 7
+    config.sleep.every, config.sleep.full_step = 7, True
     config.sleep.hebbian.steps = config.sleep.hebbian.patterns_per_step = 3
     if kind == 'resident':
         config.dataset, config.batch_size, config.epochs = 'digits', 24, 2

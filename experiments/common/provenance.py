@@ -9,7 +9,7 @@ import jax
 
 
 def provenance() -> dict[str, str | int | None]:
-    """commit (with '+' if files differ from it), device, devices, cpu, cpus, jax, python, flags."""
+    """commit ('+' if files differ from it), device, devices, cpu, cpus, jax, python, xla_flags."""
     return {
         'commit': _commit(),
         'device': jax.devices()[0].device_kind,

@@ -3,7 +3,7 @@
     python -m experiments.train --config=experiments/configs/digits.py:lc_hebbian \\
         --workdir=runs/digits
 
-`make demo` trains the four kinds.
+`make demo` trains five kinds.
 """
 
 from lcn_jax.training import config as configs

@@ -5,5 +5,7 @@ COLOURS = {
     'lc': '#e45756',
     'translations': '#f2a541',
     'mean': '#72b7b2',
+    'mean_joined': '#2f6f6b',
     'hebbian': '#54a24b',
+    'hebbian_joined': '#1d5e18',
 }

@@ -12,6 +12,14 @@ from lcn_jax.data.sources import Source
 from lcn_jax.errors import UsageError
 from lcn_jax.resnet import STEMS
 
+# What networks with joined pools need to come near a convolution (docs/method.md).
+JOINED = {
+    'sleep.pools': 'joined',
+    'sleep.share_moments': True,
+    'sleep.full_step': True,
+    'model.init': 'common',
+}
+
 KINDS = {
     'conv': {},
     'lc': {'connectivity': 'lc'},
@@ -20,6 +28,10 @@ KINDS = {
     'lc_mean': {'connectivity': 'lc', 'sleep.rule': 'mean'},
     'lc_exact': {'connectivity': 'lc', 'sleep.rule': 'exact'},
     'lc_circuit': {'connectivity': 'lc', 'sleep.rule': 'circuit'},
+    **{
+        f'lc_{rule}_joined': {'connectivity': 'lc', 'sleep.rule': rule} | JOINED
+        for rule in ('mean', 'hebbian')
+    },
 }
 
 
@@ -51,6 +63,8 @@ def default() -> ConfigDict:
     config.model.shared = ''  # regular expression for the names of others that stay shared
     config.model.dtype = 'float32'  # of the computation; parameters are float32
     config.model.sync_batch_norm = False  # batch statistics over all devices
+    config.model.init = 'independent'  # or 'common': local kernels start alike at all positions ...
+    config.model.init_noise = 0.0  # ... plus noise, as a fraction of their standard deviation
 
     config.batch_size = 512  # over all devices
     config.epochs = 200
@@ -58,12 +72,16 @@ def default() -> ConfigDict:
     config.drop = 0.25  # factor on the learning rate ...
     config.drops_at = (0.5, 0.75)  # ... at these fractions of training
     config.weight_decay = 1e-2
+    config.optimizer = 'adamw'  # or 'sgd'
+    config.momentum = 0.9  # of sgd
 
     config.sleep = ConfigDict()
     config.sleep.rule = 'none'  # or a rule of lcn_jax.sleep, or 'module:function' for one's own
     config.sleep.every = 10  # wake steps between sleeps
+    config.sleep.pools = 'tiled'  # or 'joined': all positions of a layer are one pool
     config.sleep.border = 'include'  # or 'exclude' neurons that see the padding from all sharing
     config.sleep.share_moments = False  # also average the optimizer's moments of the kernels
+    config.sleep.full_step = False  # rescale a pool's common change to its members' changes
     config.sleep.mean = ConfigDict()  # the options of each rule, under the name of its function
     config.sleep.exact = ConfigDict()
     config.sleep.exact.gamma = 1e-5
@@ -120,11 +138,16 @@ CHOICES = {
     'connectivity': ('conv', 'lc'),
     'model.stem': tuple(STEMS),
     'model.dtype': ('float32', 'bfloat16'),
+    'model.init': ('independent', 'common'),
+    'optimizer': ('adamw', 'sgd'),
+    'sleep.pools': ('tiled', 'joined'),
     'sleep.border': ('include', 'exclude'),
 }
 LEAST = {
     'model.width': 1,
     'model.n_first_conv': 0,
+    'model.init_noise': 0,
+    'momentum': 0,
     'translations.padding': 0,
     'translations.repetitions': 1,
     'batch_size': 1,
@@ -163,7 +186,7 @@ def check(config: ConfigDict) -> None:
                 f'config.{field} is {value_of(field)!r}; it must be one of {", ".join(choices)}.'
             )
     for field, least in LEAST.items():
-        if value_of(field) < least:
+        if not value_of(field) >= least:  # NaN, too
             raise UsageError(f'config.{field} is {value_of(field)}; it must be {least} or more.')
     _check_model(config)
     _check_images(config)
@@ -182,6 +205,17 @@ def _check_model(config: ConfigDict) -> None:
             f'config.model.shared is {config.model.shared!r}, which is not a valid regular '
             f'expression: {e}.'
         ) from None
+    if config.momentum >= 1:
+        raise UsageError(f'config.momentum is {config.momentum}; it must be below 1.')
+    if config.model.init_noise and config.model.init == 'independent':
+        raise UsageError(
+            'config.model.init_noise has no meaning for independent kernels: set '
+            'config.model.init=common, or leave it at 0.'
+        )
+    if config.sleep.full_step and config.sleep.rule == 'none':
+        raise UsageError(
+            'config.sleep.full_step needs a sleep rule: set config.sleep.rule, or leave it False.'
+        )
     if config.sleep.rule != 'none' and config.connectivity != 'lc':
         raise UsageError(
             'a convolutional network has nothing to share: set config.connectivity=lc or '

@@ -14,31 +14,29 @@ import ml_collections
 import optax
 from ml_collections import FrozenConfigDict
 
-from lcn_jax import local, plugins, snr
+from lcn_jax import convert, kernels, local, plugins, snr
 from lcn_jax.data.sources import Source
 from lcn_jax.errors import UsageError
 from lcn_jax.resnet import ResNet
 from lcn_jax.training import config as configs
-from lcn_jax.training import parallel, sleep_step, state, wake
+from lcn_jax.training import optimizer, parallel, sleep_step, state, wake
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Experiment:
     """Everything that a config describes but the data and the seed; made by `Experiment.create`.
 
-    config: without the seed. image_shape: (H, W, C) of the network's input. optimizer: makes the
-    optimizer for a number of training steps, on which only its learning rate depends.
+    config: without the seed. image_shape: (H, W, C) of the network's input.
 
-    The programs (`init`, `wake`, `sleep`, `evaluate`, `snr`, `is_finite`) run on all devices: their
-    arguments and results have a leading axis of devices, except for keys and numbers of steps. Each
-    is made when it is first used, and compiled when it is first called. A run of several seeds
-    keeps one experiment and so compiles once.
+    The programs (`init`, `wake`, `sleep`, `evaluate`, `similarity`, `is_finite`) run on all
+    devices: their arguments and results have a leading axis of devices, except for keys and numbers
+    of steps. Each is made when it is first used, and compiled when it is first called. A run of
+    several seeds keeps one experiment and so compiles once.
     """
 
     config: FrozenConfigDict
     model: nn.Module
     image_shape: tuple[int, int, int]
-    optimizer: Callable[[int], optax.GradientTransformation]
 
     @classmethod
     def create(cls, config: ml_collections.ConfigDict) -> 'Experiment':
@@ -53,14 +51,18 @@ class Experiment:
             config=configs.without_seed(config),
             model=make_model(config, dataset.num_classes),
             image_shape=(config.image_size, config.image_size, dataset.image_shape[2]),
-            optimizer=partial(wake.optimizer, config),
         )
         _check_connectivity(experiment)
         return experiment
 
     def initial_state(self, key: jax.Array) -> state.TrainState:
         """The state of one device before the first step."""
-        return state.create(key, self.model, self.optimizer(1), self.image_shape)
+        fresh = state.create(key, self.model, self.optimizer(1), self.image_shape)
+        if self.config.model.init == 'independent' or not self.grids:
+            return fresh
+        noise, noise_key = self.config.model.init_noise, jax.random.fold_in(key, 1)
+        params = convert.alike(fresh.params, self.grids, noise, noise_key)
+        return state.of_variables(fresh.variables | {'params': params}, self.optimizer(1))
 
     @cached_property
     def _variables_and_grids(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -75,7 +77,12 @@ class Experiment:
     @cached_property
     def grids(self) -> Mapping[str, Any]:
         """The `Grid` of every locally connected kernel, at its path in the params."""
-        return self._variables_and_grids[1]
+        grids = self._variables_and_grids[1]
+        return kernels.joined(grids) if self.config.sleep.pools == 'joined' else grids
+
+    def optimizer(self, total_steps: int) -> optax.GradientTransformation:
+        """For a number of training steps, on which only its learning rate depends."""
+        return optimizer.make(self.config, self.grids, total_steps)
 
     @cached_property
     def parameters(self) -> int:
@@ -119,6 +126,7 @@ class Experiment:
             grids=self.grids,
             rule=sleep_step.rule(self.config),
             share_moments=self.config.sleep.share_moments,
+            full_step=self.config.sleep.full_step,
         )
 
     @cached_property
@@ -150,12 +158,22 @@ class Experiment:
         return parallel.per_device(program, (0, 0))
 
     @cached_property
-    def snr(self) -> Callable[[state.TrainState], dict[str, jax.Array]]:
-        """state -> weight SNR of every locally connected layer, by name."""
-        border = self.config.sleep.border
-        return parallel.per_device(
-            lambda train_state: snr.layer_snrs(train_state.params, self.grids, border), [0]
-        )
+    def similarity(self) -> Callable[[state.TrainState], dict[str, jax.Array]]:
+        """state -> weight_snr, the mean over layers, and weight_deviation, of the network.
+
+        Without what has no meaning: a network without locally connected layers has neither, one
+        without two neurons in a pool has no SNR.
+        """
+
+        def measure(train_state):
+            network = train_state.params, self.grids, self.config.sleep.border
+            snrs = [of_layer.mean() for of_layer in snr.layer_snrs(*network).values()]
+            found = {'weight_snr': sum(snrs) / len(snrs)} if snrs else {}
+            if self.grids:
+                found['weight_deviation'] = snr.network_deviation(*network)
+            return found
+
+        return parallel.per_device(measure, [0])
 
     @cached_property
     def is_finite(self) -> Callable[[state.TrainState], jax.Array]:

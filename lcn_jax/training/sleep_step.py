@@ -9,12 +9,19 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import optax
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from lcn_jax import sleep
+from lcn_jax.grid import Pools
+from lcn_jax.kernels import for_each_member, kernels, with_kernels
 from lcn_jax.sleep import Rule, share
 from lcn_jax.training import parallel
+from lcn_jax.training.optimizer import local_kernels
 from lcn_jax.training.state import TrainState
+
+TINY = 1e-30  # nothing has moved
 
 
 def rule(config: ConfigDict) -> Rule:
@@ -33,20 +40,31 @@ def rule(config: ConfigDict) -> Rule:
 
 
 def step(
-    state: TrainState, key: jax.Array, *, grids: Mapping, rule: Rule, share_moments: bool
+    state: TrainState,
+    key: jax.Array,
+    *,
+    grids: Mapping,
+    rule: Rule,
+    share_moments: bool,
+    full_step: bool = False,
 ) -> TrainState:
     """One sleep: the locally connected kernels change and everything else stays.
 
     With `share_moments` each of the optimizer's moments of these kernels becomes the mean of its
-    pool, as the moments of a convolution would be. The random numbers depend on `key` and the step
-    only, so that all devices sleep alike.
+    pool, as the moments of a convolution would be. `full_step` is explained at `lengthen`. The
+    random numbers depend on `key` and the step only, so that all devices sleep alike.
     """
     key = jax.random.fold_in(key, state.step)
-    state = replace(state, params=share(state.params, grids, rule, key))
+    params, opt_state = share(state.params, grids, rule, key), state.opt_state
+    if full_step:
+        last = optax.tree_utils.tree_get(opt_state, 'after_sleep')
+        params = lengthen(params, state.params, last, grids, rule.keywords['border'])
+        opt_state = optax.tree_utils.tree_set(opt_state, after_sleep=local_kernels(params, grids))
+    state = replace(state, params=params, opt_state=opt_state)
     if not share_moments:
         return state
-    like_params = jax.tree.structure(state.params).__eq__
     share_mean = partial(sleep.mean, border=rule.keywords['border'])
+    like_params = jax.tree.structure(state.params).__eq__
     return replace(
         state,
         opt_state=jax.tree.map(
@@ -59,3 +77,33 @@ def step(
             is_leaf=lambda tree: like_params(jax.tree.structure(tree)),
         ),
     )
+
+
+def lengthen(shared: Any, own: Any, last: Any, grids: Mapping, border: str) -> dict[str, Any]:
+    """Rescales a pool's common change since the last sleep to the size of its members' changes.
+
+    Between two sleeps a neuron moves mostly on the noise of its own gradients. The average takes
+    the noise away, and with it most of the step that the optimizer meant to take. With m(w), the
+    means of pools,
+
+        w = w_shared + (rms(w_own - w_last) / rms(c) - 1) c,     c = m(w_own) - m(w_last).
+
+    Root mean squares are over the neurons of a layer that are in pools; the others keep what the
+    rule gives them.
+
+    Args:
+      shared, own: parameters after and before the sleep.
+      last: local kernels at the end of the sleep before, as `optimizer.local_kernels` has them.
+    """
+    changed = {}
+    trees = (kernels(tree, grids) for tree in (shared, own, last))
+    for (path, shared_kernel, grid), (_, own_kernel, _), (_, last_kernel, _) in zip(*trees):
+
+        def of_member(shared, own, last, grid=grid):
+            moved = jnp.where(grid.in_pool(border), own - last, 0)
+            common = jnp.where(grid.in_pool(border), Pools.of(grid, border).averaged(moved), 0)
+            ratio = jnp.linalg.norm(moved) / jnp.maximum(jnp.linalg.norm(common), TINY)
+            return shared + (ratio - 1) * common
+
+        changed[path] = for_each_member(of_member, grid, shared_kernel, own_kernel, last_kernel)
+    return with_kernels(shared, changed)

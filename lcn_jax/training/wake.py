@@ -9,7 +9,6 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 from jax import lax
 
@@ -17,17 +16,6 @@ from lcn_jax.data.batches import Pixels, eval_batch, train_batch
 from lcn_jax.training import parallel
 from lcn_jax.training.metrics import Sums
 from lcn_jax.training.state import TrainState
-
-
-def learning_rate(config: ml_collections.ConfigDict, total_steps: int) -> optax.Schedule:
-    """Constant, times `config.drop` at each of the fractions `config.drops_at` of training."""
-    drops = {int(total_steps * fraction): config.drop for fraction in config.drops_at}
-    return optax.piecewise_constant_schedule(config.learning_rate, drops)
-
-
-def optimizer(config: ml_collections.ConfigDict, total_steps: int) -> optax.GradientTransformation:
-    """AdamW that decays all parameters, as PyTorch's does."""
-    return optax.adamw(learning_rate(config, total_steps), weight_decay=config.weight_decay)
 
 
 def update(

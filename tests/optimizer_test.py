@@ -1,0 +1,121 @@
+"""The optimizers, and the network that sleeps after every step and is a convolution."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny_config
+
+from lcn_jax import convert
+from lcn_jax.errors import UsageError
+from lcn_jax.grid import Grid
+from lcn_jax.training import optimizer, parallel, wake
+from lcn_jax.training.experiment import Experiment
+
+KEY = jax.random.key(0)
+SLEEP = {'sleep.rule': 'mean', 'sleep.pools': 'joined', 'model.init': 'common'}
+
+
+def experiment(kind, **changes):
+    config = tiny_config.get_config(kind)
+    config.model.stage_sizes, config.model.width = (1,), 3
+    config.optimizer, config.learning_rate = 'sgd', 0.1
+    config.update_from_flattened_dict(changes)
+    return Experiment.create(config)
+
+
+def trained(of, steps, params=None):
+    """The parameters after each of the steps, with a sleep after it if the network has a rule."""
+    state = jax.jit(of.initial_state)(KEY)
+    state = state if params is None else state.replace(params=params)
+    learn = functools.partial(wake.update, model=of.model, optimizer=of.optimizer(10))
+
+    @jax.jit
+    def step(state, images, labels):
+        state, _ = jax.vmap(learn, axis_name=parallel.AXIS)(
+            *jax.tree.map(lambda leaf: leaf[None], (state, images, labels))
+        )
+        state = jax.tree.map(lambda leaf: leaf[0], state)
+        return of.sleep_step(state, KEY) if of.config.sleep.rule != 'none' else state
+
+    random, after = np.random.default_rng(0), []
+    for _ in range(steps):
+        images = random.normal(size=(16, *of.image_shape)).astype(np.float32)
+        state = step(state, images, random.integers(10, size=16))
+        after.append(state.params)
+    return after
+
+
+def test_sleeping_after_every_step_in_joined_pools_is_a_convolution():
+    """SGD with momentum, rates times the pool's size, one initial kernel: step by step."""
+    local, conv = experiment('lc', **SLEEP), experiment('conv')
+    start = jax.jit(local.initial_state)(KEY).params
+    convolutional = trained(conv, 8, convert.to_shared(start, local.grids))
+    for one, other in zip(trained(local, 8), convolutional):
+        expected = convert.to_local(other, local.grids)
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(expected)):
+            np.testing.assert_allclose(a, b, atol=2e-5)
+    assert max(map(np.ptp, jax.tree.leaves(jax.tree.map(jnp.subtract, start, one)))) > 0.1
+
+
+@pytest.mark.parametrize('change', [{'sleep.pools': 'tiled'}, {'optimizer': 'adamw'}], ids=str)
+def test_other_sleeps_are_not(change):
+    local, conv = experiment('lc', **SLEEP | change), experiment('conv', **change)
+    start = jax.jit(local.initial_state)(KEY).params
+    (*_, one) = trained(local, 3)
+    (*_, other) = trained(conv, 3, convert.to_shared(start, local.grids))
+    name = 'stage1_block1_conv1'
+    difference = one[name]['kernel'] - other[name]['kernel']
+    assert np.abs(difference).max() > 1e-2
+
+
+@pytest.mark.parametrize('border', ['include', 'exclude'])
+@pytest.mark.parametrize('joined', [False, True])
+def test_gradients_are_multiplied_by_the_size_of_the_pool(joined, border):
+    grid = Grid.create((5, 4), (2, 3), padding=1)
+    grid = grid.joined_pools() if joined else grid
+    grids = {'layer': {'kernel': grid}}
+    updates = {'layer': {'kernel': np.ones((6, 4, 2, 3, 1, 2)), 'bias': np.ones(2)}}
+    scale = optimizer.times_pool_size(grids, border)
+    scaled, _ = scale.update(updates, scale.init(updates))
+    np.testing.assert_array_equal(scaled['layer']['bias'], 1)
+    pools = grid.pools(border)
+    for position in np.ndindex(6, 4):
+        size = (pools == pools[position]).sum() if pools[position] >= 0 else 1
+        np.testing.assert_array_equal(scaled['layer']['kernel'][position], size)
+
+
+def test_kernels_that_start_alike_have_the_noise_of_the_config():
+    def kernels(**changes):
+        params = jax.jit(experiment('lc', **changes).initial_state)(KEY).params
+        return np.asarray(params['stage1_block1_conv1']['kernel'])
+
+    alike = kernels(**{'model.init': 'common'})
+    assert (alike == alike[0, 0]).all() and np.std(alike) > 0
+    noisy = kernels(**{'model.init': 'common', 'model.init_noise': 0.5})
+    np.testing.assert_allclose(np.std(noisy - alike), 0.5 * np.std(alike[0, 0]), rtol=0.1)
+    independent = kernels()
+    np.testing.assert_array_equal(independent[0, 0], alike[0, 0])
+    assert np.std(independent.mean((0, 1))) < 0.3 * np.std(independent)
+
+
+def test_sgd_is_that_of_optax_where_nothing_is_local():
+    config = tiny_config.get_config('conv')
+    config.optimizer, config.learning_rate, config.weight_decay = 'sgd', 0.1, 0.0
+    config.drops_at = ()
+    ours, theirs = optimizer.make(config, {}, 10), optax.sgd(0.1, momentum=0.9)
+    params = {'w': jnp.arange(3.0)}
+    states = ours.init(params), theirs.init(params)
+    for gradient in (params, {'w': jnp.ones(3)}):
+        one, first = ours.update(gradient, states[0], params)
+        other, second = theirs.update(gradient, states[1], params)
+        states = first, second
+        np.testing.assert_allclose(one['w'], other['w'], rtol=1e-6)
+
+
+def test_noise_without_a_common_kernel_is_refused():
+    with pytest.raises(UsageError, match=r'config\.model\.init_noise has no meaning'):
+        experiment('lc', **{'model.init_noise': 0.1})
