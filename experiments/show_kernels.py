@@ -36,7 +36,7 @@ def main(argv):
     if config.connectivity != 'lc':
         raise UsageError(f'{workdir} holds a convolutional network, which has nothing to share.')
     if config.sleep.rule == 'none':
-        config.sleep.rule = 'mean'
+        config.sleep.rule, config.sleep.full_step = 'mean', False
     experiment = Experiment.create(config)
     grids = dict(by_path(experiment.grids))
     path = (*LAYER.value.split('/'), 'kernel')

@@ -115,12 +115,12 @@ def test_the_cost_of_the_full_size_by_hand():
 
     config = configs.default()
     config.batch_size, config.connectivity = 8, 'lc'
-    experiment = Experiment(config, LinenTNN(), (150, 150, 3), lambda steps: optax.adamw(1e-3))
+    experiment = Experiment(config, LinenTNN(), (150, 150, 3))
     parameters = sum(products) + dense + biases
     assert experiment.parameters == parameters
     memory = cost.memory(experiment.shapes, layers, 8, jnp.dtype('float32'))
     assert memory['parameters'] == 4 * parameters
-    assert memory['optimizer'] == 8 * parameters + 4
+    assert memory['optimizer'] == 8 * parameters + 2 * 4  # Adam and the rate count the steps
     outputs = sum(n * n * o for n, o in zip(sizes, FEATURES)) + 565
     assert memory['activations'] == 4 * 3 * 8 * outputs
     report = describe(experiment)

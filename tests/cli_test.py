@@ -73,7 +73,8 @@ digits.get_config = tiny_config.get_config
     done = tiny_runs.call('demo', *flags, before=smaller)
     assert done.returncode == 0, done.stderr
     kinds = json.loads((tmp_path / 'results.json').read_text())['kinds']
-    assert list(kinds) == ['conv', 'lc', 'lc_translations', 'lc_hebbian']
+    joined = 'lc_hebbian_joined'
+    assert list(kinds) == ['conv', 'lc', 'lc_translations', 'lc_hebbian', joined]
     for kind, result in kinds.items():
         assert len(result['test_accuracy']) == 2
         (row,) = [line for line in done.stdout.splitlines() if line.startswith(f'{kind} ')]

@@ -212,10 +212,6 @@ def _check_model(config: ConfigDict) -> None:
             'config.model.init_noise has no meaning for independent kernels: set '
             'config.model.init=common, or leave it at 0.'
         )
-    if config.sleep.full_step and config.sleep.rule == 'none':
-        raise UsageError(
-            'config.sleep.full_step needs a sleep rule: set config.sleep.rule, or leave it False.'
-        )
     if config.sleep.rule != 'none' and config.connectivity != 'lc':
         raise UsageError(
             'a convolutional network has nothing to share: set config.connectivity=lc or '

@@ -38,7 +38,8 @@ def make(
             optax.add_decayed_weights(config.weight_decay),
             optax.scale_by_learning_rate(rate),
         )
-    return optax.chain(made, after_sleep(grids)) if config.sleep.full_step else made
+    full_steps = config.sleep.full_step and config.sleep.rule != 'none'
+    return optax.chain(made, after_sleep(grids)) if full_steps else made
 
 
 class AfterSleep(NamedTuple):
