@@ -326,6 +326,7 @@ GOLDEN = os.path.join(os.path.dirname(__file__), 'golden_batches.json')
 
 
 @pytest.mark.parametrize('name', sources.SPECS)
+@pytest.mark.slow
 def test_golden_batch(data_dir, name):
     """Labels and mean of each image of one batch, as they came out when this was written.
 

@@ -96,6 +96,7 @@ def test_seen_values_are_what_a_pool_sees(case):
 
 
 @each_case
+@pytest.mark.slow
 def test_joined_pools_see_the_same_when_the_pattern_moves(case):
     """Every position sees one and the same patch for one of the shifts of the pattern."""
     grid = Grid.create(*case)

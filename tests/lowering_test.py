@@ -108,6 +108,7 @@ def test_a_layer_is_one_batched_product(spatial, dtype, platform):
 
 @everywhere
 @each_dtype
+@pytest.mark.slow
 def test_a_training_step_has_three_products_a_layer(dtype, platform):
     model, optimizer = network(dtype), optax.adamw(1e-3)
     image_shape = (SIZE, SIZE, 3)

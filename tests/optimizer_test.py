@@ -49,6 +49,7 @@ def trained(of, steps, params=None):
     return after
 
 
+@pytest.mark.slow
 def test_sleeping_after_every_step_in_joined_pools_is_a_convolution():
     """SGD with momentum, rates times the pool's size, one initial kernel: step by step."""
     local, conv = experiment('lc', **SLEEP), experiment('conv')
@@ -62,6 +63,7 @@ def test_sleeping_after_every_step_in_joined_pools_is_a_convolution():
 
 
 @pytest.mark.parametrize('change', [{'sleep.pools': 'tiled'}, {'optimizer': 'adamw'}], ids=str)
+@pytest.mark.slow
 def test_other_sleeps_are_not(change):
     local, conv = experiment('lc', **SLEEP | change), experiment('conv', **change)
     start = jax.jit(local.initial_state)(KEY).params
@@ -88,6 +90,7 @@ def test_gradients_are_multiplied_by_the_size_of_the_pool(joined, border):
         np.testing.assert_array_equal(scaled['layer']['kernel'][position], size)
 
 
+@pytest.mark.slow
 def test_kernels_that_start_alike_have_the_noise_of_the_config():
     def kernels(**changes):
         params = jax.jit(experiment('lc', **changes).initial_state)(KEY).params

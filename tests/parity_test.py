@@ -113,6 +113,7 @@ class SimulationParityTest(ParityTest):
                 self.check_plain_rule(theirs)
 
     @parameterized.parameters((circuit.simulate,), (circuit.simulate_stepwise,))
+    @pytest.mark.slow
     def test_circuit(self, simulate):
         for name, theirs in self.recordings('circuit_*.npz').items():
             with self.subTest(name):

@@ -157,6 +157,7 @@ def official(tmp_path_factory):
         if form == 'folder' or layout is not tiny_archives.imagenet_files
     ],
 )
+@pytest.mark.slow
 def test_all_layouts_give_the_same_examples(tmp_path, official, name, layout, change, form):
     labels = None
     if layout is tiny_archives.imagenet_files:

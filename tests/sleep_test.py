@@ -170,6 +170,7 @@ def test_taps_on_inserted_zeros_learn_nothing():
     assert np.abs(expected - kernel).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_groups_are_shared_apart():
     grid = GRIDS[0]
     kernel = random_kernel(grid, channels=2, features=6)
@@ -188,6 +189,7 @@ def test_groups_are_shared_apart():
 
 
 @each_grid
+@pytest.mark.slow
 def test_hebbian_converges_to_exact_for_the_same_patterns(grid):
     kernel = random_kernel(grid)
     patterns = jax.random.normal(KEY, (1, 200, *kernel.shape[2:5]))
@@ -243,6 +245,7 @@ def test_patterns_split_over_devices_teach_what_they_teach_together():
 
 @pytest.mark.parametrize('joined', [False, True])
 @each_border
+@pytest.mark.slow
 def test_circuits_equalise_pools_of_unequal_size(border, joined):
     grid = Grid.create((8, 7), 2, 1, ((1, 0), (1, 0)))  # pools of 4·4, 4·3 ... neurons
     grid = grid.joined_pools() if joined else grid
@@ -259,6 +262,7 @@ def test_circuits_equalise_pools_of_unequal_size(border, joined):
     assert deviation < mean**4 < 1
 
 
+@pytest.mark.slow
 def test_circuit_sleeps_towards_the_rule_it_realises():
     """More patterns bring the circuit nearer to the pool means; the anchor holds it off."""
     grid = Grid.create(8, 2, 1, 'VALID')
@@ -575,6 +579,7 @@ def test_full_steps_start_where_the_last_sleep_ended():
     )
 
 
+@pytest.mark.slow
 def test_a_circuit_of_a_joined_pool_has_its_neurons_in_the_moments_of_the_tiled_pools():
     grid = Grid.create((4, 5), 2, 1, 'VALID')
     kernel = random_kernel(grid, channels=1, features=1)

@@ -73,6 +73,7 @@ def test_own_images_are_read_as_they_were_written(data_dir):
     ('name', 'classes', 'channels', 'steps', 'evaluated'),
     [('stripes', 3, 1, 3, 9), ('postcards', 2, 3, 2, 5)],
 )
+@pytest.mark.slow
 def test_own_data_trains_by_config_alone(
     data_dir, tmp_path, name, classes, channels, steps, evaluated
 ):

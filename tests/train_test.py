@@ -186,6 +186,7 @@ def count_parameters(stage_sizes, width, size, colours, local):
         (cifar10.get_config, ((3, 3, 3), 16, 32, 3), {'conv': 272_474, 'lc': 40_814_762}),
     ],
 )
+@pytest.mark.slow
 def test_parameter_counts(get_config, shape, published, kind):
     config = get_config(kind)
     counted = Experiment.create(config).parameters
@@ -226,6 +227,7 @@ def forgetful(kernel, grid, key, *, border):
         ({'sleep.rule': f'{__name__}:forgetful'}, 'must keep shape and dtype'),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_work_is_refused_in_one_line(tiny, tmp_path, changes, message):
     with pytest.raises(UsageError, match=message) as error:
         train.train_and_evaluate(tiny('lc', **changes), str(tmp_path))

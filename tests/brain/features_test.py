@@ -123,6 +123,7 @@ class TestForeignModel:
 
 class TestFeatures:
     @pytest.mark.parametrize('kind', ['conv', 'lc'])
+    @pytest.mark.slow
     def test_blocks_are_what_the_network_computes(self, networks, found, images, kind):
         """Each block gives the shortcut, average or logits that are computed from it."""
         network, found = networks[kind], found[kind]
