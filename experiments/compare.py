@@ -17,13 +17,13 @@ from absl import flags
 
 from experiments.common import cli
 from lcn_jax.errors import UsageError
-from lcn_jax.files import from_json
-from lcn_jax.training import checkpoint
-from lcn_jax.training.metrics import awake
+from lcn_jax.training import checkpoint, metrics
+from lcn_jax.training.train import evaluated_split
 
 WORKDIRS = flags.DEFINE_list(
     'workdirs', None, 'Folders that experiments.train wrote; * and ? are wildcards.', required=True
 )
+Run = tuple[dict[str, Any], dict[str, Any]]
 NOT_COMPARED = ('seed', *checkpoint.FREE)
 
 
@@ -32,29 +32,29 @@ def main(argv):
     workdirs = sorted({path for pattern in WORKDIRS.value for path in glob.glob(pattern)})
     if not workdirs:
         raise UsageError(f'--workdirs={",".join(WORKDIRS.value)} matches no folder.')
-    print(markdown([(read_config(workdir), last_record(workdir)) for workdir in workdirs]))
+    print(markdown([read_run(workdir) for workdir in workdirs]))
 
 
-def read_config(workdir: str) -> dict[str, Any]:
-    """The fields of a run's config that are compared, by their names with dots."""
-    values = flax.traverse_util.flatten_dict(checkpoint.read_config(workdir).to_dict(), sep='.')
-    return {name: value for name, value in values.items() if name not in NOT_COMPARED}
+def read_run(workdir: str) -> Run:
+    """The fields that are compared, by their names with dots, and the last record with its 'split'.
+
+    Raises:
+      UsageError: the folder holds no run, or one that did not end in an evaluation.
+    """
+    config = checkpoint.read_config(workdir)
+    values = flax.traverse_util.flatten_dict(config.to_dict(), sep='.')
+    fields = {name: value for name, value in values.items() if name not in NOT_COMPARED}
+    records = metrics.read(os.path.join(workdir, 'metrics.jsonl'))
+    split = evaluated_split(config)
+    if not records or f'{split}_top1' not in records[-1]:
+        raise UsageError(
+            f'the run in {workdir} has not been evaluated at its end: train it to there.'
+        )
+    return fields, records[-1] | {'split': split}
 
 
-def last_record(workdir: str) -> dict[str, Any]:
-    """The last record of a run; UsageError if it did not end in an evaluation."""
-    path = os.path.join(workdir, 'metrics.jsonl')
-    if os.path.exists(path):
-        with open(path) as file:
-            lines = file.read().splitlines()
-        record = from_json(lines[-1]) if lines else {}
-        if any(name.endswith('_top1') and name != 'train_top1' for name in record):
-            return record
-    raise UsageError(f'the run in {workdir} has not been evaluated at its end: train it to there.')
-
-
-def markdown(runs: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
-    """A row for each config, with its (config, last record) pairs; the best accuracy first."""
+def markdown(runs: list[Run]) -> str:
+    """A row for each config, the best accuracy first."""
     by_config = defaultdict(list)
     for config, record in runs:
         by_config[json.dumps(config, sort_keys=True)].append(record)
@@ -63,16 +63,16 @@ def markdown(runs: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
     differing = [
         name for name in names if len({json.dumps(c.get(name)) for c in configs.values()}) > 1
     ]
-    split = 'validation' if 'validation_top1' in runs[0][1] else 'test'
+    splits = '/'.join(sorted({record['split'] for _, record in runs}))
     lines = [
-        f'| {" | ".join([*differing, f"{split} top-1 %", "n", "weight deviation", "s / run"])} |',
+        f'| {" | ".join([*differing, f"{splits} top-1 %", "n", "weight deviation", "s / run"])} |',
         '|' + '---|' * len(differing) + '---:|' * 4,
     ]
     rows = []
     for key, records in by_config.items():
-        accuracies = [100 * record[f'{split}_top1'] for record in records]
+        accuracies = [100 * record[f'{record["split"]}_top1'] for record in records]
         spread = f' ± {statistics.stdev(accuracies):.1f}' if len(accuracies) > 1 else ''
-        deviations = [awake(record, 'weight_deviation') for record in records]
+        deviations = [metrics.awake(record, 'weight_deviation') for record in records]
         deviation = '' if None in deviations else f'{statistics.mean(deviations):.2g}'
         cells = [
             *(str(configs[key].get(name, '')) for name in differing),

@@ -186,7 +186,7 @@ class Grid:
         return math.prod(len(axis.values) for axis in self._pools)
 
     def seen_values(self) -> tuple[np.ndarray, np.ndarray]:
-        """What the T taps of each pool see: two arrays (num_pools, T), of int and of bool.
+        """What the T taps of each pool see, as two arrays (num_pools, T): of int and of bool.
 
         The number of a value in the flat pattern, which has the size of the kernel, and whether the
         tap is on a pixel of the input: with input dilation it may be on an inserted zero.

@@ -34,6 +34,12 @@ def kernels(params: Any, grids: Mapping) -> list[tuple[Path, jax.Array, Grid]]:
     return [(path, _kernel(flat, path, grid), grid) for path, grid in by_path(grids)]
 
 
+def local_kernels(params: Any, grids: Mapping) -> dict[str, Any]:
+    """The locally connected kernels alone, in a tree like `params`."""
+    flat = {path: kernel for path, kernel, _ in kernels(params, grids)}
+    return flax.traverse_util.unflatten_dict(flat)
+
+
 def joined(grids: Mapping) -> dict[str, Any]:
     """The grids with all positions of a layer in one pool."""
     flat = {path: grid.joined_pools() for path, grid in by_path(grids)}

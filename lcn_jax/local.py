@@ -120,8 +120,10 @@ def conv_local(
 
 
 def default_implementation(dtype: Any = jnp.float32) -> str:
-    """What `implementation=None` is in this dtype on the default backend: 'patches', but on CPU
-    'native', or 'direct' where 'native' is not available or does not have the dtype.
+    """The implementation that None stands for, in this dtype on the default backend.
+
+    It is 'patches', except on CPU: there it is 'native', or 'direct' if 'native' is not available
+    or does not compute in the dtype.
     """
     if jax.default_backend() != 'cpu':
         return 'patches'

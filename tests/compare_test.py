@@ -35,6 +35,19 @@ def test_runs_are_rows_by_what_differs(tmp_path, capsys):
     assert rows == ['| 2 | 80.0 | 1 | 0.25 | 10 |', '| 7 | 72.0 ± 2.8 | 2 | 0.25 | 10 |']
 
 
+def test_a_cut_off_record_does_not_count_and_splits_may_differ(tmp_path, capsys):
+    """Runs with images held out have another accuracy, and the column says so."""
+    make_run(tmp_path / 'a', 0, 0.7)
+    make_run(tmp_path / 'b', 0, 0.6, validation=10)
+    log = tmp_path / 'b/metrics.jsonl'
+    log.write_text(log.read_text().replace('test_top1', 'validation_top1') + '\n{"step": 1')
+    with flagsaver.flagsaver(workdirs=[f'{tmp_path}/*']):
+        compare.main([])
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert head.startswith('| validation | test/validation top-1 % |')
+    assert [row[:11] for row in rows] == ['| 0 | 70.0 ', '| 10 | 60.0']
+
+
 def test_what_cannot_be_compared_is_one_line(tmp_path):
     make_run(tmp_path / 'a', 0, 0.7)
     (tmp_path / 'a/metrics.jsonl').write_text('{"step": 1, "train_top1": 0.5}')

@@ -12,7 +12,7 @@ from lcn_jax.data.sources import Source
 from lcn_jax.errors import UsageError
 from lcn_jax.resnet import STEMS
 
-# What networks with joined pools need to come near a convolution (docs/method.md).
+# The settings that go with joined pools; docs/method.md explains them.
 JOINED = {
     'sleep.pools': 'joined',
     'sleep.share_moments': True,

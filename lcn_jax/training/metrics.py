@@ -73,7 +73,7 @@ class Log:
         self._path, self._sinks = path, sinks
         self._started = time.perf_counter() - seconds
         self._active = jax.process_index() == 0
-        kept = _read(path, step)
+        kept = [record for record in read(path) if record['step'] <= step]
         self.last: Record = kept[-1] if kept else {}
         if self._active:
             write_text(path, ''.join(map(to_json, kept)))
@@ -134,16 +134,13 @@ def tensorboard(folder: epath.Path) -> Report:
     return write
 
 
-def _read(path: str | os.PathLike, last_step: int) -> list[dict[str, Any]]:
-    """The records up to a step; it stops at a line that a crash has cut off."""
+def read(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The records of a log, [] if there is none; it stops at a line that a crash has cut off."""
     file = epath.Path(path)
     records = []
     for line in file.read_text().splitlines() if file.exists() else ():
         try:
-            record = from_json(line)
+            records.append(from_json(line))
         except json.JSONDecodeError:
             break
-        if record['step'] > last_step:
-            break
-        records.append(record)
     return records

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import flax.traverse_util
 import ml_collections
 import optax
 
 from lcn_jax.grid import Pools
-from lcn_jax.kernels import kernels, with_kernels
+from lcn_jax.kernels import kernels, local_kernels, with_kernels
 
 
 def learning_rate(config: ml_collections.ConfigDict, total_steps: int) -> optax.Schedule:
@@ -55,12 +54,6 @@ def after_sleep(grids: Mapping) -> optax.GradientTransformation:
         return AfterSleep(local_kernels(params, grids))
 
     return optax.GradientTransformation(init, lambda updates, state, params=None: (updates, state))
-
-
-def local_kernels(params: Any, grids: Mapping) -> dict[str, Any]:
-    """The locally connected kernels alone, in a tree like `params`."""
-    flat = {path: kernel for path, kernel, _ in kernels(params, grids)}
-    return flax.traverse_util.unflatten_dict(flat)
 
 
 def times_pool_size(grids: Mapping, border: str) -> optax.GradientTransformation:

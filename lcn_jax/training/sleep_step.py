@@ -15,10 +15,9 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from lcn_jax import sleep
 from lcn_jax.grid import Pools
-from lcn_jax.kernels import for_each_member, kernels, with_kernels
+from lcn_jax.kernels import for_each_member, kernels, local_kernels, with_kernels
 from lcn_jax.sleep import Rule, share
 from lcn_jax.training import parallel
-from lcn_jax.training.optimizer import local_kernels
 from lcn_jax.training.state import TrainState
 
 TINY = 1e-30  # nothing has moved
@@ -93,7 +92,7 @@ def lengthen(shared: Any, own: Any, last: Any, grids: Mapping, border: str) -> d
 
     Args:
       shared, own: parameters after and before the sleep.
-      last: local kernels at the end of the sleep before, as `optimizer.local_kernels` has them.
+      last: local kernels at the end of the sleep before, as `local_kernels` has them.
     """
     changed = {}
     trees = (kernels(tree, grids) for tree in (shared, own, last))
