@@ -22,13 +22,13 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
-from lcn_jax import arguments, bilinear, native, parameters, patches
+from lcn_jax import arguments, divided, native, parameters
 from lcn_jax.arguments import Padding
 from lcn_jax.grid import Grid
+from lcn_jax.implementations import IMPLEMENTATIONS, compute, implementations
+from lcn_jax.implementations import default_implementation as default_implementation
 from lcn_jax.parameters import he_normal as he_normal
 from lcn_jax.parameters import tile_kernel as tile_kernel
-
-IMPLEMENTATIONS = (*bilinear.IMPLEMENTATIONS, 'lax')
 
 
 def conv_local(
@@ -86,10 +86,9 @@ def conv_local(
             f'{why if native.available() else native.describe()}; choose None or one of '
             f'{implementations(x.dtype)}.'
         )
-    x, batch = _positions_first(x, dimensions) if layout == 'NHWC' else (x, x.shape[-2:-1])
     grid = Grid.create(
-        x.shape[:dimensions], kernel.shape[dimensions:-2], stride, padding, kernel_dilation,
-        input_dilation,
+        x.shape[-dimensions - 1 : -1] if layout == 'NHWC' else x.shape[:dimensions],
+        kernel.shape[dimensions:-2], stride, padding, kernel_dilation, input_dilation,
     )  # fmt: skip
     channels, features = x.shape[-1], kernel.shape[-1]
     arguments.check_groups(groups, channels, features, 'groups')
@@ -102,37 +101,23 @@ def conv_local(
     if mask is not None:
         arguments.check_shape(mask, kernel.shape, 'mask', 'kernel')
         kernel = kernel * jnp.asarray(mask, kernel.dtype)
+    layer = functools.partial(
+        compute, groups=groups, precision=precision, implementation=implementation
+    )
+    return _in_layout(layer, x, kernel, grid, layout)
+
+
+def _in_layout(
+    layer: Callable, x: jax.Array, kernel: jax.Array, grid: Grid, layout: str
+) -> jax.Array:
+    """`layer(x, kernel, grid)` in either layout, also for grids with circular padding."""
+    x, batch = _positions_first(x, grid.dimensions) if layout == 'NHWC' else (x, ())
     if grid.circular:
         x, grid = _wrapped(x, grid)
-
-    implementation = implementation or default_implementation(x.dtype)
-    if implementation == 'lax':
-        y = patches.reference(x, kernel, grid, groups, precision)
-    elif _is_partitioned(x, kernel):
-        y = patches.recomputed(x, kernel, grid, groups, precision)
-    else:
-        y = bilinear.apply(
-            x, kernel, grid=grid, groups=groups, precision=precision, implementation=implementation
-        )
+    y = layer(x, kernel, grid)
     if layout == 'HWNC':
         return y
-    return jnp.moveaxis(y, -2, 0).reshape(*batch, *grid.output_size, features)
-
-
-def default_implementation(dtype: Any = jnp.float32) -> str:
-    """The implementation that None stands for, in this dtype on the default backend.
-
-    It is 'patches', except on CPU: there it is 'native', or 'direct' if 'native' is not available
-    or does not compute in the dtype.
-    """
-    if jax.default_backend() != 'cpu':
-        return 'patches'
-    return implementations(dtype)[0]
-
-
-def implementations(dtype: Any = jnp.float32) -> tuple[str, ...]:
-    """Those of IMPLEMENTATIONS that work here in this dtype, the default on CPU first."""
-    return tuple(name for name in IMPLEMENTATIONS if name != 'native' or native.computes(dtype))
+    return jnp.moveaxis(y, -2, 0).reshape(*batch, *y.shape[:-2], y.shape[-1])
 
 
 def _positions_first(x: jax.Array, dimensions: int) -> tuple[jax.Array, tuple[int, ...]]:
@@ -151,12 +136,6 @@ def _wrapped(x: jax.Array, grid: Grid) -> tuple[jax.Array, Grid]:
         x.shape[:-2], grid.kernel_size, grid.stride, 'VALID', grid.kernel_dilation,
         grid.input_dilation,
     )  # fmt: skip
-
-
-def _is_partitioned(*arrays: jax.Array) -> bool:
-    """On a mesh where the types of arrays say how they are split, operations must be plain JAX."""
-    explicit = jax.sharding.AxisType.Explicit
-    return any(explicit in jax.typeof(array).sharding.mesh.axis_types for array in arrays)
 
 
 # ---- The Flax module. ----------------------------------------------------------------------------
@@ -180,6 +159,9 @@ class LocalConv(nn.Module):
       mask, kernel_init: of the shape of the kernel, or in the layout of ConvLocal's, (*output,
         C·prod(kernel), O), which is converted.
       implementation: as in `conv_local`.
+      shard_axis: the axis of devices (of `jax.pmap` or `jax.shard_map`) that divide the examples
+        and the positions among them. `init` makes the whole kernel; `apply` takes a device's part
+        (`divided.py`), which is one for all of its positions and all examples.
 
     Not taken: conv_general_dilated and conv_general_dilated_cls, which replace the function that
     computes a convolution; preferred_element_type (of NNX), since sums are float32 or more already.
@@ -206,6 +188,7 @@ class LocalConv(nn.Module):
     local_bias: bool = False
     layout: str = 'NHWC'
     implementation: str | None = None
+    shard_axis: str | None = None
 
     def grid(self, x: jax.Array) -> Grid:
         """The geometry of the layer for an input like x."""
@@ -225,8 +208,11 @@ class LocalConv(nn.Module):
         kernel_shape, bias_shape = parameters.parameter_shapes(
             grid, x.shape[-1], self.features, self.feature_group_count, self.local_bias
         )
+        shard_axis = None if self.is_initializing() else self.shard_axis
+        positions = divided.positions_of_part(grid, shard_axis)
+        own_shape = (*positions, *kernel_shape[grid.dimensions :])
         kernel_init = functools.partial(parameters.initial_kernel, self.kernel_init)
-        kernel = self.param('kernel', kernel_init, kernel_shape, self.param_dtype)
+        kernel = self.param('kernel', kernel_init, own_shape, self.param_dtype)
         bias = None
         if self.use_bias:
             bias_init = functools.partial(parameters.initial_bias, self.bias_init)
@@ -235,6 +221,9 @@ class LocalConv(nn.Module):
         if mask is not None:
             mask = parameters.as_kernel(mask, kernel_shape, 'mask')
         x, kernel, bias = self.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        if shard_axis is not None:
+            y = self._divided(x, kernel, grid, mask, shard_axis)
+            return parameters.add_bias(y, bias, self.layout)
         y = conv_local(
             x,
             kernel,
@@ -249,6 +238,20 @@ class LocalConv(nn.Module):
             implementation=self.implementation,
         )
         return parameters.add_bias(y, bias, self.layout)
+
+    def _divided(
+        self, x: jax.Array, part: jax.Array, grid: Grid, mask: Any, axis_name: str
+    ) -> jax.Array:
+        if mask is not None:
+            part *= divided.own(jnp.asarray(mask, part.dtype), grid, axis_name)
+        of_positions = functools.partial(
+            compute,
+            groups=self.feature_group_count,
+            precision=self.precision,
+            implementation=self.implementation,
+        )
+        layer = functools.partial(divided.apply, axis_name=axis_name, layer=of_positions)
+        return _in_layout(layer, x, part, grid, self.layout)
 
 
 # ---- What a model holds. -------------------------------------------------------------------------

@@ -42,7 +42,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lcn_jax import plugins
+from lcn_jax import divided, plugins
 from lcn_jax.arguments import check_number, check_positive
 from lcn_jax.circuit import Circuit, simulate
 from lcn_jax.errors import UsageError
@@ -245,7 +245,14 @@ def resolve(name: str, options: Mapping[str, Any]) -> Rule:
     return partial(rule, **options)
 
 
-def share(params: Any, grids: Mapping, rule: Rule, key: jax.Array) -> Any:
+def share(
+    params: Any,
+    grids: Mapping,
+    rule: Rule,
+    key: jax.Array,
+    shard_axis: str | None = None,
+    after: Any = (),
+) -> Any:
     """Applies `rule` to every locally connected kernel of `params`; all else is returned as it is.
 
     `grids` (`local.grids`) says which kernels these are. Each gets a key of its own: `key` folded
@@ -253,21 +260,25 @@ def share(params: Any, grids: Mapping, rule: Rule, key: jax.Array) -> Any:
     gets one instead, folded with its number in ascending order: layers of one shape see the same
     patterns. Axes in front of (*output, *kernel, C // groups, O) are those of an ensemble or of
     replicas: the rule is applied to each member by itself, with one key, so replicas stay equal.
+    If the devices of `shard_axis` divide the kernels (`divided.py`), each gathers one after the
+    other, once the arrays in the tree `after` are there.
 
     Raises:
       UsageError: params and grids do not fit together, or the rule returns something other than a
         kernel of the same shape and dtype.
     """
     changed = {}
-    layers = kernels(params, grids)
+    layers = kernels(params, grids, shard_axis)
     fields = [Field.of(kernel, grid) for _, kernel, grid in layers]
-    for (path, kernel, grid), of_layer in zip(layers, _with_keys(rule, fields, key)):
-        changed[path] = shared = for_each_member(partial(of_layer, grid=grid), grid, kernel)
+    for (path, part, grid), of_layer in zip(layers, _with_keys(rule, fields, key)):
+        kernel = divided.gathered(part, grid, shard_axis, after)
+        shared = for_each_member(partial(of_layer, grid=grid), grid, kernel)
         if (jnp.shape(shared), jnp.result_type(shared)) != (kernel.shape, kernel.dtype):
             raise UsageError(
                 f'the sleep rule turned a kernel {kernel.shape} of {kernel.dtype} into one '
                 f'{jnp.shape(shared)} of {jnp.result_type(shared)}; it must keep shape and dtype.'
             )
+        changed[path] = after = divided.own(shared, grid, shard_axis)
     return with_kernels(params, changed)
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lcn_jax import sleep
+from lcn_jax import divided, sleep
 from lcn_jax.grid import Grid, Pools
 from lcn_jax.kernels import for_each_member, kernels, name_of
 
@@ -36,18 +36,21 @@ def weight_snr(weights: jax.Array, members: jax.Array | np.ndarray | None = None
     return jnp.where(var > 0, ratio, jnp.inf).mean(-1)
 
 
-def layer_snrs(params: Any, grids: Mapping, border: str) -> dict[str, jax.Array]:
+def layer_snrs(
+    params: Any, grids: Mapping, border: str, shard_axis: str | None = None
+) -> dict[str, jax.Array]:
     """The paper's weight SNR of every locally connected kernel, by module path.
 
     Each is the median over output features and over the pools of at least two neurons: a few
     weights that happen to be equal to rounding would dominate a mean. Of an ensemble, whose axes
-    are in front of a kernel's, it is an array with one for each member.
+    are in front of a kernel's, it is an array with one for each member. `shard_axis` is as in
+    `sleep.share`.
 
     Raises:
       UsageError: params and grids do not fit together.
     """
     snrs = {}
-    for path, kernel, grid in kernels(params, grids):
+    for path, part, grid in kernels(params, grids, shard_axis):
         pools = Pools.of(grid, border)
         comparable = pools.members.sum(1) > 1
         if not comparable.any():
@@ -57,6 +60,7 @@ def layer_snrs(params: Any, grids: Mapping, border: str) -> dict[str, jax.Array]
             weights, members = pools.split(kernel)[comparable], pools.members[comparable]
             return jnp.median(jax.vmap(weight_snr, in_axes=(-1, None))(weights, members))
 
+        kernel = divided.gathered(part, grid, shard_axis, after=snrs)
         snrs[name_of(path[:-1])] = for_each_member(median_snr, grid, kernel)
     return snrs
 
@@ -74,16 +78,21 @@ def layer_deviations(params: Any, grids: Mapping, border: str) -> dict[str, jax.
     return {name: _ratio(*of_layer) for name, of_layer in squares.items()}
 
 
-def network_deviation(params: Any, grids: Mapping, border: str) -> jax.Array:
-    """The same over the kernels of all layers and members; 0 if none is locally connected."""
-    squares = _squares(params, grids, border).values()
+def network_deviation(
+    params: Any, grids: Mapping, border: str, shard_axis: str | None = None
+) -> jax.Array:
+    """The same over the kernels of all layers and members; 0 if none is locally connected.
+
+    `shard_axis` is as in `sleep.share`.
+    """
+    squares = _squares(params, grids, border, shard_axis).values()
     return _ratio(*(sum(jnp.sum(of_layer[i]) for of_layer in squares) for i in (0, 1)))
 
 
-def _squares(params, grids, border):
+def _squares(params, grids, border, shard_axis=None):
     """For each layer, the sums of (w - mean)² and of w²."""
     squares = {}
-    for path, kernel, grid in kernels(params, grids):
+    for path, part, grid in kernels(params, grids, shard_axis):
 
         def of_member(kernel, grid=grid):
             kernel = jnp.where(grid.in_pool(border), kernel, 0)
@@ -91,6 +100,7 @@ def _squares(params, grids, border):
             from_mean = kernel - sleep.mean(kernel, grid, key=None, border=border)
             return (from_mean**2).sum(), (kernel**2).sum()
 
+        kernel = divided.gathered(part, grid, shard_axis, after=squares)
         squares[name_of(path[:-1])] = for_each_member(of_member, grid, kernel)
     return squares
 

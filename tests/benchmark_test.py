@@ -16,7 +16,7 @@ import tiny_runs
 from experiments.configs import cifar10, imagenet
 from experiments.measure import layers, steps, timing
 from lcn_jax.grid import Grid
-from lcn_jax.local import LocalConv, default_implementation, implementations
+from lcn_jax.local import LocalConv, implementations
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -94,10 +94,10 @@ def test_floor_is_the_larger_of_flops_and_bytes():
 
 
 @pytest.mark.slow
-def test_a_quick_run_writes_numbers_and_a_chart(tmp_path):
+def test_a_quick_run_writes_numbers_and_a_chart_of_each_dtype(tmp_path):
     out = tmp_path / 'new' / 'quick.json'
     done = subprocess.run(
-        [sys.executable, '-m', 'experiments.benchmark', '--quick', f'--out={out}'],
+        [sys.executable, '-m', 'experiments.benchmark', '--quick', '--device', f'--out={out}'],
         cwd=ROOT,
         # Compiling is most of it.
         env=os.environ | {'JAX_NUM_CPU_DEVICES': '1', 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
@@ -105,21 +105,28 @@ def test_a_quick_run_writes_numbers_and_a_chart(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    report = json.loads(out.read_text())
-    assert out.with_suffix('.png').read_bytes().startswith(b'\x89PNG')
-    (layer,) = report['layers']['tiny']
-    measured = [report['ratios'], report['rates'], report['steps'], report['sleep']]
-    measured += [layer[d][what] for d in ('forward', 'forward_backward') for what in layer[d]]
-    numbers = [n for n in jax.tree.leaves(measured) if not isinstance(n, str)]
-    assert all(np.isfinite(n) and n >= 0 for n in numbers)
-    times = [report['steps']['seconds'], report['sleep']['seconds'], layer['forward']['seconds']]
-    assert min(jax.tree.leaves([times, report['ratios'], report['rates']])) > 0
-    assert report['ratios']['steps']['lc / conv'] == pytest.approx(
-        report['steps']['seconds']['lc'] / report['steps']['seconds']['conv']
-    )
+    for dtype in ('float32', 'bfloat16'):
+        of_dtype = out.with_stem(f'quick_{dtype}')
+        report = json.loads(of_dtype.read_text())
+        assert report['settings']['dtype'] == dtype
+        assert of_dtype.with_suffix('.png').read_bytes().startswith(b'\x89PNG')
+        (layer,) = report['layers']['tiny']
+        measured = [report['ratios'], report['rates'], report['steps'], report['sleep']]
+        measured += [layer[d][what] for d in ('forward', 'forward_backward') for what in layer[d]]
+        numbers = [n for n in jax.tree.leaves(measured) if not isinstance(n, str)]
+        assert all(np.isfinite(n) and n >= 0 for n in numbers)
+        times = [
+            report['steps']['seconds'],
+            report['sleep']['seconds'],
+            layer['forward']['seconds'],
+        ]
+        assert min(jax.tree.leaves([times, report['ratios'], report['rates']])) > 0
+        assert report['ratios']['steps']['lc / conv'] == pytest.approx(
+            report['steps']['seconds']['lc'] / report['steps']['seconds']['conv']
+        )
     for row in (
-        f'lax / {default_implementation()}',
-        f'patches / {default_implementation()}',
+        'lax / default',
+        'patches / default',
         'conv_local / lc',
         'lc fed / lc',
         'hebbian / wake',

@@ -105,11 +105,18 @@ def test_kernels_that_start_alike_have_the_noise_of_the_config():
     assert np.std(independent.mean((0, 1))) < 0.3 * np.std(independent)
 
 
-def test_sgd_is_that_of_optax_where_nothing_is_local():
+@pytest.mark.parametrize(
+    ('name', 'theirs'),
+    [
+        ('sgd', optax.sgd(0.1, momentum=0.8)),
+        ('adamw', optax.adamw(0.1, b1=0.8, weight_decay=0.0)),
+    ],
+)
+def test_optimizers_are_those_of_optax_where_nothing_is_local(name, theirs):
     config = tiny_config.get_config('conv')
-    config.optimizer, config.learning_rate, config.weight_decay = 'sgd', 0.1, 0.0
-    config.drops_at = ()
-    ours, theirs = optimizer.make(config, {}, 10), optax.sgd(0.1, momentum=0.9)
+    config.optimizer, config.momentum = name, 0.8
+    config.learning_rate, config.weight_decay, config.drops_at = 0.1, 0.0, ()
+    ours = optimizer.make(config, {}, 10)
     params = {'w': jnp.arange(3.0)}
     states = ours.init(params), theirs.init(params)
     for gradient in (params, {'w': jnp.ones(3)}):

@@ -225,12 +225,13 @@ def start_two(starter):
         reserved.bind(('localhost', 0))
         address = f'--coordinator_address=localhost:{reserved.getsockname()[1]}'
 
-        def start(workdir, before=('', '')):
+        def start(workdir, before=('', ''), flags=((), ())):
+            place = address, '--num_processes=2'
             return [
                 starter.start(
-                    workdir, address, '--num_processes=2', f'--process_id={i}', before=PATIENT + b
+                    workdir, *place, f'--process_id={i}', *flags[i], before=PATIENT + before[i]
                 )
-                for i, b in enumerate(before)
+                for i in range(2)
             ]
 
         yield start
@@ -262,6 +263,31 @@ def test_two_processes_are_one_also_if_one_of_them_is_terminated(start_two, two_
     for process in start_two(tmp_path):
         tiny_runs.finish(process, 0)
     tiny_runs.assert_same(tmp_path, two_devices)
+
+
+@pytest.mark.slow
+def test_two_processes_divide_kernels_as_two_devices_do(starter, start_two, tmp_path):
+    """Each writes its own part of a checkpoint, and both resume from it."""
+    divide = ('--config.shard_kernels',)
+    starter.finish(tmp_path / 'one', *divide, devices=2)
+    wait = from_record(20, 'time.sleep(3)')
+    terminate = from_record(20, 'os.kill(os.getpid(), signal.SIGTERM); time.sleep(3)')
+    for process in start_two(tmp_path / 'two', (wait, terminate), (divide, divide)):
+        assert 'stopped at step' in tiny_runs.finish(process, 0)
+    folder = max((tmp_path / 'two' / 'checkpoints').iterdir(), key=lambda path: int(path.name))
+    parts = [folder / 'snapshot' / f'ocdbt.process_{i}' / 'd' for i in range(2)]
+    assert all(any(part.iterdir()) for part in parts)
+    for process in start_two(tmp_path / 'two', flags=(divide, divide)):
+        tiny_runs.finish(process, 0)
+    tiny_runs.assert_same(tmp_path / 'two', tmp_path / 'one')
+
+
+@pytest.mark.slow
+def test_processes_with_different_configs_are_refused_in_one_line(starter, start_two, tmp_path):
+    for process in start_two(tmp_path, flags=(('--config.shard_kernels',), ())):
+        error = tiny_runs.finish(process, 1).splitlines()[-1]
+        assert error.startswith('error: the processes of the run have different values of')
+        assert 'config.shard_kernels:' in error
 
 
 # Once they have joined, a process is missed sooner.

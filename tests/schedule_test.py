@@ -6,10 +6,11 @@ from ml_collections import ConfigDict
 from lcn_jax.training.schedule import LONGEST_STRETCH, Schedule
 
 SCHEDULES = [
-    Schedule(30, 10, sleep_every=7, log_every=4, evaluate_every=20, save_every=9),
-    Schedule(60, 20, sleep_every=0, log_every=100, evaluate_every=20, save_every=60),
-    Schedule(5, 1, sleep_every=1, log_every=1, evaluate_every=3, save_every=2),
-    Schedule(100, 50, sleep_every=1000, log_every=1000, evaluate_every=100, save_every=1000),
+    Schedule(30, 10, sleep_every=7, sleep_until=30, log_every=4, evaluate_every=20, save_every=9),
+    Schedule(60, 20, 0, sleep_until=60, log_every=100, evaluate_every=20, save_every=60),
+    Schedule(5, 1, sleep_every=1, sleep_until=5, log_every=1, evaluate_every=3, save_every=2),
+    Schedule(100, 50, 1000, sleep_until=100, log_every=1000, evaluate_every=100, save_every=1000),
+    Schedule(40, 10, sleep_every=3, sleep_until=20, log_every=10, evaluate_every=10, save_every=40),
 ]
 
 
@@ -43,17 +44,20 @@ def test_events_by_hand():
     never = SCHEDULES[1]
     assert steps_with(never, 'sleep') == []
     assert steps_with(never, 'save') == [60]
+    assert steps_with(SCHEDULES[4], 'sleep') == [3, 6, 9, 12, 15, 18]
     for schedule in SCHEDULES:  # whatever is evaluated is logged
         assert set(steps_with(schedule, 'evaluate')) <= set(steps_with(schedule, 'log'))
 
 
-def config(**changes):
+def config(sleep=None, **changes):
     values = {'epochs': 3, 'log_every': 4, 'evaluate_every': 2, 'checkpoint_every': 9}
-    return ConfigDict({**values, 'sleep': {'rule': 'mean', 'every': 7}, **changes})
+    sleep = {'rule': 'mean', 'every': 7, 'until': 0} | (sleep or {})
+    return ConfigDict(values | {'sleep': sleep} | changes)
 
 
-def test_a_config_counts_evaluations_in_epochs_and_never_sleeps_without_a_rule():
+def test_a_config_counts_in_epochs_and_never_sleeps_without_a_rule():
     assert Schedule.of(config(), 10) == SCHEDULES[0]
-    awake = Schedule.of(config(sleep={'rule': 'none', 'every': 7}, checkpoint_every=0), 10)
+    awake = Schedule.of(config(sleep={'rule': 'none'}, checkpoint_every=0), 10)
     assert awake.sleep_every == 0
     assert awake.save_every == awake.total_steps == 30
+    assert Schedule.of(config(sleep={'until': 2}), 10).sleep_until == 20

@@ -490,7 +490,7 @@ class Applied(chex.TestCase, parameterized.TestCase):
                   'stage2_block1_conv2', 'stage2_block1_shortcut']  # fmt: skip
         self.assertEqual(moved, {f".params['{layer}']['kernel']" for layer in layers})
 
-    def test_sleeps_do_not_dream_alike(self):
+    def test_every_sleep_shows_other_patterns(self):
         """Each step has patterns of its own, and always the same ones."""
         asleep = jax.jit(self.sleep)
         state = self.state()

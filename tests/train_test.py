@@ -33,6 +33,7 @@ def tiny(tmp_path_factory):
                 'model.stage_sizes': (1,),
                 'model.width': 4,
                 'batch_size': 48,
+                'learning_rate': 5e-3,
                 'epochs': 2,
                 'log_every': 10,
                 'sleep.every': 5,
@@ -71,7 +72,8 @@ def test_every_kind_learns_and_its_metrics_are_those_recorded_before(kind, tiny,
     if kind not in golden:
         GOLDEN.write_text(json.dumps(golden | {kind: measured}, indent=1) + '\n')
         pytest.fail(f'{GOLDEN.name} had no {kind}; it was written: look at it and commit it.')
-    assert measured == pytest.approx(golden[kind], rel=2e-2), (
+    # Another CPU rounds differently, and one image in 480 may change its class.
+    assert measured == pytest.approx(golden[kind], rel=2e-2, abs=5e-3), (
         f'the first 10 steps of {kind} differ from {GOLDEN.name}; delete it if that is meant.'
     )
 
@@ -93,10 +95,10 @@ def test_sleep_comes_after_every_n_steps_and_lifts_the_snr(tiny, tmp_path):
     asleep = [record for record in records if 'weight_snr_before_sleep' in record]
     assert [record['step'] for record in asleep] == [5, 10, 15, 20, 25]
     for record in asleep:
-        assert record['weight_snr'] > 10 * record['weight_snr_before_sleep']
+        assert float(record['weight_snr']) > 10 * record['weight_snr_before_sleep']  # or 'inf'
         assert 0 < record['weight_deviation'] < 0.3 * record['weight_deviation_before_sleep'] < 0.3
     # Learning wears the sharing off again.
-    assert records[5]['weight_snr'] < records[4]['weight_snr']
+    assert records[5]['weight_snr'] < float(records[4]['weight_snr'])
 
 
 def part_of_the_way(kernel, grid, key, *, border, part):
@@ -207,6 +209,7 @@ def forgetful(kernel, grid, key, *, border):
         ({'batch_size': 2400}, 'larger than the 1200 training images'),
         ({'connectivity': 'full'}, 'config.connectivity'),
         ({'connectivity': 'conv', 'sleep.rule': 'mean'}, 'nothing to share'),
+        ({'connectivity': 'conv', 'model.init': 'common'}, 'one kernel for all positions'),
         ({'translations.repetitions': 4}, r'needs config.translations.padding > 0'),
         ({'translations.repetitions': 5, 'translations.padding': 2}, 'must be a multiple'),
         ({'image_size': 17}, 'larger than the images of digits'),

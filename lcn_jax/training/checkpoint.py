@@ -20,6 +20,7 @@ from etils import epath
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from lcn_jax import divided
 from lcn_jax.errors import UsageError
 from lcn_jax.files import locate, make_folder, write_text, writing
 from lcn_jax.training import config as configs
@@ -28,20 +29,23 @@ from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.metrics import Sums
 from lcn_jax.training.state import TrainState
 
-# A resumed run may change these: nothing that is computed or logged depends on them.
-FREE = ('checkpoint_every', 'data_dir', 'tensorboard', 'workers')
+# A resumed run may change these: nothing that is computed or logged depends on them. (With
+# shard_kernels, sums are rounded otherwise, as they are on another number of devices.)
+FREE = ('checkpoint_every', 'data_dir', 'shard_kernels', 'tensorboard', 'workers')
 
 ACCURACY, NOT_EVALUATED = 'top1', -1.0
 
 
 @flax.struct.dataclass
 class Snapshot:
-    """Everything that a resume needs besides the config, as numpy arrays.
+    """Everything that a resume needs besides the config.
 
     The next images and every random number follow from the step.
 
-    state: one copy of the state that all devices hold, so that their number may change. sums:
-    metrics since the last record. best: highest accuracy evaluated so far. seconds: of training.
+    state: one copy of the state that all devices hold, so that their number may change, as numpy
+    arrays; before it is written, kernels that the devices divide are arrays over them
+    (`sharding.snapshot`), of which each process writes its own. sums: metrics since the last
+    record. best: highest accuracy evaluated so far. seconds: of training.
     """
 
     state: TrainState
@@ -55,9 +59,15 @@ class Snapshot:
         return cls(state, jax.device_get(Sums.zero()), np.float64(NOT_EVALUATED), np.float64(0))
 
 
-def start(experiment: Experiment, key: jax.Array) -> Snapshot:
-    """The snapshot of a run before its first step, initialised with `key`."""
-    return Snapshot.of(parallel.first(experiment.init(parallel.replicate(key))))
+def start(
+    checkpoints: 'Checkpoints', experiment: Experiment, key: jax.Array
+) -> tuple[TrainState, Snapshot]:
+    """The state, on the devices, of the latest checkpoint or else initialised with `key`."""
+    saved = checkpoints.latest(experiment.shapes)
+    if saved is not None:
+        return experiment.place(saved.state), saved
+    fresh = experiment.init(parallel.replicate(key))
+    return fresh, Snapshot.of(experiment.snapshot(fresh))
 
 
 class Checkpoints:
@@ -97,11 +107,10 @@ class Checkpoints:
     def __exit__(self, kind, error, trace):
         try:
             with writing(self._folder):
-                self._manager.wait_until_finished()
+                self._manager.close()  # waits for what is being written
         except UsageError:
             if error is None:  # otherwise the original error propagates
                 raise
-        self._manager.close()
 
     def save(self, step: int, snapshot: Snapshot, accuracy: float) -> None:
         """Starts writing; `accuracy` is the snapshot's, or NOT_EVALUATED."""
@@ -171,13 +180,20 @@ class Checkpoints:
         """
         like = Snapshot.of(jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes))
         try:
-            args = ocp.args.Composite(snapshot=ocp.args.PyTreeRestore(like))
-            return self._manager.restore(step, args=args)['snapshot']
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+            args = ocp.args.PyTreeRestore(like, restore_args=as_numpy)
+            stored = self._manager.restore(step, args=ocp.args.Composite(snapshot=args))['snapshot']
+            return stored.replace(state=jax.tree.map(_whole, stored.state, like.state))
         except (OSError, ValueError, KeyError) as e:  # how damaged checkpoints fail
             reason = str(e).partition('\n')[0][:200]
             raise UsageError(
                 f'the checkpoint {self._folder}/{step} cannot be read ({reason}).'
             ) from e
+
+
+def _whole(stored: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Kernels that devices divided were stored as the parts of these."""
+    return stored if stored.shape == like.shape else divided.joined(stored, like.shape)
 
 
 def claim(workdir: str, config: ConfigDict) -> None:

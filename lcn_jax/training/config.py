@@ -39,6 +39,7 @@ def default() -> ConfigDict:
     """Every field with its default; the files in `experiments/configs` only change values."""
     config = ConfigDict()
     config.seed = 0
+    config.shard_kernels = False  # local kernels divided among the devices by position
 
     config.dataset = 'digits'
     config.data_dir = '~/tensorflow_datasets'
@@ -73,11 +74,12 @@ def default() -> ConfigDict:
     config.drops_at = (0.5, 0.75)  # ... at these fractions of training
     config.weight_decay = 1e-2
     config.optimizer = 'adamw'  # or 'sgd'
-    config.momentum = 0.9  # of sgd
+    config.momentum = 0.9  # of sgd; the decay of the first moment of adamw
 
     config.sleep = ConfigDict()
     config.sleep.rule = 'none'  # or a rule of lcn_jax.sleep, or 'module:function' for one's own
     config.sleep.every = 10  # wake steps between sleeps
+    config.sleep.until = 0  # the epoch whose end has the last sleep; 0: that of the training
     config.sleep.pools = 'tiled'  # or 'joined': all positions of a layer are one pool
     config.sleep.border = 'include'  # or 'exclude' neurons that see the padding from all sharing
     config.sleep.share_moments = False  # also average the optimizer's moments of the kernels
@@ -124,6 +126,12 @@ def without_seed(config: ConfigDict) -> FrozenConfigDict:
     return FrozenConfigDict(values)
 
 
+def of_all_processes(config: ConfigDict | FrozenConfigDict) -> dict[str, Any]:
+    """The values, by field, that the processes of a run must have in common."""
+    names = default().to_dict().keys() - {'data_dir', 'workers'}
+    return {name: config.to_dict()[name] for name in sorted(names)}
+
+
 def complete(values: dict[str, Any]) -> ConfigDict:
     """The config of a run from the values it recorded.
 
@@ -157,6 +165,7 @@ LEAST = {
     'checkpoint_every': 0,
     'image_size': 1,
     'sleep.every': 1,
+    'sleep.until': 0,
     'sleep.exact.gamma': 0,
     'sleep.hebbian.gamma': 0,
     'sleep.hebbian.steps': 1,
@@ -211,6 +220,16 @@ def _check_model(config: ConfigDict) -> None:
         raise UsageError(
             'config.model.init_noise has no meaning for independent kernels: set '
             'config.model.init=common, or leave it at 0.'
+        )
+    if config.model.init == 'common' and config.connectivity != 'lc':
+        raise UsageError(
+            'a convolutional network has one kernel for all positions as it is: set '
+            'config.connectivity=lc or config.model.init=independent.'
+        )
+    if config.shard_kernels and config.connectivity != 'lc':
+        raise UsageError(
+            'a convolutional network has no local kernels to divide: set config.connectivity=lc or '
+            'config.shard_kernels=False.'
         )
     if config.sleep.rule != 'none' and config.connectivity != 'lc':
         raise UsageError(

@@ -17,9 +17,10 @@ from ml_collections import FrozenConfigDict
 from lcn_jax import convert, kernels, local, plugins, snr
 from lcn_jax.data.sources import Source
 from lcn_jax.errors import UsageError
+from lcn_jax.local import LocalConv
 from lcn_jax.resnet import ResNet
 from lcn_jax.training import config as configs
-from lcn_jax.training import optimizer, parallel, sleep_step, state, wake
+from lcn_jax.training import optimizer, parallel, sharding, sleep_step, state, wake
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,16 +48,39 @@ class Experiment:
         """
         configs.check(config)
         dataset = Source(config.dataset, config.data_dir).spec
+        undivided = config.copy_and_resolve_references()
+        undivided.shard_kernels = False
         experiment = cls(
             config=configs.without_seed(config),
-            model=make_model(config, dataset.num_classes),
+            model=make_model(undivided, dataset.num_classes),
             image_shape=(config.image_size, config.image_size, dataset.image_shape[2]),
         )
         _check_connectivity(experiment)
+        if config.shard_kernels:
+            network = experiment.model_of_devices, experiment.image_shape
+            sharding.check_model(*network, config.model.name)
         return experiment
 
+    @cached_property
+    def model_of_devices(self) -> nn.Module:
+        """`model` as the programs have it: with its local kernels divided, if they are."""
+        if not self.config.shard_kernels:
+            return self.model
+        dataset = Source(self.config.dataset, self.config.data_dir).spec
+        return make_model(self.config, dataset.num_classes)
+
+    @property
+    def shard_axis(self) -> str | None:
+        """The axis of the devices that divide the local kernels; None if they are not divided."""
+        return parallel.AXIS if self.config.shard_kernels else None
+
+    @property
+    def divided_grids(self) -> Mapping[str, Any]:
+        """`grids` of the kernels that the devices divide."""
+        return self.grids if self.config.shard_kernels else {}
+
     def initial_state(self, key: jax.Array) -> state.TrainState:
-        """The state of one device before the first step."""
+        """The state before the first step, with whole kernels."""
         fresh = state.create(key, self.model, self.optimizer(1), self.image_shape)
         if self.config.model.init == 'independent' or not self.grids:
             return fresh
@@ -70,9 +94,14 @@ class Experiment:
 
     @cached_property
     def shapes(self) -> state.TrainState:
-        """The state of one device, with a `jax.ShapeDtypeStruct` for every array."""
+        """The state with whole kernels, a `jax.ShapeDtypeStruct` for every array."""
         of_variables = partial(state.of_variables, optimizer=self.optimizer(1))
         return jax.eval_shape(of_variables, self._variables_and_grids[0])
+
+    @cached_property
+    def shapes_on_devices(self) -> state.TrainState:
+        """Those of the state that `init` returns."""
+        return sharding.shapes(self.shapes, self.divided_grids)
 
     @cached_property
     def grids(self) -> Mapping[str, Any]:
@@ -84,6 +113,13 @@ class Experiment:
         """For a number of training steps, on which only its learning rate depends."""
         return optimizer.make(self.config, self.grids, total_steps)
 
+    @property
+    def mean(self) -> Callable:
+        """Inside a program: the mean over devices of gradients of the loss."""
+        if self.config.shard_kernels:
+            return partial(sharding.mean, grids=self.divided_grids)
+        return parallel.mean
+
     @cached_property
     def parameters(self) -> int:
         """The number of parameters."""
@@ -92,15 +128,26 @@ class Experiment:
     @cached_property
     def init(self) -> Callable[[jax.Array], state.TrainState]:
         """key -> state."""
-        return parallel.per_device(self.initial_state, [0])
+        return parallel.per_device(
+            lambda key: sharding.own(self.initial_state(key), self.divided_grids), [0]
+        )
+
+    def place(self, whole: state.TrainState) -> state.TrainState:
+        """Puts a state of numpy arrays, with whole kernels, on the devices."""
+        return sharding.place(whole, self.divided_grids)
+
+    def snapshot(self, train_state: state.TrainState) -> state.TrainState:
+        """What a checkpoint keeps of the state on the devices."""
+        return sharding.snapshot(train_state, self.divided_grids)
 
     def wake_step(self, total_steps: int) -> Callable:
         """The wake step of one device in a training of `total_steps` steps, not compiled."""
         config = self.config
         return partial(
             wake.step,
-            model=self.model,
-            optimizer=self.optimizer(total_steps),
+            model=self.model_of_devices,
+            optimizer=optimizer.make(config, self.grids, total_steps, self.shard_axis),
+            mean=self.mean,
             batch=dict(
                 batch_size=config.batch_size,
                 size=config.image_size,
@@ -127,6 +174,7 @@ class Experiment:
             rule=sleep_step.rule(self.config),
             share_moments=self.config.sleep.share_moments,
             full_step=self.config.sleep.full_step,
+            shard_axis=self.shard_axis,
         )
 
     @cached_property
@@ -136,22 +184,22 @@ class Experiment:
         Raises:
           UsageError: the rule cannot run on the kernels of this network.
         """
-        program = parallel.per_device(self.sleep_step, (0, None), donate=[0])
+        of_whole_kernels = partial(self.sleep_step, shard_axis=None)
         try:
-            jax.eval_shape(program, parallel.replicated_shapes(self.shapes), jax.random.key(0))
+            jax.eval_shape(of_whole_kernels, self.shapes, jax.random.key(0))
         except (TypeError, ValueError) as e:
             if isinstance(e, UsageError):
                 raise
             reason = str(e).partition('\n')[0]
             raise UsageError(f'the sleep of config.sleep cannot run: {reason}') from e
-        return program
+        return parallel.per_device(self.sleep_step, (0, None), donate=[0])
 
     @cached_property
     def evaluate(self) -> Callable:
         """state, pixels -> Sums over the pixels of all devices."""
         program = partial(
             wake.evaluate,
-            model=self.model,
+            model=self.model_of_devices,
             batch_size=max(1, self.config.batch_size // jax.device_count()),
             size=self.config.image_size,
         )
@@ -166,7 +214,7 @@ class Experiment:
         """
 
         def measure(train_state):
-            network = train_state.params, self.grids, self.config.sleep.border
+            network = train_state.params, self.grids, self.config.sleep.border, self.shard_axis
             snrs = [of_layer.mean() for of_layer in snr.layer_snrs(*network).values()]
             found = {'weight_snr': sum(snrs) / len(snrs)} if snrs else {}
             if self.grids:
@@ -199,6 +247,7 @@ def make_model(config: ml_collections.ConfigDict, num_classes: int) -> nn.Module
         shared=config.model.shared,
         dtype=jnp.dtype(config.model.dtype),
         batch_axis=parallel.AXIS if config.model.sync_batch_norm else None,
+        local_conv=partial(LocalConv, shard_axis=parallel.AXIS if config.shard_kernels else None),
     )
 
 

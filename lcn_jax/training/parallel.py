@@ -1,12 +1,14 @@
 """One program on every device, and values on all of them; the only file that uses pmap."""
 
 import collections
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lcn_jax.errors import UsageError
@@ -71,15 +73,23 @@ def replicate(tree: Any) -> Any:
     share the memory of a numpy array, so do not change it afterwards. The copies lie as per-device
     programs return them: JAX would compile a program once more for arguments that lie otherwise.
     """
+    return jax.tree.map(_copies, tree)
+
+
+def _copies(leaf):
+    one = leaf[None]
+    return place(lambda number: one)
+
+
+def place(part: Callable[[int], Any]) -> jax.Array:
+    """Puts the array `part(number)`, (1, ...), on the device of that number, for all local ones."""
     devices = jax.local_devices()
-
-    def copy(leaf):
-        one = leaf[None]
-        copies = [jax.device_put(one, device) for device in devices]
-        shape = (len(devices), *leaf.shape)
-        return jax.make_array_from_single_device_arrays(shape, _over_devices(), copies)
-
-    return jax.tree.map(copy, tree)
+    first_number = jax.process_index() * len(devices)
+    parts = [
+        jax.device_put(part(number), device) for number, device in enumerate(devices, first_number)
+    ]
+    shape = (len(devices), *parts[0].shape[1:])
+    return jax.make_array_from_single_device_arrays(shape, _over_devices(), parts)
 
 
 def spread(tree: Any) -> Any:
@@ -108,9 +118,35 @@ def first(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.squeeze(0), jax.device_get(shards))
 
 
-def _over_devices() -> NamedSharding:
-    """The leading axis over the local devices: where `pmap` expects arrays and leaves them."""
-    return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
+def over_all(array: jax.Array) -> jax.Array:
+    """An array with a leading axis of local devices as one over the devices of all processes."""
+    devices = [d for process in range(jax.process_count()) for d in jax.local_devices(process)]
+    shape = (len(devices), *array.shape[1:])
+    parts = [shard.data for shard in array.addressable_shards]
+    return jax.make_array_from_single_device_arrays(shape, _over_devices(devices), parts)
+
+
+def _over_devices(devices: Sequence | None = None) -> NamedSharding:
+    """The leading axis over the devices.
+
+    Over the local ones, if none are given: where `pmap` expects arrays and leaves them.
+    """
+    devices = devices or jax.local_devices()
+    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+
+
+def check_same_values(values: Mapping[str, Any], of: str) -> None:
+    """UsageError if the values, of the same names in all processes, are not the same in all."""
+    if jax.process_count() == 1:
+        return
+    codes = np.array([zlib.crc32(repr(value).encode()) for value in values.values()], np.uint32)
+    of_processes = multihost_utils.process_allgather(codes)
+    differing = [name for name, same in zip(values, (of_processes == codes).all(0)) if not same]
+    if differing:
+        raise UsageError(
+            f'the processes of the run have different values of {of}.{", ".join(differing)}: start '
+            'all of them with the same command.'
+        )
 
 
 def check_batch_size(batch_size: int) -> None:

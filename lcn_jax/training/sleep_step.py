@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from lcn_jax import sleep
+from lcn_jax import divided, sleep
 from lcn_jax.grid import Pools
 from lcn_jax.kernels import for_each_member, kernels, local_kernels, with_kernels
 from lcn_jax.sleep import Rule, share
@@ -46,39 +46,46 @@ def step(
     rule: Rule,
     share_moments: bool,
     full_step: bool = False,
+    shard_axis: str | None = None,
 ) -> TrainState:
     """One sleep: the locally connected kernels change and everything else stays.
 
     With `share_moments` each of the optimizer's moments of these kernels becomes the mean of its
     pool, as the moments of a convolution would be. `full_step` is explained at `lengthen`. The
-    random numbers depend on `key` and the step only, so that all devices sleep alike.
+    random numbers depend on `key` and the step only, so that all devices sleep alike. If those of
+    `shard_axis` divide the kernels, each gathers one layer at a time.
     """
     key = jax.random.fold_in(key, state.step)
-    params, opt_state = share(state.params, grids, rule, key), state.opt_state
+    params, opt_state = share(state.params, grids, rule, key, shard_axis), state.opt_state
     if full_step:
         last = optax.tree_utils.tree_get(opt_state, 'after_sleep')
-        params = lengthen(params, state.params, last, grids, rule.keywords['border'])
-        opt_state = optax.tree_utils.tree_set(opt_state, after_sleep=local_kernels(params, grids))
+        border = rule.keywords['border']
+        params = lengthen(params, state.params, last, grids, border, shard_axis)
+        kept = local_kernels(params, grids, shard_axis)
+        opt_state = optax.tree_utils.tree_set(opt_state, after_sleep=kept)
     state = replace(state, params=params, opt_state=opt_state)
     if not share_moments:
         return state
     share_mean = partial(sleep.mean, border=rule.keywords['border'])
     like_params = jax.tree.structure(state.params).__eq__
-    return replace(
-        state,
-        opt_state=jax.tree.map(
-            lambda tree: (
-                share(tree, grids, share_mean, key)
-                if like_params(jax.tree.structure(tree))
-                else tree
-            ),
-            state.opt_state,
-            is_leaf=lambda tree: like_params(jax.tree.structure(tree)),
-        ),
+    moments, structure = jax.tree.flatten(
+        state.opt_state, is_leaf=lambda tree: like_params(jax.tree.structure(tree))
     )
+    before = state.params
+    for i, tree in enumerate(moments):
+        if like_params(jax.tree.structure(tree)):
+            moments[i] = before = share(tree, grids, share_mean, key, shard_axis, before)
+    return replace(state, opt_state=jax.tree.unflatten(structure, moments))
 
 
-def lengthen(shared: Any, own: Any, last: Any, grids: Mapping, border: str) -> dict[str, Any]:
+def lengthen(
+    shared: Any,
+    own: Any,
+    last: Any,
+    grids: Mapping,
+    border: str,
+    shard_axis: str | None = None,
+) -> dict[str, Any]:
     """Rescales a pool's common change since the last sleep to the size of its members' changes.
 
     Between two sleeps a neuron moves mostly on the noise of its own gradients. The average takes
@@ -93,10 +100,15 @@ def lengthen(shared: Any, own: Any, last: Any, grids: Mapping, border: str) -> d
     Args:
       shared, own: parameters after and before the sleep.
       last: local kernels at the end of the sleep before, as `local_kernels` has them.
+      shard_axis: as in `sleep.share`.
     """
-    changed = {}
-    trees = (kernels(tree, grids) for tree in (shared, own, last))
-    for (path, shared_kernel, grid), (_, own_kernel, _), (_, last_kernel, _) in zip(*trees):
+    changed, after = {}, local_kernels(shared, grids, shard_axis)
+    layers = zip(*(kernels(tree, grids, shard_axis) for tree in (shared, own, last)))
+    for (path, shared_part, grid), (_, own_part, _), (_, last_part, _) in layers:
+        of_layer = [
+            divided.gathered(part, grid, shard_axis, after)
+            for part in (shared_part, own_part, last_part)
+        ]
 
         def of_member(shared, own, last, grid=grid):
             moved = jnp.where(grid.in_pool(border), own - last, 0)
@@ -104,5 +116,6 @@ def lengthen(shared: Any, own: Any, last: Any, grids: Mapping, border: str) -> d
             ratio = jnp.linalg.norm(moved) / jnp.maximum(jnp.linalg.norm(common), TINY)
             return shared + (ratio - 1) * common
 
-        changed[path] = for_each_member(of_member, grid, shared_kernel, own_kernel, last_kernel)
+        longer = for_each_member(of_member, grid, *of_layer)
+        changed[path] = after = divided.own(longer, grid, shard_axis)
     return with_kernels(shared, changed)

@@ -30,6 +30,7 @@ def train_and_evaluate(
     """
     from lcn_jax.training import checkpoint  # needs orbax, which the steps do not
 
+    parallel.check_same_values(configs.of_all_processes(config), 'config')
     experiment = experiment_of(config, experiment)
     init_key, data_key, sleep_key = keys(config.seed)
     images = inputs.make(config, data_key)
@@ -38,10 +39,10 @@ def train_and_evaluate(
     sleep = experiment.sleep if schedule.sleep_every else None
     checkpoint.claim(workdir, config)
     with checkpoint.Checkpoints(workdir) as checkpoints, faults.StopRequests() as requests:
-        now = checkpoints.latest(experiment.shapes) or checkpoint.start(experiment, init_key)
+        train_state, now = checkpoint.start(checkpoints, experiment, init_key)
         step, best, stopping = int(now.state.step), now.best, False
         log = open_log(config, workdir, schedule, now, report)
-        train_state, sums = parallel.replicate((now.state, now.sums))
+        sums = parallel.replicate(now.sums)
         while step < schedule.total_steps and not stopping:
             first, step = step, schedule.next_stop(step)
             for pixels, order, steps in images.train(first, step):
@@ -61,7 +62,7 @@ def train_and_evaluate(
             accuracy = record.get(f'{evaluated_split(config)}_top1', checkpoint.NOT_EVALUATED)
             improved, best = accuracy > best, max(accuracy, best)
             if due.save or (improved and config.checkpoint_every):
-                state, so_far = parallel.first((train_state, sums))
+                state, so_far = experiment.snapshot(train_state), parallel.first(sums)
                 now = checkpoint.Snapshot(state, so_far, best, log.seconds())
                 checkpoints.save(step, now, accuracy)
     return finish(log, step, schedule, experiment)

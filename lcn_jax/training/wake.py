@@ -25,11 +25,12 @@ def update(
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
+    mean: Callable = parallel.mean,
 ) -> tuple[TrainState, Sums]:
     """One step of backprop on a device's part of the batch, the gradients averaged over devices.
 
-    images (N, H, W, C), normalised; labels (N,) int. Returns the state after the step, and the
-    sums over these N images before it.
+    images (N, H, W, C), normalised; labels (N,) int; `mean`, of gradients, over devices. Returns
+    the state after the step, and the sums over these N images before it.
     """
 
     def loss_fn(params):
@@ -39,7 +40,7 @@ def update(
         return losses.mean(), (logits, updated.get('batch_stats', {}))
 
     grads, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-    grads, batch_stats = parallel.mean((grads, batch_stats))
+    grads, batch_stats = mean((grads, batch_stats))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     state = TrainState(
         step=state.step + 1,
@@ -60,13 +61,14 @@ def step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     batch: dict,
+    mean: Callable = parallel.mean,
 ) -> tuple[TrainState, Sums]:
     """Makes this device's part of the next batch, learns from it, and adds its metrics to `sums`.
 
-    `batch` holds the keyword arguments of `train_batch`.
+    `batch` holds the keyword arguments of `train_batch`; `mean` is as in `update`.
     """
     images, labels = train_batch(pixels, order, key, state.step, shard=parallel.shard(), **batch)
-    state, new = update(state, images, labels, model=model, optimizer=optimizer)
+    state, new = update(state, images, labels, model=model, optimizer=optimizer, mean=mean)
     # Nothing is added after a loss that is not finite, so that the count tells its step.
     still_finite = jnp.isfinite(sums.loss)
     added = jax.tree.map(
@@ -114,8 +116,9 @@ def compile_stretch(step: Callable) -> Callable:
 
 
 def is_finite(state: TrainState) -> jax.Array:
-    """Whether every number of the state is finite, () bool."""
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]).all()
+    """Whether every number of the state is finite on all devices, () bool."""
+    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]).all()
+    return lax.pmin(finite.astype(jnp.int32), parallel.AXIS) == 1
 
 
 def evaluate(

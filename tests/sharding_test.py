@@ -1,0 +1,299 @@
+"""Kernels divided among devices: the same numbers as on one, from checkpoints of each other."""
+
+import functools
+import signal
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_runs
+
+from lcn_jax import divided
+from lcn_jax.data.batches import Pixels
+from lcn_jax.errors import UsageError
+from lcn_jax.kernels import local_kernels
+from lcn_jax.local import LocalConv
+from lcn_jax.training import parallel, sharding, wake
+from lcn_jax.training.experiment import Experiment
+from lcn_jax.training.metrics import Sums
+
+AXIS = parallel.AXIS
+
+
+def on_devices(program, in_axes, devices):
+    return jax.pmap(program, AXIS, in_axes=in_axes, devices=jax.devices()[:devices])
+
+
+# ---- The layer. ----------------------------------------------------------------------------------
+
+MASK = np.random.default_rng(0).integers(0, 2, (5, 5, 3, 3, 2, 4))
+LAYERS = {
+    'rows and a rest': ((5, 6), (3, 3), {}),
+    'strided': ((5, 6), (3, 2), {'strides': 2, 'padding': 1}),
+    'dilated, in groups': ((7, 6), (3, 2), {'kernel_dilation': 2, 'feature_group_count': 2}),
+    'dilated input': ((4, 3), (3, 2), {'input_dilation': 2}),
+    'circular': ((6, 6), (3, 3), {'padding': 'CIRCULAR'}),
+    'one dimension': ((9,), (3,), {'padding': 'CAUSAL'}),
+    'three dimensions': ((3, 4, 3), (2, 2, 2), {}),
+    'fewer positions than devices': ((3, 3), (3, 3), {'padding': 'VALID'}),
+    'mask': ((5, 5), (3, 3), {'mask': MASK}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('size, kernel_size, options', LAYERS.values(), ids=LAYERS)
+def test_the_layer_and_its_gradients_are_those_of_one_device(size, kernel_size, options):
+    devices, examples, channels = 4, 3, 2
+    layer = LocalConv(4, kernel_size, local_bias=True, **options)
+    random = np.random.default_rng(1)
+    x = random.standard_normal((devices, examples, *size, channels)).astype(np.float32)
+    params = layer.init(jax.random.key(1), x[0])['params']
+    grid = layer.grid(x[0])
+    shape = (devices, examples, *grid.output_size, 4)
+    weights = random.standard_normal(shape).astype(np.float32)
+
+    def loss(kernel, x, weights, layer):
+        y = layer.apply({'params': {**params, 'kernel': kernel}}, x)
+        return (y**2 * weights).sum()
+
+    def gradients(layer):
+        return jax.grad(functools.partial(loss, layer=layer), (0, 1))
+
+    x_of_all, weights_of_all = (a.reshape(-1, *a.shape[2:]) for a in (x, weights))
+    expected = gradients(layer)(params['kernel'], x_of_all, weights_of_all)
+    parts = divided.parts(params['kernel'], grid, devices)
+    dparts, dx = on_devices(gradients(layer.clone(shard_axis=AXIS)), (0, 0, 0), devices)(
+        parts, x, weights
+    )
+    dkernel = divided.joined(dparts, params['kernel'].shape)
+    scale = np.abs(expected[0]).max()
+    np.testing.assert_allclose(dkernel / scale, expected[0] / scale, atol=1e-6)
+    np.testing.assert_allclose(dx.reshape(x_of_all.shape), expected[1], atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize('shape', [(2, 5, 7, 3, 2, 1, 4), (5, 3, 2, 4)])
+def test_parts_are_the_positions_in_a_row(shape):
+    dimensions = {7: 2, 4: 1}[len(shape)]
+    before = shape[: len(shape) - 2 * dimensions - 2]
+    grid = LocalConv(1, (3, 3)[:dimensions]).grid(np.zeros((1, *(5, 7)[:dimensions], 1)))
+    kernel = np.arange(np.prod(shape)).reshape(shape)
+    rows = kernel.reshape(*before, -1, *shape[len(before) + dimensions :])
+    count = rows.shape[len(before)]
+    for devices in (1, 3, 4, 40):
+        parts = divided.parts(kernel, grid, devices)
+        size = -(-count // devices)
+        assert parts.shape == (devices, *before, size, *rows.shape[len(before) + 1 :])
+        for device, part in enumerate(parts):
+            positions = range(device * size, min((device + 1) * size, count))
+            own = np.take(rows, positions, len(before))
+            kept = own.shape[len(before)]
+            np.testing.assert_array_equal(np.take(part, range(kept), len(before)), own)
+            assert not np.take(part, range(kept, size), len(before)).any()
+        np.testing.assert_array_equal(divided.joined(parts, shape), kernel)
+
+
+# ---- Training. -----------------------------------------------------------------------------------
+
+RULES = {
+    'mean': {'sleep.full_step': True, 'sleep.share_moments': True},
+    'exact': {'optimizer': 'sgd', 'learning_rate': 1e-2, 'sleep.border': 'exclude'},
+    'hebbian': {'sleep.pools': 'joined', 'model.init': 'common', 'model.init_noise': 0.1},
+    'circuit': {},
+}
+STEPS, EXAMPLES, BATCH = 50, 48, 16
+
+
+def get_config(rule, **changes):
+    config = tiny_runs.get_config('resident')
+    config.update_from_flattened_dict(
+        {
+            'connectivity': 'lc',
+            'sleep.rule': rule,
+            'sleep.full_step': False,
+            'sleep.circuit.patterns_per_weight': 1,
+            'sleep.circuit.steps_per_pattern': 2,
+            'model.sync_batch_norm': True,
+            'model.stage_sizes': (1,),
+            'batch_size': BATCH,
+            'shard_kernels': True,
+            **RULES.get(rule, {}),
+            **changes,
+        }
+    )
+    return config
+
+
+def train(config, devices):
+    """The state after 50 steps with sleeps, with whole kernels, and the sum of the losses."""
+    experiment = Experiment.create(config)
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (EXAMPLES, 8, 8, 1), np.uint8)
+    labels = random.integers(0, 10, EXAMPLES).astype(np.int32)
+    pixels = Pixels(images, labels, np.float32([0.5]), np.float32([0.3]))
+    grids, key = experiment.divided_grids, jax.random.key(1)
+
+    def init(key):
+        return sharding.own(experiment.initial_state(key), grids)
+
+    train_state = on_devices(init, (0,), devices)(jnp.stack([key] * devices))
+    sums = jax.tree.map(lambda leaf: np.stack([leaf] * devices), Sums.zero())
+    step = on_devices(experiment.wake_step(100), (0, 0, None, None, None), devices)
+    asleep = on_devices(experiment.sleep_step, (0, None), devices)
+    for number in range(1, STEPS + 1):
+        train_state, sums = step(train_state, sums, pixels, np.arange(EXAMPLES), key)
+        if number % 10 == 0:
+            train_state = asleep(train_state, key)
+    train_state, sums = jax.device_get((train_state, sums))
+    whole = jax.tree.map(
+        lambda leaf, like: (
+            divided.joined(leaf, like.shape) if leaf.shape[1:] != like.shape else leaf[0]
+        ),
+        train_state,
+        experiment.shapes,
+    )
+    return whole, sums.loss
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('rule', RULES)
+def test_divided_kernels_train_and_sleep_as_whole_ones_do(rule):
+    expected, loss = train(get_config(rule, shard_kernels=False), 1)
+    assert expected.step == STEPS
+    for devices in (1, 2, 4, 8) if rule == 'mean' else (8,):
+        trained, loss_of_divided = train(get_config(rule), devices)
+        np.testing.assert_allclose(loss_of_divided[0] / STEPS, loss[0] / STEPS, rtol=1e-5)
+        chex.assert_trees_all_close(trained.params, expected.params, atol=1e-5, rtol=0)
+        chex.assert_trees_all_close(trained.batch_stats, expected.batch_stats, atol=1e-5)
+        chex.assert_trees_all_close(trained.opt_state, expected.opt_state, atol=1e-5)
+
+
+# ---- Runs. ---------------------------------------------------------------------------------------
+
+DIVIDE = '--config.shard_kernels'
+KILL = 'os.kill(os.getpid(), signal.SIGKILL)'
+
+
+@pytest.fixture(scope='module')
+def starter(tmp_path_factory):
+    return tiny_runs.Starter('resident', str(tmp_path_factory.mktemp('data')))
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_uninterrupted(starter, tmp_path):
+    """Before a record, and in a save of parts; all processes have four devices."""
+    starter.finish(tmp_path / 'uninterrupted', DIVIDE, devices=4)
+    for kill in (
+        tiny_runs.record(4, KILL),
+        tiny_runs.at(r"[^']*/35\.orbax[^/']*/", KILL, 4),
+    ):
+        killed = -signal.SIGKILL
+        starter.finish(tmp_path / 'killed', DIVIDE, devices=4, before=kill, status=killed)
+    starter.finish(tmp_path / 'killed', DIVIDE, devices=4)
+    tiny_runs.assert_same(tmp_path / 'killed', tmp_path / 'uninterrupted')
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_read_on_other_devices_divided_or_not(starter, tmp_path):
+    """Each run continues the one before; with synchronised statistics they are all one run."""
+    sync = '--config.model.sync_batch_norm'
+    starter.finish(tmp_path / 'whole', sync, devices=1)
+    runs = [(4, True), (2, True), (1, False), (8, True)]
+    for number, (devices, divides) in enumerate(runs):
+        last = number == len(runs) - 1
+        stop = '' if last else tiny_runs.record(5, 'os.kill(os.getpid(), signal.SIGTERM)')
+        flags = f'{DIVIDE}={divides}', sync
+        starter.finish(tmp_path / 'divided', *flags, devices=devices, before=stop)
+    expected, state = (tiny_runs.snapshot(tmp_path / run).state for run in ('whole', 'divided'))
+    assert state.step == expected.step == 100
+    chex.assert_trees_all_close(state.params, expected.params, atol=1e-4, rtol=0)
+
+
+# ---- What cannot work. ---------------------------------------------------------------------------
+
+
+def test_a_convolutional_network_has_nothing_to_divide():
+    with pytest.raises(UsageError, match='no local kernels to divide: set config'):
+        Experiment.create(get_config('none', connectivity='conv'))
+
+
+class Undivided(nn.Module):
+    """A model of one's own that does not look at config.shard_kernels."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, train):
+        x = LocalConv(2, (3, 3), name='first')(images)
+        return nn.Dense(self.num_classes)(x.mean((1, 2)))
+
+
+def undivided(config, num_classes):
+    return Undivided(num_classes)
+
+
+def test_a_model_that_does_not_divide_its_layers_is_refused():
+    config = get_config('none', **{'model.name': f'{__name__}:undivided'})
+    message = "layers with shard_axis='batch', which first of .*undivided does not have"
+    with pytest.raises(UsageError, match=message) as error:
+        Experiment.create(config)
+    assert '\n' not in str(error.value)
+
+
+# ---- Memory. -------------------------------------------------------------------------------------
+
+
+def planned(program, *arguments):
+    """Of the arguments on a device, and of all that is there at once."""
+    memory = program.lower(*arguments).compile().memory_analysis()
+    return memory.argument_size_in_bytes, memory.temp_size_in_bytes
+
+
+@pytest.mark.slow
+def test_a_device_keeps_its_part_of_parameters_gradients_and_moments():
+    """Of kernels so large that nothing else counts; eight devices for 64 positions."""
+    memory = {}
+    for divides in (False, True):
+        config = get_config('none', shard_kernels=divides, **{'model.width': 32})
+        experiment = Experiment.create(config)
+        assert set(experiment.divided_grids) == (set(experiment.grids) if divides else set())
+        update = functools.partial(
+            wake.update,
+            model=experiment.model_of_devices,
+            optimizer=experiment.optimizer(1),
+            mean=experiment.mean,
+        )
+        batch = jnp.zeros((8, 1, 8, 8, 1)), jnp.zeros((8, 1), jnp.int32)
+        program = parallel.per_device(update, (0, 0, 0), donate=[0])
+        state = experiment.shapes_on_devices
+        memory[divides] = planned(program, state, *batch)
+    kernels = sum(
+        a.size for a in jax.tree.leaves(local_kernels(experiment.shapes.params, experiment.grids))
+    )
+    print(kernels * 4, memory)
+    assert memory[False][0] > 3 * 4 * kernels
+    assert memory[True][0] / memory[False][0] < 1.15 / 8
+    assert sum(memory[True]) / sum(memory[False]) < 1.15 / 8
+
+
+@pytest.mark.slow
+def test_a_sleep_gathers_one_layer_at_a_time():
+    """Four layers take the room of one."""
+
+    def temporary(**changes):
+        changes = {'model.width': 32, 'model.stage_sizes': (2,), 'sleep.full_step': False} | changes
+        experiment = Experiment.create(get_config('mean', **changes))
+        kernels = jax.tree.leaves(local_kernels(experiment.shapes.params, experiment.grids))
+        assert len({kernel.size for kernel in kernels}) == 1
+        program = parallel.per_device(experiment.sleep_step, (0, None), donate=[0])
+        bytes_at_once = planned(program, experiment.shapes_on_devices, jax.random.key(0))[1]
+        return len(kernels), bytes_at_once / (4 * kernels[0].size)
+
+    moments = {'sleep.share_moments': False}
+    one, of_one = temporary(**{'model.n_first_conv': 4, **moments})
+    four, of_four = temporary(**{'model.n_first_conv': 1, **moments})
+    assert (one, four) == (1, 4)
+    assert of_four < 1.1 * of_one < 2
+    assert temporary(**{'model.n_first_conv': 1})[1] < 6  # of 4 kernels and 8 moments
