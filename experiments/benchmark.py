@@ -12,6 +12,11 @@ median over the turns, so that other work on the machine slows all of them alike
 then times; with `--out` writes them to a JSON file with a bar chart beside it. Ten minutes on two
 CPU cores.
 
+    python -m experiments.benchmark --device --out=experiments/results/benchmark/gpu.json
+
+is for a GPU or TPU: all that should be measured on one, in bfloat16 and then in float32, 512 images
+in a step. It writes gpu_bfloat16.json as soon as it has it, then gpu_float32.json.
+
 The floor of a layer is the larger of its FLOPs over the rate of a large matrix product, and of its
 bytes, each input read and each output written once, over the rate of a large copy, both measured in
 the same run. A small layer that stays in the cache may be below it.
@@ -19,6 +24,7 @@ the same run. A small layer that stays in the cache may be below it.
 
 import dataclasses
 import importlib.util
+import pathlib
 import time
 from typing import Any
 
@@ -31,7 +37,7 @@ from experiments.measure.layers import measure_layers
 from experiments.measure.steps import measure_sleep, measure_steps
 from experiments.measure.timing import Settings, say
 from experiments.reports.benchmark import plot, ratios, table
-from lcn_jax import local, native
+from lcn_jax import native
 from lcn_jax.errors import UsageError
 from lcn_jax.files import local_folder, make_folder, to_json, write_text
 
@@ -50,6 +56,7 @@ DTYPE = flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of the c
 TORCH = flags.DEFINE_bool(
     'torch', False, "PyTorch's training steps on CPU, too; it is not installed."
 )
+DEVICE = flags.DEFINE_bool('device', False, 'Everything that a GPU or TPU is needed for.')
 QUICK = flags.DEFINE_bool('quick', False, 'One layer and a tiny network, in seconds.')
 
 
@@ -60,14 +67,12 @@ def run(settings: Settings) -> dict[str, Any]:
     say('rates of the machine')
     rates = timing.machine_rates(settings)
     layers = measure_layers(rates, settings)
-    default = local.default_implementation(settings.dtype)
     steps, sleeps = measure_steps(settings), measure_sleep(settings)
     return {
         'settings': dataclasses.asdict(settings),
         **provenance(),
         'seconds': round(time.perf_counter() - start),
-        'default': default,
-        'ratios': ratios(layers, steps, sleeps, default),
+        'ratios': ratios(layers, steps, sleeps),
         'rates': rates,
         'layers': layers,
         'steps': steps,
@@ -77,21 +82,33 @@ def run(settings: Settings) -> dict[str, Any]:
 
 def main(argv):
     del argv
-    if QUICK.value:
-        settings = Settings.quick(DTYPE.value)
-    else:
-        settings = Settings(
-            tuple(NETWORKS.value), 'resnet20', BATCH_SIZE.value, SLEEP_BATCH_SIZE.value, DTYPE.value
-        )
-    settings = dataclasses.replace(settings, torch=TORCH.value)
-    if settings.torch and not importlib.util.find_spec('torch'):
+    if TORCH.value and not importlib.util.find_spec('torch'):
         raise UsageError('--torch needs PyTorch, which is not installed: pip install torch.')
-    out = OUT.value and local_folder('--out', OUT.value)
+    out = local_folder('--out', OUT.value) if OUT.value else None
     if out:  # rather fail now than after the measurements
         if out.suffix != '.json':
             raise UsageError(f'--out={out} must end in .json.')
         make_folder(out.parent)
-    report = run(settings)
+    if DEVICE.value:
+        preset = Settings.quick if QUICK.value else Settings.device
+        for dtype in ('bfloat16', 'float32'):
+            write(run(preset(dtype)), out and out.with_stem(f'{out.stem}_{dtype}'))
+    else:
+        write(run(settings()), out)
+
+
+def settings() -> Settings:
+    """What the flags say, for a benchmark in one dtype."""
+    if QUICK.value:
+        chosen = Settings.quick(DTYPE.value)
+    else:
+        chosen = Settings(
+            tuple(NETWORKS.value), 'resnet20', BATCH_SIZE.value, SLEEP_BATCH_SIZE.value, DTYPE.value
+        )
+    return dataclasses.replace(chosen, torch=TORCH.value)
+
+
+def write(report: dict[str, Any], out: pathlib.Path | None) -> None:
     print(table(report))
     if out:
         write_text(out, to_json(report, indent=1))

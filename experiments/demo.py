@@ -145,7 +145,7 @@ def draw(runs: dict[str, list[list[dict]]]) -> None:
         xlabel='epoch',
         ylabel='rms(w − mean of the pool) / rms(w)',
         ylim=(0, 1),
-        title='How far weights are from alike',
+        title='Deviation within pools',
     )
     for axes in (left, right):
         axes.grid(alpha=0.3)

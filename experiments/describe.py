@@ -29,6 +29,11 @@ def describe(experiment: Experiment) -> str:
     layers = cost.layers(experiment.model, experiment.image_shape)
     memory = overview.memory(experiment)
     local = [layer.parameters for layer in layers if layer.grid]
+    chosen = {
+        default_implementation(layer.kernel[-layer.grid.dimensions - 2 :], config.model.dtype)
+        for layer in layers
+        if layer.grid
+    }
     flops = cost.step_flops(layers)
     size = '×'.join(map(str, experiment.image_shape))
     return '\n'.join(
@@ -37,7 +42,7 @@ def describe(experiment: Experiment) -> str:
             '',
             layer_table(layers),
             '',
-            f'layer          {default_implementation(config.model.dtype)}; {native.describe()}',
+            f'layer          {", ".join(sorted(chosen))}; {native.describe()}',
             f'parameters     {experiment.parameters:,}, of them {sum(local):,} in {len(local)} '
             'locally connected kernels',
             f'training step  {flops / 1e9:.3g} GFLOP for an image, '

@@ -37,6 +37,7 @@ def main(argv):
         raise UsageError(f'{workdir} holds a convolutional network, which has nothing to share.')
     if config.sleep.rule == 'none':
         config.sleep.rule, config.sleep.full_step = 'mean', False
+    config.shard_kernels = False  # whole kernels are drawn
     experiment = Experiment.create(config)
     grids = dict(by_path(experiment.grids))
     path = (*LAYER.value.split('/'), 'kernel')

@@ -103,8 +103,15 @@ def layer_candidates(
             functools.partial(local.conv_local, implementation=name, **options),
             (x_HWNC, kernels, dy_HWNC),
         )
-        for name in local.implementations(dtype)
+        for name in different_implementations(dtype)
     }
+
+
+def different_implementations(dtype: str) -> tuple[str, ...]:
+    """Those that are not the same program here: 'patches' stands in for the others of CPUs."""
+    if jax.default_backend() == 'cpu':
+        return local.implementations(dtype)
+    return 'patches', 'lax'
 
 
 def floor(flops: int, moved: int, dtype: str, rates: Mapping[str, float]) -> dict[str, float | str]:
@@ -117,19 +124,22 @@ def floor(flops: int, moved: int, dtype: str, rates: Mapping[str, float]) -> dic
 def measure_layer(
     shape: LayerShape, batch_size: int, rates: Mapping[str, float], settings: Settings
 ) -> dict[str, Any]:
-    """Times, compiled memory and the locally connected layer's floor, by direction."""
+    """Times, compiled memory and the locally connected layer's floor, by direction.
+
+    'default' is the implementation that `conv_local` chooses for the layer.
+    """
     candidates = layer_candidates(shape, batch_size, settings.dtype)
-    compiled, calls = {}, {}
+    programs = {}
     for name, (layer, operands) in candidates.items():
-        for direction, program, arguments in (
-            ('forward', layer, operands[:2]),
-            ('forward_backward', with_gradients(layer), operands),
-        ):
-            compiled[direction, name] = Compiled.of(jax.jit(program), *arguments)
-            calls[direction, name] = functools.partial(compiled[direction, name].call, *arguments)
+        programs['forward', name] = jax.jit(layer), operands[:2]
+        programs['forward_backward', name] = jax.jit(with_gradients(layer)), operands
+    compiled = Compiled.all_of(programs)
+    calls = {name: functools.partial(compiled[name].call, *programs[name][1]) for name in programs}
     seconds = medians(calls, settings.layer_seconds, settings)
 
-    x, kernels, dy = candidates[local.default_implementation(settings.dtype)][1]
+    weights = (*shape.grid.kernel_size, shape.channels, shape.features)
+    default = local.default_implementation(weights, settings.dtype)
+    x, kernels, dy = candidates[default][1]
     flops, moved = 2 * batch_size * kernels.size, x.nbytes + kernels.nbytes + dy.nbytes
     floors = {
         'forward': floor(flops, moved, settings.dtype, rates),
@@ -140,6 +150,7 @@ def measure_layer(
         'layer': str(shape),
         'kernel_size': shape.grid.kernel_size,
         'batch_size': batch_size,
+        'default': default,
     } | {
         direction: {
             'seconds': {name: seconds[direction, name] for name in candidates},
@@ -151,7 +162,7 @@ def measure_layer(
 
 
 def measure_layers(rates: Mapping[str, float], settings: Settings) -> dict[str, list[dict]]:
-    """`measure_layer` of the layers of each network, and of others in a whole benchmark."""
+    """`measure_layer` of the layers of each network, and of those of other fields."""
     measured = {}
     for network in settings.networks:
         get_config, smaller = KNOWN_NETWORKS[network]
@@ -161,7 +172,7 @@ def measure_layers(rates: Mapping[str, float], settings: Settings) -> dict[str, 
             say(f'{network}, layer {shape}')
             batch_size = max(1, settings.batch_size // smaller)
             measured[network].append(measure_layer(shape, batch_size, rates, settings))
-    if settings.most_layers is None:
+    if settings.other_layers:
         measured[OTHERS] = []
         for shape, batch_size in OTHER_LAYERS:
             say(f'layer {shape}')

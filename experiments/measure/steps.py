@@ -123,19 +123,16 @@ def measure_steps(settings: Settings) -> dict[str, Any]:
     }
     batch = spread_batch(lc, settings.batch_size)
     fed = dataset(lc, settings.images)
-    compiled, calls = {}, {}
+    programs = {}
     for name, experiment in experiments.items():
-        say(f'{settings.step_network}, compiling the step {name}')
-        train_state = start(experiment)
-        compiled[name] = Compiled.of(update(experiment), train_state, *batch)
-        calls[name] = advancing(compiled[name], train_state, *batch)
-        if name not in FED:
-            continue
-        step = experiment.wake_step(TOTAL_STEPS)
-        step = parallel.per_device(step, (0, 0, 0, 0, None), donate=[0])
-        train_state = start(experiment)
-        compiled[f'{name} fed'] = Compiled.of(step, train_state, *fed)
-        calls[f'{name} fed'] = advancing(compiled[f'{name} fed'], train_state, *fed)
+        programs[name] = update(experiment), (start(experiment), *batch)
+        if name in FED:
+            step = experiment.wake_step(TOTAL_STEPS)
+            step = parallel.per_device(step, (0, 0, 0, 0, None), donate=[0])
+            programs[f'{name} fed'] = step, (start(experiment), *fed)
+    say(f'{settings.step_network}, compiling the steps')
+    compiled = Compiled.all_of(programs)
+    calls = {name: advancing(compiled[name], *programs[name][1]) for name in programs}
     if settings.torch:
         from experiments.measure import torch_steps  # PyTorch need not be installed
 
@@ -156,7 +153,7 @@ def measure_sleep(settings: Settings) -> dict[str, Any]:
     """One sleep by each rule, with the options of the config, and a wake step to compare with."""
     lc = experiment_of(settings, 'lc')
     batch = spread_batch(lc, settings.sleep_batch_size)
-    programs = {'wake': (update(lc), batch)}
+    programs = {'wake': (update(lc), (start(lc), *batch))}
     for name in SLEEP_RULES:
         experiment = experiment_of(settings, 'lc', rule=name)
 
@@ -164,12 +161,9 @@ def measure_sleep(settings: Settings) -> dict[str, Any]:
             return experiment.sleep_step(train_state, key), None
 
         program = parallel.per_device(asleep, (0, None), donate=[0])
-        programs[name] = program, (jax.random.key(0),)
-    compiled, calls = {}, {}
-    for name, (program, rest) in programs.items():
-        train_state = start(lc)
-        compiled[name] = Compiled.of(program, train_state, *rest)
-        calls[name] = advancing(compiled[name], train_state, *rest)
+        programs[name] = program, (start(lc), jax.random.key(0))
+    compiled = Compiled.all_of(programs)
+    calls = {name: advancing(compiled[name], *programs[name][1]) for name in programs}
     say(f'{settings.step_network}, sleeps')
     return {
         'network': settings.step_network,

@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
+import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -27,6 +29,7 @@ class Settings:
     torch: bool = False  # PyTorch's training steps, too
     images: int = 50_000  # of the synthetic dataset
     most_layers: int | None = None  # of each network
+    other_layers: bool = True  # a sequence, a volume and a dilated layer
     matrix: int = 2048
     copied_numbers: int = 1 << 26
     turns: int = 9
@@ -36,9 +39,17 @@ class Settings:
     turn_seconds: float = 0.02  # faster candidates are called several times in a turn
 
     @classmethod
+    def device(cls, dtype: str) -> 'Settings':
+        """On a GPU or TPU, whose time is dear: fewer turns, and a layer takes about ten seconds."""
+        return cls(
+            ('resnet20',), 'resnet20', 512, 512, dtype, other_layers=False, matrix=8192,
+            copied_numbers=1 << 28, layer_seconds=0.3, step_seconds=3.0,
+        )  # fmt: skip
+
+    @classmethod
     def quick(cls, dtype: str) -> 'Settings':
         return cls(
-            ('tiny',), 'tiny', 2, 2, dtype, images=8, most_layers=1, matrix=64,
+            ('tiny',), 'tiny', 2, 2, dtype, images=8, most_layers=1, other_layers=False, matrix=64,
             copied_numbers=1 << 10, turns=1, fewest_turns=1, turn_seconds=0.0,
         )  # fmt: skip
 
@@ -100,12 +111,24 @@ class Compiled:
     temp_bytes: int
 
     @classmethod
-    def of(cls, program: Callable, *arguments) -> 'Compiled':
+    def of(cls, program: Callable, arguments: Sequence) -> 'Compiled':
         """`program` comes from `jax.jit` or `parallel.per_device`."""
         start = time.perf_counter()
         compiled = program.lower(*arguments).compile()
         seconds = time.perf_counter() - start
         return cls(compiled, seconds, compiled.memory_analysis().temp_size_in_bytes)
+
+    @classmethod
+    def all_of(cls, programs: Mapping[Any, tuple[Callable, Sequence]]) -> dict[Any, 'Compiled']:
+        """`of` each program and its arguments.
+
+        For a GPU or TPU side by side, because its time is dear: what compiling takes is then less
+        than the sum, and more than it is alone.
+        """
+        side_by_side = 1 if jax.default_backend() == 'cpu' else os.cpu_count()
+        with futures.ThreadPoolExecutor(side_by_side) as pool:
+            compiled = pool.map(lambda name: cls.of(*programs[name]), programs)
+            return dict(zip(programs, compiled))
 
 
 def machine_rates(settings: Settings) -> dict[str, float]:

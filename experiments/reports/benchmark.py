@@ -27,12 +27,10 @@ LABELS = {
 }
 
 
-def ratios(
-    layers: dict[str, list[dict]], steps: dict, sleeps: dict, default: str
-) -> dict[str, dict]:
+def ratios(layers: dict[str, list[dict]], steps: dict, sleeps: dict) -> dict[str, dict]:
     """Times over times; over the layers of a network, the geometric mean of those with 3×3 kernels.
 
-    The implementations are compared with `default`, the one that is used here.
+    The implementations are compared with the one that is chosen for the layer.
     """
     groups = {record['layer']: [record] for record in layers.get(OTHERS, [])} | {
         f'3×3 layers of {network}': [r for r in measured if r['kernel_size'] == (3, 3)]
@@ -43,12 +41,12 @@ def ratios(
     for group, measured in groups.items():
         of_layers[group] = {
             direction: {
-                f'{name} / {default}': statistics.geometric_mean(
-                    record[direction]['seconds'][name] / record[direction]['seconds'][default]
+                f'{name} / default': statistics.geometric_mean(
+                    seconds[name] / seconds[record['default']]
                     for record in measured
+                    for seconds in [record[direction]['seconds']]
                 )
                 for name in measured[0][direction]['seconds']
-                if name != default
             }
             for direction in DIRECTIONS
         }
@@ -94,15 +92,16 @@ def table(report: dict[str, Any]) -> str:
         temps = ''.join(f' {name:>7}' for name in names)
         for direction in DIRECTIONS:
             title = f'{network}, batch {batches(layers)}: {TITLES[direction]}, ms'
-            lines += ['', title, f'{"layer":<24}{columns} {"bound by":>9}   MB:{temps}']
+            heads = f'{"bound by":>9} {"default":>8}   MB:{temps}'
+            lines += ['', title, f'{"layer":<24}{columns} {heads}']
             for layer in layers:
                 record = layer[direction]
                 seconds, least = record['seconds'], record['floor']['seconds']
                 times = ''.join(f' {1e3 * value:>9.2f}' for value in (*seconds.values(), least))
                 temp = ''.join(f' {size / 1e6:>7.1f}' for size in record['temp_bytes'].values())
                 lines.append(
-                    f'{layer["layer"]:<24}{times} {seconds[report["default"]] / least:>9.1f} '
-                    f'{record["floor"]["bound_by"]:>9}      {temp}'
+                    f'{layer["layer"]:<24}{times} {seconds[layer["default"]] / least:>9.1f} '
+                    f'{record["floor"]["bound_by"]:>9} {layer["default"]:>8}      {temp}'
                 )
 
     lines += ['', f'{"training step":<24} {"ms":>9} {"temp MB":>9} {"compile s":>9}']
@@ -150,7 +149,7 @@ def plot(report: dict[str, Any]) -> Figure:
         axes.set(yscale='log', ylabel='forward + backward (ms)')
         axes.set_title(f'Layers of {network}, batch {batches(measured)}')
         axes.legend(frameon=False, fontsize='small', ncols=2, loc='upper right')
-        axes.set_ylim(0.8 * min(floors), 4 * axes.dataLim.y1)  # room for the legend
+        axes.set_ylim(0.8 * min(floors), 12 * axes.dataLim.y1)  # room for the legend
         axes.margins(x=0.02)
     seconds = {name: steps['seconds'][name] for name in STEPS}
     bars = of_steps.bar(

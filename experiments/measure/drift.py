@@ -1,0 +1,46 @@
+"""The common part of what the neurons of a pool learn while awake.
+
+Where d is the change of a neuron's weights and m(d) the mean change of its pool, it is
+rms(m(d)) / rms(d), over a layer.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from lcn_jax import snr
+from lcn_jax.grid import Grid
+from lcn_jax.training import inputs, parallel, train
+from lcn_jax.training.experiment import Experiment
+from lcn_jax.training.metrics import Sums
+
+
+def common_parts(experiment: Experiment, state, seed: int, counts: list[int]) -> list[dict]:
+    """That of each layer, by its name, after each of `counts` wake steps from `state`."""
+    config, data_key = experiment.config, train.keys(seed)[1]
+    images = inputs.make(config, data_key)
+    schedule = train.make_schedule(config, images.examples)
+    wake = experiment.wake(schedule.total_steps)
+
+    @jax.jit
+    def common_part(before, after):
+        changes = jax.tree.map(jnp.subtract, after, before)
+        own = snr.layer_deviations(changes, experiment.grids, config.sleep.border)
+        return {name: jnp.sqrt(1 - deviation**2) for name, deviation in own.items()}
+
+    step = int(state.step)
+    ends = [step + count for count in counts]
+    now, sums, parts = *parallel.replicate((state, Sums.zero())), []
+    while step < ends[-1]:
+        first = step
+        step = min(schedule.next_stop(step), *(end for end in ends if end > step))
+        for pixels, order, steps in images.train(first, step):
+            now, sums = wake(now, sums, pixels, order, data_key, steps)
+        if step in ends:
+            parts.append(common_part(state.params, parallel.first(now).params))
+    return parts
+
+
+def independent(grid: Grid, border: str) -> float:
+    """That of independent changes: with N neurons in P pools it is sqrt(P / N)."""
+    pool = grid.pools(border)
+    return (len(set(pool[pool >= 0])) / (pool >= 0).sum()) ** 0.5

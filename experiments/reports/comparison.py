@@ -1,0 +1,135 @@
+"""Finished runs compared by the config fields in which they differ: a table, a picture."""
+
+import dataclasses
+import glob
+import json
+import os
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import flax.traverse_util
+from matplotlib.figure import Figure
+
+from experiments.reports.style import COLOURS
+from lcn_jax.errors import UsageError
+from lcn_jax.training import checkpoint, metrics
+from lcn_jax.training.train import evaluated_split
+
+Run = tuple[dict[str, Any], dict[str, Any]]
+NOT_COMPARED = ('seed', *checkpoint.FREE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """The runs of one config: its differing fields, and the accuracies of the runs in percent."""
+
+    values: tuple[str, ...]
+    accuracies: list[float]
+    deviation: float | None  # of the weights, mean over the runs
+    seconds: float
+
+    @property
+    def mean(self) -> float:
+        return statistics.mean(self.accuracies)
+
+    @property
+    def spread(self) -> float | None:
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """fields: those in which configs differ; rows: one for each config, the best accuracy first."""
+
+    fields: list[str]
+    rows: list[Row]
+    splits: str  # what the runs were evaluated on
+
+
+def read(patterns: Sequence[str]) -> list[Run]:
+    """The runs in the folders that match the patterns; UsageError if there is none."""
+    workdirs = sorted({path for pattern in patterns for path in glob.glob(pattern)})
+    if not workdirs:
+        raise UsageError(f'--workdirs={",".join(patterns)} matches no folder.')
+    return [read_run(workdir) for workdir in workdirs]
+
+
+def read_run(workdir: str) -> Run:
+    """The fields that are compared, by their names with dots, and the last record with its 'split'.
+
+    Raises:
+      UsageError: the folder holds no run, or one that is not at its end.
+    """
+    config = checkpoint.read_config(workdir)
+    values = flax.traverse_util.flatten_dict(config.to_dict(), sep='.')
+    fields = {name: value for name, value in values.items() if name not in NOT_COMPARED}
+    records = metrics.read(os.path.join(workdir, 'metrics.jsonl'))
+    split = evaluated_split(config)
+    if not records or records[-1]['epoch'] < config.epochs:
+        raise UsageError(f'the run in {workdir} is not at its end: train it to there.')
+    return fields, records[-1] | {'split': split}
+
+
+def compare(runs: list[Run]) -> Comparison:
+    by_config = defaultdict(list)
+    for config, record in runs:
+        by_config[json.dumps(config, sort_keys=True)].append(record)
+    configs = {key: json.loads(key) for key in by_config}
+    names = sorted({name for config in configs.values() for name in config})
+    differing = [
+        name for name in names if len({json.dumps(c.get(name)) for c in configs.values()}) > 1
+    ]
+    rows = []
+    for key, records in by_config.items():
+        deviations = [metrics.awake(record, 'weight_deviation') for record in records]
+        rows.append(
+            Row(
+                values=tuple(str(configs[key].get(name, '')) for name in differing),
+                accuracies=[100 * record[f'{record["split"]}_top1'] for record in records],
+                deviation=None if None in deviations else statistics.mean(deviations),
+                seconds=statistics.mean(record['seconds'] for record in records),
+            )
+        )
+    splits = '/'.join(sorted({record['split'] for _, record in runs}))
+    return Comparison(differing, sorted(rows, key=lambda row: -row.mean), splits)
+
+
+def markdown(comparison: Comparison) -> str:
+    accuracy = f'{comparison.splits} top-1 %'
+    lines = [
+        f'| {" | ".join([*comparison.fields, accuracy, "n", "weight deviation", "s / run"])} |',
+        '|' + '---|' * len(comparison.fields) + '---:|' * 4,
+    ]
+    for row in comparison.rows:
+        spread = '' if row.spread is None else f' ± {row.spread:.1f}'
+        deviation = '' if row.deviation is None else f'{row.deviation:.2g}'
+        n, seconds = str(len(row.accuracies)), f'{row.seconds:.0f}'
+        cells = [*row.values, f'{row.mean:.1f}{spread}', n, deviation, seconds]
+        lines.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(lines)
+
+
+def plot(comparison: Comparison) -> Figure:
+    """A point for each config, with the standard deviation over its runs."""
+    figure = Figure(figsize=(8, 1.2 + 0.24 * len(comparison.rows)), layout='constrained')
+    axes = figure.subplots()
+    for place, row in enumerate(comparison.rows):
+        axes.errorbar(row.mean, place, xerr=row.spread, fmt='o', color=COLOURS['lc'], capsize=3)
+    labels = [_label(comparison.fields, row) for row in comparison.rows]
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.set_xlabel(f'{comparison.splits} top-1 accuracy (%)')
+    axes.grid(axis='x', alpha=0.3)
+    return figure
+
+
+def _label(fields: list[str], row: Row) -> str:
+    """As 'every 10, full_step': the last names of fields with their values, of flags if set."""
+    named = {field.rpartition('.')[2]: value for field, value in zip(fields, row.values)}
+    return ', '.join(
+        name if value == 'True' else f'{name} {value}'
+        for name, value in named.items()
+        if value not in ('False', '')
+    )
