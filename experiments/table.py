@@ -24,6 +24,7 @@ from ml_collections import ConfigDict, config_flags
 
 from experiments.common import cli
 from experiments.common.provenance import provenance
+from experiments.reports import rows as known
 from experiments.reports import table as table_report
 from lcn_jax.data import sources
 from lcn_jax.errors import Diverged, Stopped, UsageError
@@ -42,7 +43,7 @@ PADDINGS = flags.DEFINE_list(
     'paddings', None, 'Of the translations, in pixels; by default the one of lc_translations.'
 )
 ROWS = flags.DEFINE_list(
-    'rows', None, f'By default those of the paper. All: {", ".join(table_report.ROWS)}.'
+    'rows', None, f'By default those of the paper. All: {", ".join(known.ROWS)}.'
 )
 SEARCH = flags.DEFINE_bool('search', False, 'Look for learning rates and weight decays.')
 
@@ -56,10 +57,10 @@ STOPPED = 'stopped; the same command continues from there.'
 def main(argv):
     del argv
     local_folder('--out', OUT.value)
-    rows = ROWS.value or list(table_report.PAPER)
-    unknown = [row for row in rows if row not in table_report.ROWS]
+    rows = ROWS.value or list(known.PAPER)
+    unknown = [row for row in rows if row not in known.ROWS]
     if unknown:
-        raise UsageError(f'unknown row {unknown[0]!r}; known: {", ".join(table_report.ROWS)}.')
+        raise UsageError(f'unknown row {unknown[0]!r}; known: {", ".join(known.ROWS)}.')
     if given('conv').validation:
         raise UsageError(
             'leave out --config.validation: --search holds images out by itself, and a table is '
@@ -152,7 +153,7 @@ def given(kind: str) -> ConfigDict:
 
 
 def config_of(row: str, padding: int, seed: int) -> ConfigDict:
-    settings = table_report.ROWS[row]
+    settings = known.ROWS[row]
     config = given(settings.kind)
     config.seed, config.translations.padding = seed, padding
     if EPOCHS.value is not None:

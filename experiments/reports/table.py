@@ -1,6 +1,5 @@
 """The results of a table's runs: means, paired differences with their intervals, a figure."""
 
-import dataclasses
 import json
 import math
 import pathlib
@@ -11,55 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from experiments.reports.style import COLOURS
+from experiments.reports.rows import ROWS
 from lcn_jax.data.specs import SPECS
 from lcn_jax.files import from_json
 from lcn_jax.training.metrics import awake
 
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A row of the table: its label, the kind of network, fields of the config, and a colour."""
-
-    label: str
-    kind: str
-    fields: dict[str, Any]
-    colour: str
-
-
-# ws(n) is a sleep after every n-th step, by averaging or by the Hebbian rule.
-ROWS = {
-    'conv': Row('conv', 'conv', {}, COLOURS['conv']),
-    'lc': Row('LC', 'lc', {}, COLOURS['lc']),
-    **{
-        f'lc_reps{n}': Row(
-            f'LC, {n} reps',
-            'lc_translations',
-            {'translations.repetitions': n},
-            COLOURS['translations'],
-        )
-        for n in (4, 8, 16)
-    },
-    **{
-        f'lc_{rule}{n}': Row(
-            f'LC, ws({n}), {name}', f'lc_{rule}', {'sleep.every': n}, COLOURS[rule]
-        )
-        for rule, name in (('mean', 'mean'), ('hebbian', 'Hebbian'))
-        for n in (1, 10, 100)
-    },
-    **{
-        f'lc_{rule}{n}_joined': Row(
-            f'LC, ws({n}), {name}, joined pools',
-            f'lc_{rule}_joined',
-            {'sleep.every': n},
-            COLOURS[f'{rule}_joined'],
-        )
-        for rule, name in (('mean', 'mean'), ('hebbian', 'Hebbian'))
-        for n in (1, 10, 100)
-    },
-}
-# The rows of the paper's Table 1.
-PAPER = [row for row in ROWS if not row.endswith('joined')]
 METRICS = {'top1': 'top-1', 'top5': 'top-5'}
 REFERENCES = ('conv', 'lc')  # rows that every row is compared with
 

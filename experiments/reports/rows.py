@@ -1,0 +1,57 @@
+"""The rows of `experiments.table`, and which kind of network and fields of the config each is."""
+
+import dataclasses
+from typing import Any
+
+from experiments.reports.style import COLOURS
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of the table: its label, the kind of network, fields of the config, and a colour."""
+
+    label: str
+    kind: str
+    fields: dict[str, Any]
+    colour: str
+
+
+# The rows of the paper's Table 1. ws(n) is a sleep after every n-th step, by averaging or by the
+# Hebbian rule.
+PAPER = {
+    'conv': Row('conv', 'conv', {}, COLOURS['conv']),
+    'lc': Row('LC', 'lc', {}, COLOURS['lc']),
+    **{
+        f'lc_reps{n}': Row(
+            f'LC, {n} reps',
+            'lc_translations',
+            {'translations.repetitions': n},
+            COLOURS['translations'],
+        )
+        for n in (4, 8, 16)
+    },
+    **{
+        f'lc_{rule}{n}': Row(
+            f'LC, ws({n}), {name}', f'lc_{rule}', {'sleep.every': n}, COLOURS[rule]
+        )
+        for rule, name in (('mean', 'mean'), ('hebbian', 'Hebbian'))
+        for n in (1, 10, 100)
+    },
+}
+
+# The same sleeps with one pool for all positions of a layer.
+JOINED = {
+    f'lc_{rule}{n}_joined': Row(
+        f'LC, ws({n}), {name}, joined pools',
+        f'lc_{rule}_joined',
+        {'sleep.every': n},
+        COLOURS[f'{rule}_joined'],
+    )
+    for rule, name in (('mean', 'mean'), ('hebbian', 'Hebbian'))
+    for n in (1, 10, 100)
+}
+
+# Mechanisms of the literature: docs/laboratory.md.
+LABORATORY: dict[str, Row] = {}
+
+ROWS = PAPER | JOINED | LABORATORY
