@@ -318,21 +318,21 @@ faults.StopRequests.heard = hang
 def test_a_lost_process_ends_the_other(number, start_two, two_devices, tmp_path):
     lost = SOON + from_record(20, f'os.kill(os.getpid(), signal.{number})')
     other, process = start_two(tmp_path, (SOON, lost))
-    output, _ = other.communicate(timeout=tiny_runs.HANGS)
+    output = other.output()
     assert other.returncode != 0, output
     assert tiny_runs.records(tmp_path)[-1]['step'] <= 20
     process.kill()
-    process.communicate()
+    process.wait()
 
 
 @pytest.mark.slow
 def test_stuck_process_ends_and_then_the_other(start_two, two_devices, tmp_path):
     """Its heart beats, but it does nothing for STUCK_SECONDS, here 1."""
     other, stuck = start_two(tmp_path, (SOON, STUCK))
-    output, _ = stuck.communicate(timeout=tiny_runs.HANGS)
+    output = stuck.output()
     assert stuck.returncode != 0
     assert 'Timeout' in output and 'in hang' in output  # what it was doing
-    output, _ = other.communicate(timeout=tiny_runs.HANGS)
+    output = other.output()
     assert other.returncode != 0, output
 
 

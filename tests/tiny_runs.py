@@ -83,18 +83,11 @@ class Starter:
     def __init__(self, kind: str, data_dir: str):
         self._flags = f'--config={__file__}:{kind}', f'--config.data_dir={data_dir}'
 
-    def start(self, workdir: Path, *flags: str, devices=1, before='', **popen) -> subprocess.Popen:
+    def start(self, workdir: Path, *flags: str, devices=1, before='', **popen) -> 'Process':
         """`before`: Python statements to run first."""
         program = f'{before}\nimport runpy\nrunpy.run_module("experiments.train", None, "__main__")'
-        return subprocess.Popen(
-            [sys.executable, '-c', program, *self._flags, f'--workdir={workdir}', *flags],
-            env=environment(devices),
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            **popen,
-        )
+        arguments = [sys.executable, '-c', program, *self._flags, f'--workdir={workdir}', *flags]
+        return Process(arguments, env=environment(devices), cwd=ROOT, **popen)
 
     def finish(self, workdir: Path, *flags: str, status=0, **options) -> str:
         """Runs to the end; returns what was printed."""
@@ -108,9 +101,23 @@ class Starter:
         return done.stdout
 
 
-def finish(process: subprocess.Popen, status: int) -> str:
+class Process(subprocess.Popen):
+    """A process that prints into a file: one whose pipe is full and not read would stop."""
+
+    def __init__(self, arguments: list[str], **options):
+        self._printed = tempfile.TemporaryFile('w+')
+        super().__init__(arguments, stdout=self._printed, stderr=subprocess.STDOUT, **options)
+
+    def output(self) -> str:
+        """What it prints until it ends."""
+        self.wait(HANGS)
+        self._printed.seek(0)
+        return self._printed.read()
+
+
+def finish(process: Process, status: int) -> str:
     """What a process prints until it ends, which it does with that status."""
-    output, _ = process.communicate(timeout=HANGS)
+    output = process.output()
     assert process.returncode == status, output
     return output
 
