@@ -105,7 +105,7 @@ class Process(subprocess.Popen):
     """A process that prints into a file: one whose pipe is full and not read would stop."""
 
     def __init__(self, arguments: list[str], **options):
-        self._printed = tempfile.TemporaryFile('w+')
+        self._printed = tempfile.TemporaryFile('w+')  # noqa: SIM115
         super().__init__(arguments, stdout=self._printed, stderr=subprocess.STDOUT, **options)
 
     def output(self) -> str:
