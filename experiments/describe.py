@@ -4,23 +4,36 @@
 
 Prints parameters and FLOPs by layer, and an estimate of the memory that a training step takes on
 each device. The dataset need not be there; where its images stay on the device, they come on top.
-JAX_NUM_CPU_DEVICES=8 in the environment describes a run on eight devices.
+
+With --devices=8 it describes a run on eight devices: it compiles the step for as many virtual ones
+of this CPU, with whole and with divided local kernels (`config.shard_kernels`), and also prints
+what XLA plans and what each device sends to the others in a step.
 """
 
 import jax
+from absl import flags
+from ml_collections import ConfigDict
 
 from experiments.common import cli, overview
+from experiments.common.overview import readable
+from experiments.measure import footprint
 from lcn_jax import native
 from lcn_jax.local import default_implementation
 from lcn_jax.training import cost
 from lcn_jax.training.experiment import Experiment
 
 CONFIG = cli.define_config('File with get_config(kind), a colon, and the kind.')
+DEVICES = flags.DEFINE_integer('devices', None, 'Compile for that many.', lower_bound=1)
 
 
 def main(argv):
     del argv
+    if DEVICES.value:
+        jax.config.update('jax_platforms', 'cpu')
+        jax.config.update('jax_num_cpu_devices', DEVICES.value)
     print(describe(Experiment.create(CONFIG.value)))
+    if DEVICES.value:
+        print(footprints(CONFIG.value))
 
 
 def describe(experiment: Experiment) -> str:
@@ -47,15 +60,32 @@ def describe(experiment: Experiment) -> str:
             'locally connected kernels',
             f'training step  {flops / 1e9:.3g} GFLOP for an image, '
             f'{flops * config.batch_size / 1e9:,.0f} GFLOP for the batch of {config.batch_size}',
-            f'memory         about {overview.readable(sum(memory.values()))} on each of '
+            f'memory         about {readable(sum(memory.values()))} on each of '
             f'{devices} device(s), with {config.batch_size // devices} images:',
             *(
-                f'               {overview.readable(size):>12}  {purpose}'
+                f'               {readable(size):>12}  {purpose}'
                 for purpose, size in memory.items()
                 if size
             ),
         ]
     )
+
+
+def footprints(config: ConfigDict) -> str:
+    """What XLA plans for the step on each device and what that sends, a line for each division."""
+    ways = {'whole kernels': False}
+    if config.connectivity == 'lc':
+        ways['divided kernels'] = True
+    lines = []
+    for name, divides in ways.items():
+        config.shard_kernels = divides
+        found = footprint.of_step(Experiment.create(config))
+        sent = ', '.join(f'{readable(size)} by {name}' for name, size in found.sent.items())
+        lines.append(
+            f'{name:<14} {readable(found.state + found.temporary):>12}, of them '
+            f'{readable(found.state)} parameters and moments; sends {sent or "nothing"}'
+        )
+    return '\n'.join(['compiled for each device:', *lines])
 
 
 def layer_table(layers: list[cost.Layer]) -> str:

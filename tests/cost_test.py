@@ -115,3 +115,17 @@ def test_describe_needs_no_dataset():
     assert done.returncode == 0, done.stderr
     assert '483,155,624, of them 482,893,824 in 20 locally connected kernels' in done.stdout
     assert 'on each of 4 device(s), with 64 images' in done.stdout
+
+
+@pytest.mark.slow
+def test_describe_compiles_for_a_number_of_devices():
+    config = f'--config={tiny_runs.ROOT}/tests/tiny_config.py'
+    done = tiny_runs.call('describe', f'{config}:lc', '--devices=3')
+    assert done.returncode == 0, done.stderr
+    whole, divided = done.stdout.splitlines()[-2:]
+    assert whole.startswith('whole kernels') and 'by all-reduce' in whole
+    assert divided.startswith('divided kernels') and 'by all-to-all' in divided
+    done = tiny_runs.call('describe', f'{config}:conv', '--devices=1')
+    assert 'divided' not in done.stdout and done.stdout.endswith('sends nothing\n')
+    done = tiny_runs.call('describe', f'{config}:lc', '--devices=7')
+    assert done.stderr.splitlines()[-1].startswith('error: batch_size 48 cannot be split over 7')

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import tiny_runs
 
+from experiments.measure import footprint
 from lcn_jax import divided
 from lcn_jax.data.batches import Pixels
 from lcn_jax.errors import UsageError
 from lcn_jax.kernels import local_kernels
 from lcn_jax.local import LocalConv
-from lcn_jax.training import parallel, sharding, wake
+from lcn_jax.training import parallel, sharding
 from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.metrics import Sums
 
@@ -259,23 +260,15 @@ def test_a_device_keeps_its_part_of_parameters_gradients_and_moments():
         config = get_config('none', shard_kernels=divides, **{'model.width': 32})
         experiment = Experiment.create(config)
         assert set(experiment.divided_grids) == (set(experiment.grids) if divides else set())
-        update = functools.partial(
-            wake.update,
-            model=experiment.model_of_devices,
-            optimizer=experiment.optimizer(1),
-            mean=experiment.mean,
-        )
-        batch = jnp.zeros((8, 1, 8, 8, 1)), jnp.zeros((8, 1), jnp.int32)
-        program = parallel.per_device(update, (0, 0, 0), donate=[0])
-        state = experiment.shapes_on_devices
-        memory[divides] = planned(program, state, *batch)
+        memory[divides] = footprint.of_step(experiment)
     kernels = sum(
         a.size for a in jax.tree.leaves(local_kernels(experiment.shapes.params, experiment.grids))
     )
-    print(kernels * 4, memory)
-    assert memory[False][0] > 3 * 4 * kernels
-    assert memory[True][0] / memory[False][0] < 1.15 / 8
-    assert sum(memory[True]) / sum(memory[False]) < 1.15 / 8
+    whole, part = memory[False], memory[True]
+    assert whole.state > 3 * 4 * kernels
+    assert part.state / whole.state < 1.15 / 8
+    of_all = [found.state + found.temporary for found in (part, whole)]
+    assert of_all[0] / of_all[1] < 1.15 / 8
 
 
 @pytest.mark.slow

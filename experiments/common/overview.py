@@ -43,8 +43,11 @@ def memory(experiment: Experiment) -> dict[str, int]:
     """
     config = experiment.config
     parallel.check_batch_size(config.batch_size)
+    of_device = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), experiment.shapes_on_devices
+    )
     return cost.memory(
-        experiment.shapes,
+        of_device,
         cost.layers(experiment.model, experiment.image_shape),
         config.batch_size // jax.device_count(),
         jnp.dtype(config.model.dtype),

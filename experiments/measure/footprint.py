@@ -1,0 +1,50 @@
+"""What a training step takes on each device, by the compiled program."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments.measure import collectives
+from lcn_jax.training import parallel, wake
+from lcn_jax.training.experiment import Experiment
+
+
+class Footprint(NamedTuple):
+    """Bytes on a device. state: parameters and moments. temporary: gradients, activations and all
+    else that XLA plans beside it. sent: to other devices in a step, by operation.
+    """
+
+    state: int
+    temporary: int
+    sent: dict[str, float]
+
+
+def of_step(experiment: Experiment) -> Footprint:
+    """Compiles the step of backprop for all devices and runs nothing.
+
+    Raises:
+      UsageError: the devices cannot divide the batch.
+    """
+    devices, batch_size = jax.device_count(), experiment.config.batch_size
+    parallel.check_batch_size(batch_size)
+    update = partial(
+        wake.update,
+        model=experiment.model_of_devices,
+        optimizer=experiment.optimizer(1),
+        mean=experiment.mean,
+    )
+    batch = devices, batch_size // devices
+    images = jax.ShapeDtypeStruct((*batch, *experiment.image_shape), jnp.float32)
+    labels = jax.ShapeDtypeStruct(batch, jnp.int32)
+    arguments: Any = experiment.shapes_on_devices, images, labels
+    program = parallel.per_device(update, (0, 0, 0), donate=[0])
+    compiled = program.lower(*arguments).compile()
+    memory = compiled.memory_analysis()
+    of_batch = sum(array.size * array.dtype.itemsize for array in (images, labels)) // devices
+    return Footprint(
+        memory.argument_size_in_bytes - of_batch,
+        memory.temp_size_in_bytes + of_batch,
+        collectives.sent(compiled.as_text(), devices),
+    )
