@@ -30,10 +30,11 @@ from lcn_jax.grid import Grid
 
 def positions_of_part(grid: Grid, axis_name: str | None) -> tuple[int, ...]:
     """The axes of positions in what a device has of a kernel: (m,), or all of them."""
-    return grid.output_size if axis_name is None else (_per_device(grid, lax.axis_size(axis_name)),)
+    return grid.output_size if axis_name is None else (per_device(grid, lax.axis_size(axis_name)),)
 
 
-def _per_device(grid: Grid, devices: int) -> int:
+def per_device(grid: Grid, devices: int) -> int:
+    """The positions m of a part."""
     return -(-math.prod(grid.output_size) // devices)
 
 
@@ -46,7 +47,7 @@ def parts(kernel: Any, grid: Grid, devices: int) -> Any:
     axis = kernel.ndim - 2 * grid.dimensions - 2
     before, weights = kernel.shape[:axis], kernel.shape[axis + grid.dimensions :]
     rows = kernel.reshape(*before, -1, *weights)
-    missing = devices * _per_device(grid, devices) - rows.shape[axis]
+    missing = devices * per_device(grid, devices) - rows.shape[axis]
     rows = xp.concat([rows, xp.zeros((*before, missing, *weights), kernel.dtype)], axis=axis)
     return xp.moveaxis(rows.reshape(*before, devices, -1, *weights), axis, 0)
 
@@ -108,7 +109,7 @@ class Routes(NamedTuple):
     def of(cls, grid: Grid, devices: int) -> 'Routes':
         """Of a grid without circular padding."""
         pixels_PT = _seen_pixels(grid)
-        missing = devices * _per_device(grid, devices) - len(pixels_PT)
+        missing = devices * per_device(grid, devices) - len(pixels_PT)
         pixels_PT = np.pad(pixels_PT, ((0, missing), (0, 0)), constant_values=-1)
         pixels_DIT = pixels_PT.reshape(devices, -1, pixels_PT.shape[1])
         needed = [np.unique(pixels[pixels >= 0]) for pixels in pixels_DIT]

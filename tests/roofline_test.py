@@ -18,7 +18,7 @@ def test_bytes_by_hand():
     kernels = pixels * 9 * (channels * width + 2 * width * width)
     parameters = kernels + 3 * 2 * width + (width + 1) * classes
     patches = pixels * 9 * (4 * channels + 2 * 6 * width)
-    assert roofline.step_bytes(experiment, layers, images) == {
+    assert roofline.step_bytes(experiment.parameters, layers, images) == {
         'weights': parameters * (4 + 3 * 2),
         'gradients': parameters * 2 * 2,
         'AdamW': parameters * 6 * 4,

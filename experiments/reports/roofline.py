@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import ml_collections
@@ -88,9 +88,8 @@ Assumptions:
 """
 
 
-def step_bytes(experiment: Experiment, layers: list[cost.Layer], images: int) -> dict[str, int]:
-    """The bytes that a training step reads and writes, by purpose."""
-    parameters = experiment.parameters
+def step_bytes(parameters: int, layers: Sequence[cost.Layer], images: int) -> dict[str, int]:
+    """The bytes that a training step of `images` images reads and writes, by purpose."""
     activations = images * sum(layer.outputs for layer in layers)
     local = [layer for layer in layers if layer.grid]
     passes = [
@@ -119,7 +118,7 @@ def page() -> str:
         for images in network.batch_sizes:
             name = f'{network.name}: {"LC" if kind == "lc" else kind}'
             flops = images * cost.step_flops(layers)
-            moved = step_bytes(experiment, layers, images)
+            moved = step_bytes(experiment.parameters, layers, images)
             memory = sum(cost.memory(experiment.shapes, layers, images, DTYPE).values())
             gigabytes = (f'{n / 1e9:,.2f}' for n in (*moved.values(), memory))
             millions = f'{experiment.parameters / 1e6:,.2f}'
