@@ -147,7 +147,7 @@ def resnet50(images: int) -> Network:
 
 def networks() -> list[Network]:
     return [
-        of_config('ResNet-20, CIFAR-10', cifar10.get_config, 64),
+        of_config('ResNet-20', cifar10.get_config, 64),
         of_config('ResNet-18 of half width', imagenet.get_config, 32),
         of_config('ResNet-18', imagenet.get_config, 32, width=64),
         resnet50(32),
