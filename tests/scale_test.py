@@ -42,9 +42,9 @@ def test_a_device_has_the_parameters_that_the_page_counts():
 def test_resnet50_is_that_of_the_literature():
     """25,557,032 parameters and 4.1 GFLOPs (multiply-adds) with stride in the 3×3 convolutions."""
     network = scale.resnet50(1)
-    positions = [layer.outputs // layer.kernel[-1] for layer in network.local]
-    of_one = sum(layer.parameters // n for layer, n in zip(network.local, positions))
-    whole = network.parameters - sum(layer.parameters for layer in network.local)
+    local = [layer for layer, _ in network.local]
+    of_one = sum(layer.parameters // (layer.outputs // layer.kernel[-1]) for layer in local)
+    whole = network.parameters - sum(layer.parameters for layer in local)
     assert of_one + whole == 25_557_032
     assert sum(layer.flops for layer in network.layers) / 2 == pytest.approx(4.09e9, rel=0.005)
 

@@ -65,6 +65,6 @@ def kind(config: ml_collections.ConfigDict) -> str:
     return ', '.join(parts)
 
 
-def readable(size: int) -> str:
+def readable(size: float) -> str:
     """A number of bytes in GiB, or in MiB if it is less than one GiB."""
     return f'{size / 2**30:.2f} GiB' if size >= 2**30 else f'{size / 2**20:.1f} MiB'

@@ -104,8 +104,8 @@ class Network:
     images: int
 
     @property
-    def local(self) -> list[Layer]:
-        return [layer for layer in self.layers if layer.grid]
+    def local(self) -> list[tuple[Layer, Grid]]:
+        return [(layer, layer.grid) for layer in self.layers if layer.grid]
 
 
 def of_config(name: str, get_config: Callable, images: int, **model) -> Network:
@@ -157,16 +157,16 @@ def networks() -> list[Network]:
 # ---- What a device has, computes and sends. ------------------------------------------------------
 
 
-def share(layer: Layer, devices: int) -> float:
+def share(grid: Grid, devices: int) -> float:
     """The fraction of a local layer's positions that the busiest device has."""
-    return divided.per_device(layer.grid, devices) / math.prod(layer.grid.output_size)
+    return divided.per_device(grid, devices) / math.prod(grid.output_size)
 
 
 def parameters_on_device(network: Network, devices: int) -> int:
     """Of divided kernels, those of the device with the most; all else is whole."""
     local = network.local
-    whole = network.parameters - sum(layer.parameters for layer in local)
-    return whole + round(sum(layer.parameters * share(layer, devices) for layer in local))
+    whole = network.parameters - sum(layer.parameters for layer, _ in local)
+    return whole + round(sum(layer.parameters * share(grid, devices) for layer, grid in local))
 
 
 def memory(network: Network, parameters: int) -> float:
@@ -183,10 +183,10 @@ def sent_by_all_reduce(network: Network, devices: int) -> float:
 def sent_by_all_to_all(network: Network, devices: int) -> float:
     """Bytes that each device sends of the activations of divided layers, forward and backward."""
     numbers = 0
-    for layer in network.local:
-        pixels = divided.Routes.of(layer.grid, devices).sent_DM.shape[1]
+    for layer, grid in network.local:
+        pixels = divided.Routes.of(grid, devices).sent_DM.shape[1]
         inputs = pixels * layer.kernel[-2] * (1 if layer is network.layers[0] else 2)
-        outputs = 2 * divided.per_device(layer.grid, devices) * layer.kernel[-1]
+        outputs = 2 * divided.per_device(grid, devices) * layer.kernel[-1]
         numbers += inputs + outputs
     return (devices - 1) * network.images * numbers * DTYPE.itemsize
 
@@ -194,7 +194,7 @@ def sent_by_all_to_all(network: Network, devices: int) -> float:
 def computing(network: Network, device: Device, devices: int, divides: bool) -> float:
     """Seconds: those of the FLOPs or, if they are more, of the bytes in memory."""
     busiest = [
-        devices * share(layer, devices) if divides and layer.grid else 1.0
+        devices * share(layer.grid, devices) if divides and layer.grid else 1.0
         for layer in network.layers
     ]
     flops = sum(
@@ -240,7 +240,7 @@ def page() -> str:
             f'{network.parameters / 1e6:,.0f}',
             f'{cost.step_flops(network.layers) / 1e9:.2f}',
             f'{network.parameters * STATE_ARRAYS * FLOAT32 / GIGABYTE:.2f}',
-            f'{sum(layer.parameters for layer in network.local) * FLOAT32 / GIGABYTE:.2f}',
+            f'{sum(layer.parameters for layer, _ in network.local) * FLOAT32 / GIGABYTE:.2f}',
         ]
         for network in all_networks
     ]

@@ -166,8 +166,8 @@ class Experiment:
         return functools.cache(lambda steps: wake.compile_stretch(self.wake_step(steps)))
 
     @property
-    def sleep_step(self) -> Callable[[state.TrainState, jax.Array], state.TrainState]:
-        """The sleep of one device, not compiled."""
+    def sleep_step(self) -> Callable[..., state.TrainState]:
+        """The sleep of one device, not compiled: state, key -> state."""
         return partial(
             sleep_step.step,
             grids=self.grids,
