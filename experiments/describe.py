@@ -92,7 +92,7 @@ def layer_table(layers: list[cost.Layer]) -> str:
     """A line for each layer."""
     lines = [f'{"layer":<24} {"":<6} {"kernel":<24} {"parameters":>12} {"MFLOP forward":>14}']
     for layer in layers:
-        kind = 'local' if layer.grid else 'shared'
+        kind = 'local' if layer.grid else 'mixed' if layer.mixed else 'shared'
         kernel = '×'.join(map(str, layer.kernel))
         lines.append(
             f'{layer.name:<24} {kind:<6} {kernel:<24} {layer.parameters:>12,} '

@@ -26,7 +26,9 @@ def main(argv):
     del argv
     config = checkpoint.read_config(trained.WORKDIR.value)
     if config.connectivity != 'lc':
-        raise UsageError(f'{trained.WORKDIR.value} holds a convolutional network, without pools.')
+        raise UsageError(
+            f'{trained.WORKDIR.value} holds a convolutional network, or another without pools.'
+        )
     if not all(steps.isdigit() and int(steps) for steps in STEPS.value):
         raise UsageError(f'--steps={",".join(STEPS.value)} must be a list of numbers above 0.')
     if DATA_DIR.value is not None:

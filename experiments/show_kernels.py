@@ -34,7 +34,10 @@ def main(argv):
     workdir = trained.WORKDIR.value
     config = checkpoint.read_config(workdir)
     if config.connectivity != 'lc':
-        raise UsageError(f'{workdir} holds a convolutional network, which has nothing to share.')
+        raise UsageError(
+            f'{workdir} holds a convolutional network, or another without local kernels: there is '
+            'nothing to share.'
+        )
     if config.sleep.rule == 'none':
         config.sleep.rule, config.sleep.full_step = 'mean', False
     config.shard_kernels = False  # whole kernels are drawn

@@ -20,6 +20,8 @@ From the shortcut to the mechanism there are four rules:
     hebbian   the rule itself, iterated over random patterns;
     circuit   the same by neurons alone: excitatory rates and one inhibitory neuron (`circuit.py`).
 
+Another, `low_rank`, leaves a pool a few kernels instead of one (`truncation.py`).
+
 A rule is a pure function `(kernel, grid, key, *, border, **options) -> kernel` of kernels
 (*output, *kernel, C // groups, O); it keeps their shape and dtype. `hebbian` is one in two parts
 (`TwoPart`), of which layers of one shape share the first. Taps on the zeros that input dilation
@@ -49,6 +51,7 @@ from lcn_jax.errors import UsageError
 from lcn_jax.grid import Grid, Pools
 from lcn_jax.kernels import for_each_member, kernels, with_kernels
 from lcn_jax.patterns import Field, hebbian_maps, map_deviations, seen_weights
+from lcn_jax.truncation import low_rank
 
 Rule = Callable[..., jax.Array]
 
@@ -220,7 +223,13 @@ def circuit(
     return pools.join(shared, kernel)
 
 
-RULES: dict[str, Rule] = {'mean': mean, 'exact': exact, 'hebbian': hebbian, 'circuit': circuit}
+RULES: dict[str, Rule] = {
+    'mean': mean,
+    'exact': exact,
+    'hebbian': hebbian,
+    'circuit': circuit,
+    'low_rank': low_rank,
+}
 
 
 # ---- Applying a rule. ----------------------------------------------------------------------------

@@ -57,7 +57,12 @@ def memory(experiment: Experiment) -> dict[str, int]:
 def kind(config: ml_collections.ConfigDict) -> str:
     """The point on the three axes: connectivity, translations, sleep."""
     translations, sleep = config.translations, config.sleep
-    parts = ['locally connected' if config.connectivity == 'lc' else 'convolutional']
+    connectivities = {
+        'conv': 'convolutional',
+        'lc': 'locally connected',
+        'low_rank': f'low-rank local connectivity, rank {config.model.rank}',
+    }
+    parts = [connectivities[config.connectivity]]
     if translations.repetitions > 1:
         parts.append(f'{translations.repetitions} translations')
     if sleep.rule != 'none':

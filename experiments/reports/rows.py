@@ -52,6 +52,26 @@ JOINED = {
 }
 
 # Mechanisms of the literature: docs/laboratory.md.
-LABORATORY: dict[str, Row] = {}
+LABORATORY: dict[str, Row] = {
+    **{
+        f'low_rank{rank}': Row(
+            f'low rank {rank}',
+            'lc',
+            # The rate was chosen on held-out digits, for both ranks together.
+            {'connectivity': 'low_rank', 'model.rank': rank, 'learning_rate': 5e-3},
+            COLOURS['low_rank'],
+        )
+        for rank in (2, 4)
+    },
+    **{
+        f'lc_low_rank{rank}_joined': Row(
+            f'LC, ws(10), rank {rank}, joined pools',
+            'lc_mean_joined',
+            {'sleep.rule': 'low_rank', 'sleep.low_rank.rank': rank},
+            COLOURS['truncated'],
+        )
+        for rank in (2, 4)
+    },
+}
 
 ROWS = PAPER | JOINED | LABORATORY

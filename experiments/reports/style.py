@@ -8,4 +8,6 @@ COLOURS = {
     'mean_joined': '#2f6f6b',
     'hebbian': '#54a24b',
     'hebbian_joined': '#1d5e18',
+    'low_rank': '#b279a2',
+    'truncated': '#6f3f66',
 }

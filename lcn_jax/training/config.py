@@ -54,7 +54,7 @@ def default() -> ConfigDict:
     config.translations.padding = 0  # training crops move this far from the centre
     config.translations.repetitions = 1  # independently moved copies of an image in a batch
 
-    config.connectivity = 'conv'  # or 'lc'
+    config.connectivity = 'conv'  # or 'lc', or 'low_rank', of which docs/laboratory.md tells
     config.model = ConfigDict()
     config.model.name = 'resnet'  # or 'module:function' for a model of one's own
     config.model.stage_sizes = (3, 3, 3)  # residual blocks
@@ -66,6 +66,7 @@ def default() -> ConfigDict:
     config.model.sync_batch_norm = False  # batch statistics over all devices
     config.model.init = 'independent'  # or 'common': local kernels start alike at all positions ...
     config.model.init_noise = 0.0  # ... plus noise, as a fraction of their standard deviation
+    config.model.rank = 2  # of connectivity 'low_rank': kernels that each layer mixes
 
     config.batch_size = 512  # over all devices
     config.epochs = 200
@@ -103,6 +104,8 @@ def default() -> ConfigDict:
     config.sleep.circuit.alpha = 10.0
     config.sleep.circuit.tau = 30.0
     config.sleep.circuit.b = 1.0
+    config.sleep.low_rank = ConfigDict()
+    config.sleep.low_rank.rank = 2
 
     config.log_every = 100  # steps
     config.evaluate_every = 1  # epochs; also at the end
@@ -143,7 +146,7 @@ def complete(values: dict[str, Any]) -> ConfigDict:
 
 
 CHOICES = {
-    'connectivity': ('conv', 'lc'),
+    'connectivity': ('conv', 'lc', 'low_rank'),
     'model.stem': tuple(STEMS),
     'model.dtype': ('float32', 'bfloat16'),
     'model.init': ('independent', 'common'),
@@ -155,6 +158,7 @@ LEAST = {
     'model.width': 1,
     'model.n_first_conv': 0,
     'model.init_noise': 0,
+    'model.rank': 1,
     'momentum': 0,
     'translations.padding': 0,
     'translations.repetitions': 1,
@@ -173,6 +177,7 @@ LEAST = {
     'sleep.circuit.gamma': 0,
     'sleep.circuit.patterns_per_weight': 1,
     'sleep.circuit.steps_per_pattern': 1,
+    'sleep.low_rank.rank': 1,
     'workers': 0,
     'validation': 0,
     'train_images': 0,
@@ -221,19 +226,20 @@ def _check_model(config: ConfigDict) -> None:
             'config.model.init_noise has no meaning for independent kernels: set '
             'config.model.init=common, or leave it at 0.'
         )
-    if config.model.init == 'common' and config.connectivity != 'lc':
+    shared = {'conv': 'convolutional', 'low_rank': 'low-rank'}.get(config.connectivity)
+    if config.model.init == 'common' and shared:
         raise UsageError(
-            'a convolutional network has one kernel for all positions as it is: set '
+            f'a {shared} network starts with one kernel for all positions as it is: set '
             'config.connectivity=lc or config.model.init=independent.'
         )
-    if config.shard_kernels and config.connectivity != 'lc':
+    if config.shard_kernels and shared:
         raise UsageError(
-            'a convolutional network has no local kernels to divide: set config.connectivity=lc or '
+            f'a {shared} network has no local kernels to divide: set config.connectivity=lc or '
             'config.shard_kernels=False.'
         )
-    if config.sleep.rule != 'none' and config.connectivity != 'lc':
+    if config.sleep.rule != 'none' and shared:
         raise UsageError(
-            'a convolutional network has nothing to share: set config.connectivity=lc or '
+            f'a {shared} network has nothing to share: set config.connectivity=lc or '
             'config.sleep.rule=none.'
         )
 

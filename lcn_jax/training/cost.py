@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from lcn_jax import local
 from lcn_jax.grid import Grid
+from lcn_jax.low_rank import LowRankConv
 from lcn_jax.training.state import TrainState
 
 # Arrays that a step keeps of a convolution for the backward pass: its output, BatchNorm's input
@@ -24,13 +25,15 @@ class Layer:
     """A convolution, shared or locally connected, or a dense layer.
 
     name: the module's path, with slashes. kernel: its shape. grid: None unless the layer is locally
-    connected. outputs: their number for one image.
+    connected. outputs: their number for one image. mixed: of a low-rank layer, that of its kernels'
+    outputs, of which the layer's are mixed; 0 of others.
     """
 
     name: str
     kernel: tuple[int, ...]
     grid: Grid | None
     outputs: int
+    mixed: int = 0
 
     @property
     def parameters(self) -> int:
@@ -54,7 +57,8 @@ def layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
         module = context.module
         if context.method_name == '__call__' and module.has_variable('params', 'kernel'):
             kernel = module.get_variable('params', 'kernel')
-            found.append((module.path, kernel.shape, y.size))
+            mixed = module.rank * y.size if isinstance(module, LowRankConv) else 0
+            found.append((module.path, kernel.shape, y.size, mixed))
         return y
 
     with nn.intercept_methods(note):
@@ -62,8 +66,8 @@ def layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
             local.grids(model, image_shape)
         )
     return [
-        Layer('/'.join(path), kernel, grids.get((*path, 'kernel')), outputs)
-        for path, kernel, outputs in found
+        Layer('/'.join(path), kernel, grids.get((*path, 'kernel')), outputs, mixed)
+        for path, kernel, outputs, mixed in found
     ]
 
 
@@ -92,7 +96,7 @@ def memory(
       dtype: of the computation.
     """
     itemsize_of_copies = 0 if dtype == jnp.float32 else dtype.itemsize
-    numbers_kept = KEPT_PER_OUTPUT * images * sum(layer.outputs for layer in layers)
+    numbers_kept = images * sum(KEPT_PER_OUTPUT * layer.outputs + layer.mixed for layer in layers)
     return {
         'parameters': _bytes((train_state.params, train_state.batch_stats)),
         'optimizer': _bytes(train_state.opt_state),

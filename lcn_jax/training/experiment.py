@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -18,6 +19,7 @@ from lcn_jax import convert, kernels, local, plugins, snr
 from lcn_jax.data.sources import Source
 from lcn_jax.errors import UsageError
 from lcn_jax.local import LocalConv
+from lcn_jax.low_rank import LowRankConv
 from lcn_jax.resnet import ResNet
 from lcn_jax.training import config as configs
 from lcn_jax.training import optimizer, parallel, sharding, sleep_step, state, wake
@@ -237,17 +239,22 @@ def make_model(config: ml_collections.ConfigDict, num_classes: int) -> nn.Module
     """
     if config.model.name != 'resnet':
         return plugins.load(config.model.name, 'model', ['resnet'])(config, num_classes)
+    if config.connectivity == 'low_rank':
+        local_conv = partial(LowRankConv, rank=config.model.rank)
+    else:
+        shard_axis = parallel.AXIS if config.shard_kernels else None
+        local_conv = partial(LocalConv, shard_axis=shard_axis)
     return ResNet(
         stage_sizes=tuple(config.model.stage_sizes),
         width=config.model.width,
         stem=config.model.stem,
         num_classes=num_classes,
-        local=config.connectivity == 'lc',
+        local=config.connectivity != 'conv',
         n_first_conv=config.model.n_first_conv,
         shared=config.model.shared,
         dtype=jnp.dtype(config.model.dtype),
         batch_axis=parallel.AXIS if config.model.sync_batch_norm else None,
-        local_conv=partial(LocalConv, shard_axis=parallel.AXIS if config.shard_kernels else None),
+        local_conv=local_conv,
     )
 
 
@@ -256,11 +263,14 @@ def _check_connectivity(experiment: Experiment) -> None:
     config = experiment.config
     if config.connectivity == 'conv':
         return
-    if not experiment.grids:
+    params = experiment.shapes.params
+    low_rank = config.connectivity == 'low_rank'
+    mixes = any(path[-1] == 'rows' for path in flax.traverse_util.flatten_dict(params))
+    if not (mixes if low_rank else experiment.grids):
         remedy = (
             'lower config.model.n_first_conv, change config.model.shared,'
             if config.model.name == 'resnet'
-            else f'use LocalConv in {config.model.name},'
+            else f'use {"LowRankConv" if low_rank else "LocalConv"} in {config.model.name},'
         )
         raise UsageError(
             f'no layer of the network is locally connected: {remedy} or set '
@@ -268,8 +278,7 @@ def _check_connectivity(experiment: Experiment) -> None:
         )
     if config.model.name != 'resnet' or not config.model.shared:
         return
-    params = experiment.shapes.params
-    convolutions = [name for name in params if jnp.ndim(params[name].get('kernel', 0)) in (4, 6)]
+    convolutions = [name for name in params if jnp.ndim(params[name].get('kernel', 0)) >= 4]
     if not any(re.fullmatch(config.model.shared, name) for name in convolutions):
         raise UsageError(
             f'config.model.shared={config.model.shared} does not match the whole name of any of '
