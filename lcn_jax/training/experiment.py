@@ -14,7 +14,7 @@ import ml_collections
 import optax
 from ml_collections import FrozenConfigDict
 
-from lcn_jax import convert, kernels, local, plugins, snr
+from lcn_jax import convert, kernels, local, penalties, plugins, snr
 from lcn_jax.data.sources import Source
 from lcn_jax.errors import UsageError
 from lcn_jax.local import LocalConv
@@ -120,6 +120,23 @@ class Experiment:
             return partial(sharding.mean, grids=self.divided_grids)
         return parallel.mean
 
+    @property
+    def penalty(self) -> Callable:
+        """Inside a program: params -> what is added to the loss.
+
+        Raises:
+          UsageError: there is no such penalty, or it does not take the options of the config.
+        """
+        chosen, border = self.config.penalty, self.config.sleep.border
+        if chosen.name == 'none':
+            return lambda params: 0.0
+        options = {'border': border, **configs.options(chosen, chosen.name)}
+        penalty = penalties.resolve(chosen.name, options)
+        of_layers = partial(
+            penalties.total, grids=self.grids, penalty=penalty, shard_axis=self.shard_axis
+        )
+        return lambda params: chosen.weight * of_layers(params)
+
     @cached_property
     def parameters(self) -> int:
         """The number of parameters."""
@@ -148,6 +165,7 @@ class Experiment:
             model=self.model_of_devices,
             optimizer=optimizer.make(config, self.grids, total_steps, self.shard_axis),
             mean=self.mean,
+            penalty=self.penalty,
             batch=dict(
                 batch_size=config.batch_size,
                 size=config.image_size,
