@@ -26,8 +26,8 @@ from lcn_jax.kernels import for_each_member, kernels
 Penalty = Callable[..., jax.Array]
 
 
-def sheet(values: jax.Array) -> jax.Array:
-    """The neurons of a layer on one sheet: (H, W, O, ...) -> (H·a, W·b, ...).
+def sheet(values: Any) -> Any:
+    """The neurons of a layer on one sheet: (H, W, O, ...) -> (H·a, W·b, ...), of NumPy or JAX.
 
     The O features of a position are a sheet of a rows and b columns, row by row, and the sheets of
     neighbouring positions lie side by side. a is the largest divisor of O with a ≤ b: the square
