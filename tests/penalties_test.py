@@ -177,6 +177,16 @@ def test_a_penalty_of_ones_own_has_its_options_from_the_config():
     assert of.penalty(params) == 2 * 8 * 8 * 9 * 2
 
 
+@pytest.mark.slow
+def test_what_is_added_to_the_loss_is_recorded():
+    of = experiment('deviation', 3.0)
+    state = jax.device_get(jax.jit(of.initial_state)(jax.random.key(0)))
+    found = parallel.first(of.similarity(parallel.replicate(state)))
+    kernel, grid = state.params['stem_conv']['kernel'], of.grids['stem_conv']['kernel']
+    expected = 3 * penalties.deviation(kernel, None, grid, border='include')
+    np.testing.assert_allclose(found['penalty'], expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     'changes, message',
     [

@@ -51,7 +51,27 @@ JOINED = {
     for n in (1, 10, 100)
 }
 
+# Penalties while awake. The rate of the deviation's is the best of a grid on held-out images.
+DEVIATION = {'sleep.pools': 'joined', 'model.init': 'common', 'learning_rate': 4e-2}
+PENALTIES = {
+    'lc_smoothness10': Row(
+        'LC, smoothness, weight 10',
+        'lc',
+        {'penalty.name': 'smoothness', 'penalty.weight': 10.0},
+        COLOURS['penalty'],
+    ),
+    **{
+        f'lc_deviation{weight}': Row(
+            f'LC, deviation, weight {weight}',
+            'lc',
+            {'penalty.name': 'deviation', 'penalty.weight': float(weight)} | DEVIATION,
+            COLOURS['penalty'],
+        )
+        for weight in (3, 10, 30)
+    },
+}
+
 # Mechanisms of the literature: docs/laboratory.md.
-LABORATORY: dict[str, Row] = {}
+LABORATORY: dict[str, Row] = {**PENALTIES}
 
 ROWS = PAPER | JOINED | LABORATORY

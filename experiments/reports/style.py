@@ -8,4 +8,5 @@ COLOURS = {
     'mean_joined': '#2f6f6b',
     'hebbian': '#54a24b',
     'hebbian_joined': '#1d5e18',
+    'penalty': '#b279a2',
 }

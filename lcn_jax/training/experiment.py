@@ -225,7 +225,7 @@ class Experiment:
 
     @cached_property
     def similarity(self) -> Callable[[state.TrainState], dict[str, jax.Array]]:
-        """state -> weight_snr, the mean over layers, and weight_deviation, of the network.
+        """state -> weight_snr, the mean over layers, and weight_deviation, of the network; penalty.
 
         Without what has no meaning: a network without locally connected layers has neither, one
         without two neurons in a pool has no SNR.
@@ -237,6 +237,8 @@ class Experiment:
             found = {'weight_snr': sum(snrs) / len(snrs)} if snrs else {}
             if self.grids:
                 found['weight_deviation'] = snr.network_deviation(*network)
+            if self.config.penalty.name != 'none':
+                found['penalty'] = self.penalty(train_state.params)
             return found
 
         return parallel.per_device(measure, [0])
