@@ -1,4 +1,4 @@
-"""Draws the kernels of a layer before and after a sleep.
+"""Draws the kernels of a layer before and after a sleep, or a map of what its neurons prefer.
 
     python -m experiments.show_kernels --workdir=runs/digits --layer=stem_conv --out=kernels.png
 
@@ -6,31 +6,75 @@ Takes a checkpoint and puts it to sleep once, by the run's own rule (or `mean`, 
 Above: the kernels of one channel at positions of one pool, before and after. Below: how far the
 weights of every position are from the mean of its pool (root mean square over all channels). A
 checkpoint that was written right after a sleep has little left to share: see `--checkpoint`.
+
+    python -m experiments.show_kernels --workdir=runs/digits --layer=stem --map=preferred \\
+        --out=map.png
+
+With --map the layer is any activation (N, H, W, O) of the network, the one of a ReLU for example,
+and the picture is its sheet of neurons with their preferred class, the entropy of their mean
+responses to the classes, or the d' of the preferred one (`reports/sheets.py`), over the images that
+the run was evaluated on.
 """
 
 from typing import Any
 
 import flax.traverse_util
 from absl import flags
+from matplotlib.figure import Figure
 
 from experiments.common import cli, trained
-from experiments.reports import kernels
+from experiments.reports import kernels, sheets
+from lcn_jax.brain import features
+from lcn_jax.data.sources import Source
 from lcn_jax.errors import UsageError
 from lcn_jax.files import local_folder, make_folder, writing
 from lcn_jax.kernels import by_path
+from lcn_jax.penalties import sheet
 from lcn_jax.training import checkpoint, parallel, train
 from lcn_jax.training.experiment import Experiment
 
 LAYER = flags.DEFINE_string(
-    'layer', None, 'Which locally connected layer, stem_conv for example.', required=True
+    'layer',
+    None,
+    'Which locally connected layer, stem_conv for example; with --map, any activation.',
+    required=True,
 )
 OUT = flags.DEFINE_string('out', None, 'The PNG to write.', required=True)
 CHANNEL = flags.DEFINE_integer('channel', 0, 'Input channel whose kernels to show.', lower_bound=0)
 FEATURE = flags.DEFINE_integer('feature', 0, 'Output channel to show.', lower_bound=0)
+MAP = flags.DEFINE_enum('map', None, list(sheets.MAPS), 'Draw this map of the layer instead.')
 
 
 def main(argv):
     del argv
+    figure = draw_map(MAP.value) if MAP.value else draw_kernels()
+    out = local_folder('--out', OUT.value)
+    make_folder(out.parent)
+    with writing(out):
+        figure.savefig(out, dpi=130)
+    print(f'{out} is written')
+
+
+def draw_map(name: str) -> Figure:
+    workdir = trained.WORKDIR.value
+    config = checkpoint.read_config(workdir)
+    source = Source(config.dataset, config.data_dir)
+    if not source.spec.fits:
+        raise UsageError(
+            f'--map needs all images in memory, for which {config.dataset} is too big.'
+        )
+    images = source.train_and_evaluated(config.validation, config.train_images)[1].read()
+    network = features.load(workdir, trained.CHECKPOINT.value)
+    activations = features.extract(network, images.images, [LAYER.value])[LAYER.value]
+    if activations.ndim != 4:
+        raise UsageError(f'{LAYER.value} has no sheet: its activations have no rows and columns.')
+    maps = sheets.tuning(activations, images.labels)
+    near, by_chance = sheets.alike(sheet(maps['preferred']))
+    print(f'neighbours that prefer the same class: {near:.1%}; neurons anywhere: {by_chance:.1%}')
+    return sheets.draw(maps[name], name, title=f'{LAYER.value} at step {network.step}')
+
+
+def draw_kernels() -> Figure:
     workdir = trained.WORKDIR.value
     config = checkpoint.read_config(workdir)
     if config.connectivity != 'lc':
@@ -56,7 +100,7 @@ def main(argv):
     ]
     before, after = (kernels_of[path] for kernels_of in flat)
     try:
-        figure = kernels.draw(
+        return kernels.draw(
             before,
             after,
             grids[path],
@@ -67,11 +111,6 @@ def main(argv):
         )
     except ValueError as e:
         raise UsageError(f'{LAYER.value} cannot be shown: {e}') from None
-    out = local_folder('--out', OUT.value)
-    make_folder(out.parent)
-    with writing(out):
-        figure.savefig(out, dpi=130)
-    print(f'{out} is written')
 
 
 if __name__ == '__main__':

@@ -1,7 +1,8 @@
 """Functions and classes of the user's own, named in a config as 'module:attribute'."""
 
 import importlib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from lcn_jax.errors import UsageError
@@ -33,3 +34,13 @@ def load(name: str, kind: str, known: Iterable[str]) -> Any:
         f'unknown {kind} {name!r} ({reason}); known: {", ".join(known)}, or '
         f"'module:name' for a {kind} of your own."
     )
+
+
+def check_options(
+    function: Callable, arguments: int, options: Mapping[str, Any], what: str
+) -> None:
+    """UsageError if a function, told as `what`, does not take these besides its first arguments."""
+    try:
+        inspect.signature(function).bind(*[None] * arguments, **options)
+    except TypeError as e:
+        raise UsageError(f'{what} cannot take options {sorted(options)}: {e}.') from None

@@ -34,7 +34,6 @@ features, B patterns in a step, S steps.
 """
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -242,15 +241,8 @@ def resolve(name: str, options: Mapping[str, Any]) -> Rule:
       UsageError: there is no such rule, or it does not take these options.
     """
     rule = RULES[name] if name in RULES else plugins.load(name, 'sleep rule', RULES)
-    try:
-        if isinstance(rule, TwoPart):
-            inspect.signature(rule.for_field).bind(None, None, **options)
-        else:
-            inspect.signature(rule).bind(None, None, None, **options)
-    except TypeError as e:
-        raise UsageError(
-            f'sleep rule {name!r} cannot take options {sorted(options)}: {e}.'
-        ) from None
+    called, arguments = (rule.for_field, 2) if isinstance(rule, TwoPart) else (rule, 3)
+    plugins.check_options(called, arguments, options, f'sleep rule {name!r}')
     return partial(rule, **options)
 
 

@@ -71,10 +71,19 @@ def test_a_picture_of_a_layer_is_written(workdirs, name, layer, tmp_path):
     assert out.read_bytes().startswith(b'\x89PNG')
 
 
+@pytest.mark.slow
+def test_a_map_of_activations_is_written(workdirs, tmp_path):
+    done = show(workdirs / 'conv', 'stem', tmp_path / 'map.png', '--map=entropy')
+    assert done.returncode == 0, done.stderr
+    assert 'neighbours that prefer the same class' in done.stdout
+    assert (tmp_path / 'map.png').read_bytes().startswith(b'\x89PNG')
+
+
 @pytest.mark.parametrize(
     'name, layer, more, message',
     [
         ('hebbian', 'stem', [], "called 'stem'; known: "),
+        ('hebbian', 'pooled', ['--map=entropy'], 'pooled has no sheet'),
         ('hebbian', 'stem_conv', ['--channel=1'], 'no channel 1 of feature 0'),
         ('hebbian', 'stem_conv', ['--checkpoint=3'], "no checkpoint '3'"),
         ('conv', 'stem_conv', [], 'holds a convolutional network'),

@@ -34,6 +34,7 @@ def of_step(experiment: Experiment) -> Footprint:
         model=experiment.model_of_devices,
         optimizer=experiment.optimizer(1),
         mean=experiment.mean,
+        penalty=experiment.penalty,
     )
     batch = devices, batch_size // devices
     images = jax.ShapeDtypeStruct((*batch, *experiment.image_shape), jnp.float32)

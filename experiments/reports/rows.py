@@ -51,8 +51,28 @@ JOINED = {
     for n in (1, 10, 100)
 }
 
-# Mechanisms of the literature: docs/laboratory.md.
-LABORATORY: dict[str, Row] = {
+# Penalties while awake. The rate of the deviation's is the best of a grid on held-out images.
+DEVIATION = {'sleep.pools': 'joined', 'model.init': 'common', 'learning_rate': 4e-2}
+PENALTIES = {
+    'lc_smoothness10': Row(
+        'LC, smoothness, weight 10',
+        'lc',
+        {'penalty.name': 'smoothness', 'penalty.weight': 10.0},
+        COLOURS['penalty'],
+    ),
+    **{
+        f'lc_deviation{weight}': Row(
+            f'LC, deviation, weight {weight}',
+            'lc',
+            {'penalty.name': 'deviation', 'penalty.weight': float(weight)} | DEVIATION,
+            COLOURS['penalty'],
+        )
+        for weight in (3, 10, 30)
+    },
+}
+
+# A few kernels for a layer, by connectivity and by sleep.
+LOW_RANK = {
     **{
         f'low_rank{rank}': Row(
             f'low rank {rank}',
@@ -73,5 +93,8 @@ LABORATORY: dict[str, Row] = {
         for rank in (2, 4)
     },
 }
+
+# Mechanisms of the literature: docs/laboratory.md.
+LABORATORY = PENALTIES | LOW_RANK
 
 ROWS = PAPER | JOINED | LABORATORY

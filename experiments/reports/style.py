@@ -10,4 +10,5 @@ COLOURS = {
     'hebbian_joined': '#1d5e18',
     'low_rank': '#b279a2',
     'truncated': '#6f3f66',
+    'penalty': '#d6719b',
 }

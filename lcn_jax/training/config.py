@@ -77,6 +77,10 @@ def default() -> ConfigDict:
     config.optimizer = 'adamw'  # or 'sgd'
     config.momentum = 0.9  # of sgd; the decay of the first moment of adamw
 
+    config.penalty = ConfigDict()
+    config.penalty.name = 'none'  # or one of lcn_jax.penalties, or 'module:function'
+    config.penalty.weight = 1.0  # times the sum over layers, added to the loss that is descended
+
     config.sleep = ConfigDict()
     config.sleep.rule = 'none'  # or a rule of lcn_jax.sleep, or 'module:function' for one's own
     config.sleep.every = 10  # wake steps between sleeps
@@ -145,6 +149,12 @@ def complete(values: dict[str, Any]) -> ConfigDict:
     return config
 
 
+def options(section: ConfigDict | FrozenConfigDict, name: str) -> dict[str, Any]:
+    """The options of a rule or penalty: what the section has under the name of its function."""
+    own = section.get(name.rpartition(':')[2])
+    return dict(own.items()) if isinstance(own, ConfigDict | FrozenConfigDict) else {}
+
+
 CHOICES = {
     'connectivity': ('conv', 'lc', 'low_rank'),
     'model.stem': tuple(STEMS),
@@ -168,6 +178,7 @@ LEAST = {
     'evaluate_every': 1,
     'checkpoint_every': 0,
     'image_size': 1,
+    'penalty.weight': 0,
     'sleep.every': 1,
     'sleep.until': 0,
     'sleep.exact.gamma': 0,
@@ -241,6 +252,11 @@ def _check_model(config: ConfigDict) -> None:
         raise UsageError(
             f'a {shared} network has nothing to share: set config.connectivity=lc or '
             'config.sleep.rule=none.'
+        )
+    if config.penalty.name != 'none' and shared:
+        raise UsageError(
+            f'a penalty is on local kernels, and a {shared} network has none: set '
+            'config.connectivity=lc or config.penalty.name=none.'
         )
 
 

@@ -15,7 +15,7 @@ import ml_collections
 import optax
 from ml_collections import FrozenConfigDict
 
-from lcn_jax import convert, kernels, local, plugins, snr
+from lcn_jax import convert, kernels, local, penalties, plugins, snr
 from lcn_jax.data.sources import Source
 from lcn_jax.errors import UsageError
 from lcn_jax.local import LocalConv
@@ -122,6 +122,23 @@ class Experiment:
             return partial(sharding.mean, grids=self.divided_grids)
         return parallel.mean
 
+    @property
+    def penalty(self) -> Callable:
+        """Inside a program: params -> what is added to the loss.
+
+        Raises:
+          UsageError: there is no such penalty, or it does not take the options of the config.
+        """
+        chosen, border = self.config.penalty, self.config.sleep.border
+        if chosen.name == 'none':
+            return lambda params: 0.0
+        options = {'border': border, **configs.options(chosen, chosen.name)}
+        penalty = penalties.resolve(chosen.name, options)
+        of_layers = partial(
+            penalties.total, grids=self.grids, penalty=penalty, shard_axis=self.shard_axis
+        )
+        return lambda params: chosen.weight * of_layers(params)
+
     @cached_property
     def parameters(self) -> int:
         """The number of parameters."""
@@ -150,6 +167,7 @@ class Experiment:
             model=self.model_of_devices,
             optimizer=optimizer.make(config, self.grids, total_steps, self.shard_axis),
             mean=self.mean,
+            penalty=self.penalty,
             batch=dict(
                 batch_size=config.batch_size,
                 size=config.image_size,
@@ -209,7 +227,7 @@ class Experiment:
 
     @cached_property
     def similarity(self) -> Callable[[state.TrainState], dict[str, jax.Array]]:
-        """state -> weight_snr, the mean over layers, and weight_deviation, of the network.
+        """state -> weight_snr, the mean over layers, and weight_deviation, of the network; penalty.
 
         Without what has no meaning: a network without locally connected layers has neither, one
         without two neurons in a pool has no SNR.
@@ -221,6 +239,8 @@ class Experiment:
             found = {'weight_snr': sum(snrs) / len(snrs)} if snrs else {}
             if self.grids:
                 found['weight_deviation'] = snr.network_deviation(*network)
+            if self.config.penalty.name != 'none':
+                found['penalty'] = self.penalty(train_state.params)
             return found
 
         return parallel.per_device(measure, [0])

@@ -11,12 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
 from lcn_jax import divided, sleep
 from lcn_jax.grid import Pools
 from lcn_jax.kernels import for_each_member, kernels, local_kernels, with_kernels
 from lcn_jax.sleep import Rule, share
+from lcn_jax.training import config as configs
 from lcn_jax.training import parallel
 from lcn_jax.training.state import TrainState
 
@@ -29,10 +30,7 @@ def rule(config: ConfigDict) -> Rule:
     Raises:
       UsageError: there is no such rule, or it does not take these options.
     """
-    own = config.sleep.get(config.sleep.rule.rpartition(':')[2])
-    options: dict[str, Any] = (
-        dict(own.items()) if isinstance(own, ConfigDict | FrozenConfigDict) else {}
-    )
+    options = configs.options(config.sleep, config.sleep.rule)
     if options.pop('split_patterns', False):
         options['axis_name'] = parallel.AXIS
     return sleep.resolve(config.sleep.rule, {'border': config.sleep.border, **options})

@@ -106,7 +106,8 @@ def open_log(
     `report` together with 'total_steps', 'batch_size' and 'resumed_at', the step of `start`.
     Training metrics are means since the last record. 'weight_snr', the mean over layers, and
     'weight_deviation', of the network, are those at the end of the step; if it ended in a sleep,
-    'weight_snr_before_sleep' and 'weight_deviation_before_sleep' are those before.
+    'weight_snr_before_sleep' and 'weight_deviation_before_sleep' are those before. 'penalty' is
+    what is added to the loss, if anything is.
     'seconds' are those of training, in all.
     """
     step = int(start.state.step)
@@ -152,10 +153,10 @@ def before_sleep(experiment: Experiment, train_state: TrainState) -> dict[str, A
 
 
 def similarity(experiment: Experiment, train_state: TrainState) -> dict[str, Any]:
-    """'weight_snr' and 'weight_deviation'; None for a network without local kernels."""
+    """'weight_snr' and 'weight_deviation', None for a network without local kernels; 'penalty'."""
     found = parallel.first(experiment.similarity(train_state))
-    names = 'weight_snr', 'weight_deviation'
-    return {name: float(found[name]) if name in found else None for name in names}
+    none = {'weight_snr': None, 'weight_deviation': None}
+    return none | {name: float(value) for name, value in found.items()}
 
 
 def training_metrics(

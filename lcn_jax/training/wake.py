@@ -26,18 +26,20 @@ def update(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     mean: Callable = parallel.mean,
+    penalty: Callable = lambda params: 0.0,
 ) -> tuple[TrainState, Sums]:
     """One step of backprop on a device's part of the batch, the gradients averaged over devices.
 
-    images (N, H, W, C), normalised; labels (N,) int; `mean`, of gradients, over devices. Returns
-    the state after the step, and the sums over these N images before it.
+    images (N, H, W, C), normalised; labels (N,) int; `mean`, of gradients, over devices;
+    `penalty`, of the params, is added to the loss, but not to its sum. Returns the state after the
+    step, and the sums over these N images before it.
     """
 
     def loss_fn(params):
         variables = state.variables | {'params': params}
         logits, updated = model.apply(variables, images, train=True, mutable=['batch_stats'])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return losses.mean(), (logits, updated.get('batch_stats', {}))
+        return losses.mean() + penalty(params), (logits, updated.get('batch_stats', {}))
 
     grads, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, batch_stats = mean((grads, batch_stats))
@@ -61,14 +63,14 @@ def step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     batch: dict,
-    mean: Callable = parallel.mean,
+    **options: Callable,
 ) -> tuple[TrainState, Sums]:
     """Makes this device's part of the next batch, learns from it, and adds its metrics to `sums`.
 
-    `batch` holds the keyword arguments of `train_batch`; `mean` is as in `update`.
+    `batch` holds the keyword arguments of `train_batch`; the others are those of `update`.
     """
     images, labels = train_batch(pixels, order, key, state.step, shard=parallel.shard(), **batch)
-    state, new = update(state, images, labels, model=model, optimizer=optimizer, mean=mean)
+    state, new = update(state, images, labels, model=model, optimizer=optimizer, **options)
     # Nothing is added after a loss that is not finite, so that the count tells its step.
     still_finite = jnp.isfinite(sums.loss)
     added = jax.tree.map(
