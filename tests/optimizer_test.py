@@ -126,6 +126,33 @@ def test_optimizers_are_those_of_optax_where_nothing_is_local(name, theirs):
         np.testing.assert_allclose(one['w'], other['w'], rtol=1e-6)
 
 
+def test_steps_of_beta_lasso_by_hand():
+    """Rate 0.5, halved at the second step, λ = 0.2, β = 2: kernels below 0.4 become 0."""
+    config = tiny_config.get_config('conv')
+    config.optimizer, config.momentum, config.weight_decay = 'beta_lasso', 0.5, 0.0
+    config.learning_rate, config.drop, config.drops_at = 0.5, 0.5, (0.5,)
+    config.lasso, config.beta = 0.2, 2.0
+    learner = optimizer.make(config, {}, 2)
+    others = {'bias': jnp.array([0.1]), 'scale': jnp.array([0.1])}
+    params = {'layer': {'kernel': jnp.array([1.0, -1.0, 0.55, 0.0, 0.0]), **others}}
+    state = learner.init(params)
+    grads = {
+        'layer': {'kernel': jnp.array([0.0, 0.4, 0.2, 0.4, -2.0])} | dict.fromkeys(others, 0.2)
+    }
+    # v = g: 1 - 0.1; -1 - 0.2 + 0.1; 0.55 - 0.1 - 0.1 = 0.35 and -0.2, below 0.4; 1.
+    # v = 1.5 g: 0.9 - 0.05; -1.1 - 0.15 + 0.05; -0.075, below; -0.15, below; 1 + 0.75 - 0.05.
+    for kernel, other in (
+        ([0.9, -1.1, 0, 0, 1], 0.1 - 0.1),
+        ([0.85, -1.2, 0, 0, 1.7], 0.1 - 0.1 - 0.075),
+    ):
+        updates, state = learner.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(params['layer']['kernel'], kernel, rtol=1e-6)
+        assert ((params['layer']['kernel'] == 0) == (np.array(kernel) == 0)).all()
+        for name in others:
+            np.testing.assert_allclose(params['layer'][name], other, atol=1e-6)
+
+
 def test_noise_without_a_common_kernel_is_refused():
     with pytest.raises(UsageError, match=r'config\.model\.init_noise has no meaning'):
         experiment('lc', **{'model.init_noise': 0.1})

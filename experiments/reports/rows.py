@@ -54,12 +54,15 @@ JOINED = {
 # Penalties while awake. The rate of the deviation's is the best of a grid on held-out images.
 DEVIATION = {'sleep.pools': 'joined', 'model.init': 'common', 'learning_rate': 4e-2}
 PENALTIES = {
-    'lc_smoothness10': Row(
-        'LC, smoothness, weight 10',
-        'lc',
-        {'penalty.name': 'smoothness', 'penalty.weight': 10.0},
-        COLOURS['penalty'],
-    ),
+    **{
+        f'lc_smoothness{weight}': Row(
+            f'LC, smoothness, weight {weight}',
+            'lc',
+            {'penalty.name': 'smoothness', 'penalty.weight': float(weight)},
+            COLOURS['penalty'],
+        )
+        for weight in (1, 10)
+    },
     **{
         f'lc_deviation{weight}': Row(
             f'LC, deviation, weight {weight}',

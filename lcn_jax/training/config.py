@@ -74,8 +74,10 @@ def default() -> ConfigDict:
     config.drop = 0.25  # factor on the learning rate ...
     config.drops_at = (0.5, 0.75)  # ... at these fractions of training
     config.weight_decay = 1e-2
-    config.optimizer = 'adamw'  # or 'sgd'
-    config.momentum = 0.9  # of sgd; the decay of the first moment of adamw
+    config.optimizer = 'adamw'  # or 'sgd' or 'beta_lasso'
+    config.momentum = 0.9  # of sgd and beta_lasso; the decay of the first moment of adamw
+    config.lasso = 1e-5  # of beta_lasso: strength of the L1 penalty on kernels ...
+    config.beta = 50.0  # ... whose weights become 0 where they are below beta × lasso
 
     config.penalty = ConfigDict()
     config.penalty.name = 'none'  # or one of lcn_jax.penalties, or 'module:function'
@@ -160,7 +162,7 @@ CHOICES = {
     'model.stem': tuple(STEMS),
     'model.dtype': ('float32', 'bfloat16'),
     'model.init': ('independent', 'common'),
-    'optimizer': ('adamw', 'sgd'),
+    'optimizer': ('adamw', 'sgd', 'beta_lasso'),
     'sleep.pools': ('tiled', 'joined'),
     'sleep.border': ('include', 'exclude'),
 }
@@ -170,6 +172,8 @@ LEAST = {
     'model.init_noise': 0,
     'model.rank': 1,
     'momentum': 0,
+    'lasso': 0,
+    'beta': 0,
     'translations.padding': 0,
     'translations.repetitions': 1,
     'batch_size': 1,

@@ -1,8 +1,11 @@
 """The optimizer of a config, and its learning rate by step."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 
@@ -23,13 +26,21 @@ def make(
     total_steps: int,
     shard_axis: str | None = None,
 ) -> optax.GradientTransformation:
-    """AdamW, or SGD, with momentum; both decay all parameters by learning rate × weight decay.
+    """AdamW, SGD or β-LASSO, with momentum; all decay parameters by learning rate × weight decay.
 
     If sleeps take full steps (`sleep_step.lengthen`), the state has the kernels after the last one.
 
     With SGD, the gradient of a local kernel is that of its position alone, a small part of the
     gradient of a shared one. It is multiplied by the size of the position's pool, so that a pool
     whose weights are alike moves as the kernel of a convolution would.
+
+    β-LASSO (Neyshabur, "Towards Learning Convolutions from Scratch", 2020) is SGD that makes the
+    weights p of kernels small, and those below a threshold 0. With the momentum v of the gradients,
+
+        p <- p - learning rate (v + lasso sign p),     then p <- 0 where |p| < beta lasso.
+
+    These are all parameters called 'kernel', shared and local ones and those of dense layers;
+    biases and the scales of norms are not among them.
 
     `shard_axis`: of the devices that divide the local kernels in updates. A new state is always
     made for whole ones.
@@ -38,11 +49,14 @@ def make(
     if config.optimizer == 'adamw':  # which divides by the size of the gradient
         made = optax.adamw(rate, b1=config.momentum, weight_decay=config.weight_decay)
     else:
+        lasso = config.lasso if config.optimizer == 'beta_lasso' else 0
         made = optax.chain(
             times_pool_size(grids, border, shard_axis),
             optax.trace(config.momentum),
             optax.add_decayed_weights(config.weight_decay),
+            *([add_signs(lasso)] if lasso else []),
             optax.scale_by_learning_rate(rate),
+            *([threshold(config.beta * lasso)] if lasso else []),
         )
     full_steps = config.sleep.full_step and config.sleep.rule != 'none'
     return optax.chain(made, after_sleep(grids)) if full_steps else made
@@ -77,3 +91,23 @@ def times_pool_size(
         return with_kernels(updates, changed)
 
     return optax.stateless(update)
+
+
+def add_signs(lasso: float) -> optax.GradientTransformation:
+    """Adds to the update of a kernel p the gradient of lasso |p|, which is lasso sign(p)."""
+    return _of_kernels(lambda update, p: update + lasso * jnp.sign(p))
+
+
+def threshold(smallest: float) -> optax.GradientTransformation:
+    """Makes weights of kernels 0 that would be smaller than this after the update."""
+    return _of_kernels(lambda update, p: jnp.where(jnp.abs(p + update) < smallest, -p, update))
+
+
+def _of_kernels(function: Callable) -> optax.GradientTransformation:
+    """`function(update, parameter)` of the parameters that are called 'kernel'."""
+
+    def of_leaf(path, update, parameter):
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        return function(update, parameter) if names[-1:] == ['kernel'] else update
+
+    return optax.stateless(partial(jax.tree_util.tree_map_with_path, of_leaf))

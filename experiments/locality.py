@@ -1,0 +1,45 @@
+"""How local the weights of a trained network's neurons are, and were before training.
+
+    python -m experiments.locality --workdir=runs/s_fc
+
+For each locally connected layer: the radius of the neurons' squared weights around their own
+centre in pixels (`measure/locality.py`), before training and at the checkpoint; the latter after
+the weights of each pixel have been shuffled over the neurons; and the share of weights that are
+not 0.
+"""
+
+import jax
+import numpy as np
+
+from experiments.common import cli, trained
+from experiments.measure.locality import radius
+from lcn_jax.errors import UsageError
+from lcn_jax.kernels import kernels, name_of
+from lcn_jax.training import checkpoint, train
+from lcn_jax.training.experiment import Experiment
+
+
+def main(argv):
+    del argv
+    config = checkpoint.read_config(trained.WORKDIR.value)
+    if config.connectivity != 'lc':
+        raise UsageError(f'{trained.WORKDIR.value} holds a convolutional network.')
+    config.shard_kernels = False  # whole kernels are measured
+    experiment = Experiment.create(config)
+    step, snapshot = trained.restore(experiment)
+    fresh = jax.device_get(experiment.initial_state(train.keys(config.seed)[0]).params)
+    print(f'radius of weights in pixels, before training and at step {step}\n')
+    print(f'{"layer":<24}{"before":>9}{"after":>9}{"shuffled":>9}{"not 0":>9}')
+    layers = kernels(snapshot.state.params, experiment.grids)
+    for (path, kernel, grid), (_, before, _) in zip(layers, kernels(fresh, experiment.grids)):
+        radii = (
+            radius(before, grid),
+            radius(kernel, grid),
+            radius(kernel, grid, shuffled=np.random.default_rng(0)),
+        )
+        alive = np.count_nonzero(kernel) / kernel.size
+        print(f'{name_of(path[:-1]):<24}' + ''.join(f'{r:>9.2f}' for r in radii) + f'{alive:>9.1%}')
+
+
+if __name__ == '__main__':
+    cli.run(main)
