@@ -14,9 +14,18 @@ from lcn_jax.errors import UsageError
 from lcn_jax.grid import Grid
 from lcn_jax.training import optimizer, parallel, wake
 from lcn_jax.training.experiment import Experiment
+from lcn_jax.training.schedule import Schedule
+from lcn_jax.training.state import of_variables
 
 KEY = jax.random.key(0)
-SLEEP = {'sleep.rule': 'mean', 'sleep.pools': 'joined', 'model.init': 'common'}
+EPOCH = 4  # steps
+SLEEP = {
+    'sleep.rule': 'mean',
+    'sleep.every': 1,
+    'sleep.pools': 'joined',
+    'model.init': 'common',
+    'epochs': 2,
+}
 
 
 def experiment(kind, **changes):
@@ -27,50 +36,84 @@ def experiment(kind, **changes):
     return Experiment.create(config)
 
 
-def trained(of, steps, params=None):
-    """The parameters after each of the steps, with a sleep after it if the network has a rule."""
-    state = jax.jit(of.initial_state)(KEY)
-    state = state if params is None else state.replace(params=params)
+def trained(of, steps, state=None):
+    """The states after each of the next steps, with the sleeps that the config has."""
+    state = jax.jit(of.initial_state)(KEY) if state is None else state
     learn = functools.partial(wake.update, model=of.model, optimizer=of.optimizer(10))
+    schedule = Schedule.of(of.config, EPOCH)
+    sleep = jax.jit(of.sleep_step) if schedule.sleep_every else None
 
     @jax.jit
     def step(state, images, labels):
         state, _ = jax.vmap(learn, axis_name=parallel.AXIS)(
             *jax.tree.map(lambda leaf: leaf[None], (state, images, labels))
         )
-        state = jax.tree.map(lambda leaf: leaf[0], state)
-        return of.sleep_step(state, KEY) if of.config.sleep.rule != 'none' else state
+        return jax.tree.map(lambda leaf: leaf[0], state)
 
-    random, after = np.random.default_rng(0), []
-    for _ in range(steps):
+    after = []
+    for number in range(int(state.step), int(state.step) + steps):
+        random = np.random.default_rng(number)
         images = random.normal(size=(16, *of.image_shape)).astype(np.float32)
         state = step(state, images, random.integers(10, size=16))
-        after.append(state.params)
+        if sleep and schedule.events(number + 1).sleep:
+            state = sleep(state, KEY)
+        after.append(state)
     return after
+
+
+def from_local(conv, state, grids):
+    """The first state of a convolutional network that starts as this local one does."""
+    shared = convert.to_shared(state.params, grids)
+    return of_variables(state.variables | {'params': shared}, conv.optimizer(10))
+
+
+def assert_near(one, other, atol):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, atol=atol)
 
 
 @pytest.mark.slow
 def test_sleeping_after_every_step_in_joined_pools_is_a_convolution():
     """SGD with momentum, rates times the pool's size, one initial kernel: step by step."""
     local, conv = experiment('lc', **SLEEP), experiment('conv')
-    start = jax.jit(local.initial_state)(KEY).params
-    convolutional = trained(conv, 8, convert.to_shared(start, local.grids))
+    start = jax.jit(local.initial_state)(KEY)
+    convolutional = trained(conv, 8, from_local(conv, start, local.grids))
     for one, other in zip(trained(local, 8), convolutional):
-        expected = convert.to_local(other, local.grids)
-        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(expected)):
-            np.testing.assert_allclose(a, b, atol=2e-5)
-    assert max(map(np.ptp, jax.tree.leaves(jax.tree.map(jnp.subtract, start, one)))) > 0.1
+        assert_near(one.params, convert.to_local(other.params, local.grids), atol=2e-5)
+    moved = jax.tree.map(jnp.subtract, start.params, one.params)
+    assert max(map(np.ptp, jax.tree.leaves(moved))) > 0.1
+
+
+@pytest.mark.slow
+def test_the_last_sleep_relaxes_a_convolution_as_tiling_it_with_its_moments_does():
+    """To the end of epoch 1 a convolution, from there on a locally connected network."""
+    local = experiment('lc', **SLEEP, **{'sleep.share_moments': True, 'sleep.until': 1})
+    conv, free = experiment('conv'), experiment('lc', **{'sleep.pools': 'joined'})
+    start = jax.jit(local.initial_state)(KEY)
+    *_, tiled = trained(conv, EPOCH, from_local(conv, start, local.grids))
+    trace = convert.to_local(optax.tree_utils.tree_get(tiled.opt_state, 'trace'), local.grids)
+    tiled = tiled.replace(
+        params=convert.to_local(tiled.params, local.grids),
+        opt_state=optax.tree_utils.tree_set(tiled.opt_state, trace=trace),
+    )
+    *_, relaxed, later, last = trained(local, EPOCH + 2)
+    assert_near(relaxed, tiled, atol=2e-5)
+    for one, other in zip((later, last), trained(free, 2, tiled)):
+        assert_near(one, other, atol=2e-4)
+    name = 'stage1_block1_conv1'
+    deviation = last.params[name]['kernel'] - last.params[name]['kernel'].mean((0, 1))
+    assert np.abs(deviation).max() > 0.05
 
 
 @pytest.mark.parametrize('change', [{'sleep.pools': 'tiled'}, {'optimizer': 'adamw'}], ids=str)
 @pytest.mark.slow
 def test_other_sleeps_are_not(change):
     local, conv = experiment('lc', **SLEEP | change), experiment('conv', **change)
-    start = jax.jit(local.initial_state)(KEY).params
+    start = jax.jit(local.initial_state)(KEY)
     (*_, one) = trained(local, 3)
-    (*_, other) = trained(conv, 3, convert.to_shared(start, local.grids))
+    (*_, other) = trained(conv, 3, from_local(conv, start, local.grids))
     name = 'stage1_block1_conv1'
-    difference = one[name]['kernel'] - other[name]['kernel']
+    difference = one.params[name]['kernel'] - other.params[name]['kernel']
     assert np.abs(difference).max() > 1e-2
 
 

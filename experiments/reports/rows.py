@@ -97,7 +97,30 @@ LOW_RANK = {
     },
 }
 
+# A convolution that becomes locally connected after an epoch: by SGD, with a sleep after every step
+# until then, it is one step by step.
+SGD = {
+    'optimizer': 'sgd',
+    'learning_rate': 5e-2,
+    'sleep.pools': 'joined',
+    'model.init': 'common',
+}
+ALIKE = SGD | {'sleep.every': 1, 'sleep.share_moments': True, 'sleep.full_step': False}
+RELAXED = {
+    'relax0': Row('LC by SGD', 'lc', SGD, COLOURS['relaxed']),
+    **{
+        f'relax{epoch}': Row(
+            f'conv, LC after epoch {epoch}',
+            'lc_mean_joined',
+            ALIKE | {'sleep.until': epoch},
+            COLOURS['relaxed'],
+        )
+        for epoch in (1, 3, 6, 12, 18)
+    },
+    'relax_never': Row('conv by SGD', 'lc_mean_joined', ALIKE, COLOURS['relaxed']),
+}
+
 # Mechanisms of the literature: docs/laboratory.md.
-LABORATORY = PENALTIES | LOW_RANK
+LABORATORY = PENALTIES | LOW_RANK | RELAXED
 
 ROWS = PAPER | JOINED | LABORATORY

@@ -10,5 +10,6 @@ COLOURS = {
     'hebbian_joined': '#1d5e18',
     'low_rank': '#b279a2',
     'truncated': '#6f3f66',
+    'relaxed': '#9d755d',
     'penalty': '#d6719b',
 }
