@@ -74,7 +74,19 @@ PENALTIES = {
     },
 }
 
+# Neurons that see the whole image. Rate and lasso were chosen on held-out images.
+WHOLE_IMAGE = {'model.name': 'experiments.models.s_fc:s_fc', 'weight_decay': 0.0, 'epochs': 100}
+BETA_LASSO = {
+    f's_fc_{optimizer}': Row(
+        f'S-fc, {name}',
+        'lc',
+        {'optimizer': optimizer, 'learning_rate': 0.1, 'lasso': 3e-4} | WHOLE_IMAGE,
+        COLOURS['lc'],
+    )
+    for optimizer, name in (('sgd', 'SGD'), ('beta_lasso', 'β-LASSO'))
+}
+
 # Mechanisms of the literature: docs/laboratory.md.
-LABORATORY: dict[str, Row] = {**PENALTIES}
+LABORATORY: dict[str, Row] = PENALTIES | BETA_LASSO
 
 ROWS = PAPER | JOINED | LABORATORY
