@@ -74,6 +74,18 @@ PENALTIES = {
     },
 }
 
+# Neurons that see the whole image. Rate and lasso were chosen on held-out images.
+WHOLE_IMAGE = {'model.name': 'experiments.models.s_fc:s_fc', 'weight_decay': 0.0, 'epochs': 100}
+BETA_LASSO = {
+    f's_fc_{optimizer}': Row(
+        f'S-fc, {name}',
+        'lc',
+        {'optimizer': optimizer, 'learning_rate': 0.1, 'lasso': 3e-4} | WHOLE_IMAGE,
+        COLOURS['lc'],
+    )
+    for optimizer, name in (('sgd', 'SGD'), ('beta_lasso', 'β-LASSO'))
+}
+
 # A few kernels for a layer, by connectivity and by sleep.
 LOW_RANK = {
     **{
@@ -121,6 +133,6 @@ RELAXED = {
 }
 
 # Mechanisms of the literature: docs/laboratory.md.
-LABORATORY = PENALTIES | LOW_RANK | RELAXED
+LABORATORY = PENALTIES | BETA_LASSO | LOW_RANK | RELAXED
 
 ROWS = PAPER | JOINED | LABORATORY
