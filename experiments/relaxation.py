@@ -1,0 +1,30 @@
+"""Draws accuracy and weight deviation of networks that are convolutions until an epoch.
+
+    python -m experiments.table --config=experiments/configs/digits.py --config.data_dir=DIR \\
+        --paddings=0 --seeds=3 --out=runs/relax \\
+        --rows=relax0,relax1,relax3,relax6,relax12,relax18,relax_never
+    python -m experiments.relaxation --runs=runs/relax/digits-0 --out=relax.png
+"""
+
+from absl import flags
+
+from experiments.common import cli
+from experiments.reports import relaxation
+from lcn_jax.files import local_folder, make_folder, writing
+
+RUNS = flags.DEFINE_string('runs', None, 'A column of experiments.table.', required=True)
+OUT = flags.DEFINE_string('out', None, 'The PNG to write.', required=True)
+
+
+def main(argv):
+    del argv
+    out = local_folder('--out', OUT.value)
+    figure = relaxation.draw(relaxation.read(local_folder('--runs', RUNS.value)))
+    make_folder(out.parent)
+    with writing(out):
+        figure.savefig(out, dpi=130)
+    print(f'{out} is written')
+
+
+if __name__ == '__main__':
+    cli.run(main)
