@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import jax
@@ -102,17 +103,20 @@ class Starter:
 
 
 class Process(subprocess.Popen):
-    """A process that prints into a file: one whose pipe is full and not read would stop."""
+    """A process that is read while it runs: one whose pipe is full would stop."""
 
     def __init__(self, arguments: list[str], **options):
-        self._printed = tempfile.TemporaryFile('w+')  # noqa: SIM115
-        super().__init__(arguments, stdout=self._printed, stderr=subprocess.STDOUT, **options)
+        streams = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'text': True}
+        super().__init__(arguments, **streams, **options)
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=lambda: self._lines.extend(self.stdout), daemon=True)
+        self._reader.start()
 
     def output(self) -> str:
         """What it prints until it ends."""
         self.wait(HANGS)
-        self._printed.seek(0)
-        return self._printed.read()
+        self._reader.join(HANGS)
+        return ''.join(self._lines)
 
 
 def finish(process: Process, status: int) -> str:
