@@ -22,6 +22,7 @@ PICTURES = {  # that each shows
     '3_your_own_rule': 2,
     '4_convergence_and_circuit': 3,
     '5_neurons': 2,
+    '6_laboratory': 3,
 }
 SMALLER = {
     r'(?<=config\.epochs = )\d+': '2',
