@@ -12,6 +12,7 @@ import os
 import tempfile
 
 import jax
+import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -139,7 +140,7 @@ experiment, _ = weights_of('relaxed after epoch 6')
 source = sources.Source('digits', f'{folder}/data')
 test = source.split('test').read()
 pixels = Pixels(test.images, test.labels, *source.pixel_statistics())
-images, labels, _ = eval_batch(pixels, 0, batch_size=len(test.labels), size=16)
+images, labels, _ = eval_batch(pixels, jnp.array(0), batch_size=len(test.labels), size=16)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -148,7 +149,8 @@ def accuracy_after_sleep(variables, rank):
     rule = sleep.resolve('low_rank', {'border': 'include', 'rank': rank})
     grids = experiment.grids  # all positions of a layer are one pool
     params = sleep.share(variables['params'], grids, rule, jax.random.key(0))
-    logits = experiment.model.apply({**variables, 'params': params}, images, train=False)
+    variables = {**variables, 'params': params}
+    logits = jnp.asarray(experiment.model.apply(variables, images, train=False))
     return 100 * (logits.argmax(-1) == labels).mean()
 
 
