@@ -28,7 +28,7 @@ from lcn_jax.brain import features
 from lcn_jax.data.sources import Source
 from lcn_jax.errors import UsageError
 from lcn_jax.files import local_folder, make_folder, writing
-from lcn_jax.kernels import by_path
+from lcn_jax.kernels import by_path, of_kernels
 from lcn_jax.penalties import sheet
 from lcn_jax.training import checkpoint, parallel, train
 from lcn_jax.training.experiment import Experiment
@@ -86,7 +86,7 @@ def draw_kernels() -> Figure:
         config.sleep.rule, config.sleep.full_step = 'mean', False
     config.shard_kernels = False  # whole kernels are drawn
     experiment = Experiment.create(config)
-    grids = dict(by_path(experiment.grids))
+    grids = dict(by_path(of_kernels(experiment.grids)))
     path = (*LAYER.value.split('/'), 'kernel')
     if path not in grids:
         known = ', '.join('/'.join(path[:-1]) for path in grids)

@@ -1,9 +1,10 @@
 """Convolutional weights -> locally connected ones, and back.
 
 The convolutional and the locally connected network of a config have the same parameters under the
-same names, except for the locally connected kernels. `grids` (`local.grids` of the latter) says
-which these are, so both directions need it. All other parameters are returned as they are, and the
-collection 'batch_stats' fits both networks:
+same names, except for those that are local: kernels, and biases and gains of every position's own.
+`grids` (`local.grids` of the latter) says which these are, so both directions need it. All other
+parameters are returned as they are, and the collection 'batch_stats' fits both networks, unless
+norms are local (`norm.py`):
 
     model = ResNet(..., local=True)
     grids = local.grids(model, image_shape)
@@ -21,6 +22,7 @@ from typing import Any
 
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 
 from lcn_jax.grid import Grid
 from lcn_jax.kernels import by_path, for_each_member, kernels, name_of, with_kernels
@@ -33,8 +35,9 @@ def to_local(
     """Parameters of a convolutional network -> those of the locally connected network of `grids`.
 
     Args:
-      params: a tree with a kernel (*kernel, C // groups, O) at every path of `grids`.
-      grids: the `Grid` of every locally connected kernel, at its path.
+      params: a tree with a kernel (*kernel, C // groups, O) at every path of `grids` to one, and
+        (O,) where each neuron has one value, as of a local bias.
+      grids: the `Grid` of all that is local, at its path.
       noise: as in `kernel_to_local`; each kernel gets noise of its own.
       key: for the noise.
 
@@ -44,6 +47,8 @@ def to_local(
 
     def convert(number, kernel, grid):
         own_key = None if key is None else jax.random.fold_in(key, number)
+        if grid.values_of is not None:
+            return jnp.broadcast_to(kernel, (*grid.output_size, *kernel.shape))
         return kernel_to_local(kernel, grid, noise, own_key)
 
     return _convert(convert, params, grids)
@@ -52,12 +57,19 @@ def to_local(
 def to_shared(params: Any, grids: Mapping) -> dict[str, Any]:
     """Parameters of the locally connected network of `grids` -> those of a convolutional network.
 
-    Every locally connected kernel becomes its mean over all positions: see the top of this file.
+    All that is local becomes its mean over all positions: see the top of this file.
 
     Raises:
       ValueError: the trees do not match.
     """
-    return _convert(lambda _, kernel, grid: kernel_to_shared(kernel, grid), params, grids)
+
+    def convert(_, kernel, grid):
+        if grid.values_of is None:
+            return kernel_to_shared(kernel, grid)
+        as_kernel = kernel.reshape(*grid.output_size, *grid.kernel_size, 1, -1)
+        return kernel_to_shared(as_kernel, grid).ravel()
+
+    return _convert(convert, params, grids)
 
 
 def alike(

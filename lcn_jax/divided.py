@@ -9,7 +9,8 @@ all examples, goes to this device, and what it computes from that to the devices
 The device of a position sees all examples, so the gradient of its kernel is complete.
 
 `axis_name` is the axis of the devices, in `jax.pmap` or `jax.shard_map`; with None nothing is
-divided, and a part is the whole kernel.
+divided, and a part is the whole kernel. So it is of values of which each neuron has one, such as
+biases (`Grid.for_values`): they are small, and every device has all of them.
 
 Shape suffixes: D devices, M pixels that a device receives, I positions of a device, T taps of a
 position, n examples of a device.
@@ -30,7 +31,12 @@ from lcn_jax.grid import Grid
 
 def positions_of_part(grid: Grid, axis_name: str | None) -> tuple[int, ...]:
     """The axes of positions in what a device has of a kernel: (m,), or all of them."""
+    axis_name = _dividing(grid, axis_name)
     return grid.output_size if axis_name is None else (per_device(grid, lax.axis_size(axis_name)),)
+
+
+def _dividing(grid: Grid, axis_name: str | None) -> str | None:
+    return axis_name if grid.values_of is None else None
 
 
 def per_device(grid: Grid, devices: int) -> int:
@@ -65,6 +71,7 @@ def joined(parts: Any, shape: tuple[int, ...]) -> Any:
 
 def gathered(part: jax.Array, grid: Grid, axis_name: str | None, after: Any = ()) -> jax.Array:
     """The whole kernel, on every device, once the arrays in the tree `after` are there."""
+    axis_name = _dividing(grid, axis_name)
     if axis_name is None:
         return part
     part = _delayed(part, after)
@@ -86,6 +93,7 @@ def _delayed(array: jax.Array, after: Any) -> jax.Array:
 
 def own(kernel: Any, grid: Grid, axis_name: str | None) -> Any:
     """This device's part of a whole kernel."""
+    axis_name = _dividing(grid, axis_name)
     if axis_name is None:
         return kernel
     return parts(jnp.asarray(kernel), grid, lax.axis_size(axis_name))[lax.axis_index(axis_name)]

@@ -39,8 +39,9 @@ class Grid:
     All fields but `circular` are tuples with one entry for each spatial dimension, in pixels. With
     `input_dilation` d, d - 1 zeros lie between neighbouring pixels of the input; padding and
     positions are counted in pixels of this dilated input. `circular`: the padding repeats the input
-    from its other side. `joined`: all positions are one pool, which `sleep.py` explains; `create`
-    never sets it. A grid is hashable, and as a pytree it has no leaves.
+    from its other side. `joined`: all positions are one pool, which `sleep.py` explains.
+    `values_of`: the grid of a layer of whose neurons each has one value here (`for_values`).
+    `create` sets neither. A grid is hashable, and as a pytree it has no leaves.
     """
 
     input_size: Sizes
@@ -51,6 +52,7 @@ class Grid:
     input_dilation: Sizes
     circular: bool
     joined: bool = False
+    values_of: 'Grid | None' = None
 
     @classmethod
     def create(
@@ -94,6 +96,15 @@ class Grid:
         """The same geometry, but all positions are one pool."""
         return dataclasses.replace(self, joined=True)
 
+    def for_values(self) -> 'Grid':
+        """For values of which each neuron has one, as a bias or the gain of a norm: (*output, O).
+
+        They are kernels of one tap and one channel, (*output, 1, ..., 1, O), in the pools of this
+        grid: weights onto an input that a pattern shows to all neurons.
+        """
+        one = Grid.create(self.output_size, (1,) * self.dimensions)
+        return dataclasses.replace(one, joined=self.joined, values_of=self)
+
     @property
     def dimensions(self) -> int:
         return len(self.input_size)
@@ -129,6 +140,8 @@ class Grid:
 
     def touches_border(self) -> np.ndarray:
         """`output_size` bool: the receptive field reaches into the zero padding."""
+        if self.values_of is not None:
+            return self.values_of.touches_border()
         outside = np.zeros((), bool)
         for a in range(self.dimensions):
             first = self.starts(a)
@@ -178,6 +191,13 @@ class Grid:
 
     @functools.cached_property
     def _pools(self) -> list['_AxisPools']:
+        if self.values_of is not None:
+            of_layer = dataclasses.replace(self.values_of, joined=self.joined)._pools
+            one = (slice(None), slice(1))
+            return [
+                _AxisPools(axis.number, 0 * axis.values[one], axis.on_pixel[one] | True)
+                for axis in of_layer
+            ]
         return [self._axis_pools(axis) for axis in range(self.dimensions)]
 
     @property

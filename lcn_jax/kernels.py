@@ -1,4 +1,8 @@
-"""The locally connected kernels among a model's parameters, found by the grids of the model."""
+"""What is local among a model's parameters, found by the grids of the model.
+
+These are the kernels of locally connected layers, and values of which each neuron has one: biases
+at every position, gains and offsets of norms (`Grid.for_values`).
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,8 +18,14 @@ Path = tuple[Any, ...]
 
 
 def by_path(grids: Mapping) -> list[tuple[Path, Grid]]:
-    """The (path of a kernel in the params, grid) pairs of a tree of grids, in a fixed order."""
+    """The (path in the params, grid) pairs of a tree of grids, in a fixed order."""
     return sorted(flax.traverse_util.flatten_dict(grids).items())
+
+
+def of_kernels(grids: Mapping) -> dict[str, Any]:
+    """The grids of kernels, without those of values."""
+    flat = {path: grid for path, grid in by_path(grids) if grid.values_of is None}
+    return flax.traverse_util.unflatten_dict(flat)
 
 
 def name_of(path: Path) -> str:
@@ -34,14 +44,21 @@ def kernels(
     Raises:
       UsageError: params and grids do not fit together.
     """
+    return kernels_and_values(params, of_kernels(grids), shard_axis)
+
+
+def kernels_and_values(
+    params: Any, grids: Mapping, shard_axis: str | None = None
+) -> list[tuple[Path, jax.Array, Grid]]:
+    """As `kernels`, and of values (..., *output, O) those of one tap, (..., *output, 1, ..., O)."""
     flat = flax.traverse_util.flatten_dict(params)
     return [(path, _kernel(flat, path, grid, shard_axis), grid) for path, grid in by_path(grids)]
 
 
-def local_kernels(params: Any, grids: Mapping, shard_axis: str | None = None) -> dict[str, Any]:
-    """The locally connected kernels alone, in a tree like `params`."""
-    flat = {path: kernel for path, kernel, _ in kernels(params, grids, shard_axis)}
-    return flax.traverse_util.unflatten_dict(flat)
+def local_parameters(params: Any, grids: Mapping) -> dict[str, Any]:
+    """The kernels and values alone, in a tree like `params`."""
+    flat = flax.traverse_util.flatten_dict(params)
+    return flax.traverse_util.unflatten_dict({path: flat[path] for path, _ in by_path(grids)})
 
 
 def joined(grids: Mapping) -> dict[str, Any]:
@@ -58,10 +75,10 @@ def for_each_member(function: Callable, grid: Grid, *arrays: jax.Array) -> Any:
 
 
 def with_kernels(params: Any, changed: Mapping[Path, jax.Array]) -> dict[str, Any]:
-    """`params` with other arrays at these paths; boxes stay."""
+    """`params` with other kernels and values at these paths; shapes and boxes stay."""
     flat: dict[Path, Any] = flax.traverse_util.flatten_dict(params)
     for path, kernel in changed.items():
-        flat[path] = jax.tree.map(lambda _, kernel=kernel: kernel, flat[path])
+        flat[path] = jax.tree.map(lambda old, new=kernel: new.reshape(old.shape), flat[path])
     return flax.traverse_util.unflatten_dict(flat)
 
 
@@ -72,6 +89,8 @@ def _kernel(flat: Mapping, path: Path, grid: Grid, shard_axis: str | None) -> ja
             'this model.'
         )
     (kernel,) = jax.tree.leaves(flat[path])
+    if grid.values_of is not None:
+        kernel = kernel.reshape(*kernel.shape[:-1], *grid.kernel_size, 1, kernel.shape[-1])
     positions = (*divided.positions_of_part(grid, shard_axis), *grid.kernel_size)
     if kernel.shape[:-2][-len(positions) :] != positions:
         raise UsageError(

@@ -147,9 +147,8 @@ class LocalConv(nn.Module):
     Inputs are (*batch, *spatial, C) with any number of batch axes, also none, or (*spatial, N, C)
     with `layout='HWNC'`. The parameters are `kernel` (*output, *kernel, C // groups, O) and, with
     `use_bias`, `bias`: (O,), shared by the positions as in Conv, or (*output, O) with
-    `local_bias=True`, as in ConvLocal. The default is the shared one because a sleep shares
-    kernels only: with it, kernels that have become alike make a convolution. `grid(x)` is the
-    geometry: through it `grids` finds the kernels of a model and their pools.
+    `local_bias=True`, as in ConvLocal; a sleep makes these alike as it does kernels. `grid(x)` is
+    the geometry: through it `grids` finds the kernels of a model and their pools.
 
     The other arguments are those of `flax.linen.Conv`, but for these:
 
@@ -200,6 +199,10 @@ class LocalConv(nn.Module):
             self.kernel_dilation,
             self.input_dilation,
         )
+
+    def value_grids(self, x: jax.Array) -> dict[str, Grid]:
+        """The grids of the parameters of which each neuron has one value: of a local bias."""
+        return {'bias': self.grid(x).for_values()} if self.use_bias and self.local_bias else {}
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -258,13 +261,17 @@ class LocalConv(nn.Module):
 
 
 def grids(model: nn.Module, *inputs: Any, **kwargs: Any) -> dict:
-    """The `Grid` of every locally connected kernel of a model, at the kernel's path in the params.
+    """The `Grid` of all that is local in a model, at its path in the params.
+
+    That is every locally connected kernel, and every parameter of which each neuron has one value,
+    such as a local bias (`Grid.for_values`).
 
     Nothing is computed, and variables hold no grids, so that they can be stored and differentiated
     as they are. A kernel that `nn.vmap` or `nn.scan` multiplies has the grid of one of its copies.
 
     Args:
-      model: with layers that have a method `grid(x)` and a parameter `kernel`, as LocalConv has.
+      model: with layers that have a method `grid(x)` and a parameter `kernel`, as LocalConv has, or
+        a method `value_grids(x)`, which returns the grids of other local parameters by name.
       inputs: what the model is called with: arrays or `jax.ShapeDtypeStruct`s; or tuples, the shape
         of one example: (H, W, C) for images.
       kwargs: passed on; `train=False` is, if the model takes `train`.
@@ -281,10 +288,12 @@ def variables_and_grids(model: nn.Module, *inputs: Any, **kwargs: Any) -> tuple[
 
     def note(call, args, call_kwargs, context):
         module = context.module
-        if context.method_name == '__call__' and isinstance(
-            getattr(module, 'grid', None), Callable
-        ):
-            found[(*module.path, 'kernel')] = module.grid(*args, **call_kwargs)
+        if context.method_name == '__call__':
+            if callable(getattr(module, 'grid', None)):
+                found[(*module.path, 'kernel')] = module.grid(*args, **call_kwargs)
+            if callable(getattr(module, 'value_grids', None)):
+                for name, grid in module.value_grids(*args, **call_kwargs).items():
+                    found[(*module.path, name)] = grid
         return call(*args, **call_kwargs)
 
     if 'train' in inspect.signature(model.__call__).parameters:

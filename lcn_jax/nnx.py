@@ -128,17 +128,18 @@ class LocalConv(nnx.Module):
 
 
 def grids(model: nnx.Module) -> dict[str, Any]:
-    """The `Grid` of every locally connected kernel, at the kernel's path in `nnx.state(model)`."""
-    found = {
-        (*path, 'kernel'): module.grid
-        for path, module in nnx.iter_graph(model)
-        if isinstance(module, LocalConv)
-    }
+    """The `Grid` of every local kernel and local bias, at its path in `nnx.state(model)`."""
+    found = {}
+    for path, module in nnx.iter_graph(model):
+        if isinstance(module, LocalConv):
+            found[(*path, 'kernel')] = module.grid
+            if module.bias is not None and module.bias.get_value().ndim > 1:
+                found[(*path, 'bias')] = module.grid.for_values()
     return unflatten_dict(found)
 
 
 def share(state: nnx.State, grids: Mapping, rule: sleep.Rule, key: jax.Array) -> nnx.State:
-    """`sleep.share` for the state of a model: a new state, in which only kernels are different.
+    """`sleep.share` for the state of a model: a new state with other local parameters.
 
     Raises:
       UsageError: as `sleep.share`.

@@ -48,7 +48,7 @@ from lcn_jax.arguments import check_number, check_positive
 from lcn_jax.circuit import Circuit, simulate
 from lcn_jax.errors import UsageError
 from lcn_jax.grid import Grid, Pools
-from lcn_jax.kernels import for_each_member, kernels, with_kernels
+from lcn_jax.kernels import for_each_member, kernels_and_values, with_kernels
 from lcn_jax.patterns import Field, hebbian_maps, map_deviations, seen_weights
 from lcn_jax.truncation import low_rank
 
@@ -254,22 +254,23 @@ def share(
     shard_axis: str | None = None,
     after: Any = (),
 ) -> Any:
-    """Applies `rule` to every locally connected kernel of `params`; all else is returned as it is.
+    """Applies `rule` to all that is local in `params`; all else is returned as it is.
 
-    `grids` (`local.grids`) says which kernels these are. Each gets a key of its own: `key` folded
-    with its number in the order of paths. For a rule in two parts each shape (*kernel, C // groups)
-    gets one instead, folded with its number in ascending order: layers of one shape see the same
-    patterns. Axes in front of (*output, *kernel, C // groups, O) are those of an ensemble or of
-    replicas: the rule is applied to each member by itself, with one key, so replicas stay equal.
-    If the devices of `shard_axis` divide the kernels (`divided.py`), each gathers one after the
-    other, once the arrays in the tree `after` are there.
+    `grids` (`local.grids`) says what is local: kernels, and values of which each neuron has one,
+    such as biases, which the rule gets as kernels of one tap and one channel. Each has a key of its
+    own: `key` folded with its number in the order of paths. For a rule in two parts each shape
+    (*kernel, C // groups) has one instead, folded with its number in ascending order: layers of one
+    shape see the same patterns. Axes in front of (*output, *kernel, C // groups, O) are those of an
+    ensemble or of replicas: the rule is applied to each member by itself, with one key, so replicas
+    stay equal. If the devices of `shard_axis` divide the kernels (`divided.py`), each gathers one
+    after the other, once the arrays in the tree `after` are there.
 
     Raises:
       UsageError: params and grids do not fit together, or the rule returns something other than a
         kernel of the same shape and dtype.
     """
     changed = {}
-    layers = kernels(params, grids, shard_axis)
+    layers = kernels_and_values(params, grids, shard_axis)
     fields = [Field.of(kernel, grid) for _, kernel, grid in layers]
     for (path, part, grid), of_layer in zip(layers, _with_keys(rule, fields, key)):
         kernel = divided.gathered(part, grid, shard_axis, after)

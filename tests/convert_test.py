@@ -22,6 +22,7 @@ NETWORKS = {
     'first two shared': dict(
         stage_sizes=(1, 1), width=4, stem='cifar', num_classes=5, n_first_conv=2
     ),
+    'biases': dict(stage_sizes=(1, 1), width=4, stem='cifar', num_classes=5, norm='none'),
     '1×1 shared': dict(
         stage_sizes=(1, 1), width=4, stem='cifar', num_classes=5, shared='.*_shortcut'
     ),
@@ -32,16 +33,17 @@ each_network = pytest.mark.parametrize('options', NETWORKS.values(), ids=NETWORK
 
 def shapes(model):
     variables = jax.eval_shape(partial(model.init, train=False), KEY, jnp.zeros((1, *SHAPE)))
-    return {name: variables[name] for name in ('params', 'batch_stats')}
+    return {name: variables.get(name, {}) for name in ('params', 'batch_stats')}
 
 
 def as_if_trained(model):
-    """Random variables; a locally connected kernel is the same at every position."""
+    """Random variables; local kernels and biases are the same at every position."""
     rng = np.random.RandomState(0)
 
     def fill(path, leaf):
         if path[-1].key != 'kernel':
-            return 0.5 + rng.rand(*leaf.shape).astype(np.float32)
+            shared = 0.5 + rng.rand(leaf.shape[-1]).astype(np.float32)
+            return np.broadcast_to(shared, leaf.shape)
         shared = rng.randn(*leaf.shape[-4:]).astype(np.float32)
         return np.broadcast_to(shared / math.sqrt(math.prod(shared.shape[:-1])), leaf.shape)
 

@@ -106,6 +106,21 @@ def test_a_model_learns_and_sleeps():
     jax.tree.map(np.testing.assert_array_equal, asleep, awake)  # all else
 
 
+@pytest.mark.parametrize('bias', [{}, {'local_bias': True}, {'use_bias': False}], ids=str)
+def test_local_biases_sleep(bias):
+    layer = lcn_jax.nnx.LocalConv(
+        1, 2, (2,), input_size=4, bias_init=random_init, rngs=nnx.Rngs(0), **bias
+    )
+    grids = lcn_jax.nnx.grids(layer)
+    assert set(grids) == ({'kernel', 'bias'} if 'local_bias' in bias else {'kernel'})
+    if 'bias' not in grids:
+        return
+    rule = sleep.resolve('mean', {'border': 'include'})
+    new = lcn_jax.nnx.share(nnx.state(layer), grids, rule, jax.random.key(0))
+    before = layer.bias[...]
+    np.testing.assert_allclose(new['bias'][...][0], (before[0] + before[2]) / 2, atol=1e-6)
+
+
 def test_the_page_does_as_it_says():
     page = (ROOT / 'docs/models.md').read_text()
     block = re.search(r'^```python\n([^`]*?YourNNXNet.*?)^```$', page, re.MULTILINE | re.DOTALL)[1]

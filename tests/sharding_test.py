@@ -15,7 +15,7 @@ from experiments.measure import footprint
 from lcn_jax import divided
 from lcn_jax.data.batches import Pixels
 from lcn_jax.errors import UsageError
-from lcn_jax.kernels import local_kernels
+from lcn_jax.kernels import local_parameters
 from lcn_jax.local import LocalConv
 from lcn_jax.training import parallel, sharding
 from lcn_jax.training.experiment import Experiment
@@ -100,7 +100,12 @@ def test_parts_are_the_positions_in_a_row(shape):
 
 RULES = {
     'mean': {'sleep.full_step': True, 'sleep.share_moments': True},
-    'exact': {'optimizer': 'sgd', 'learning_rate': 1e-2, 'sleep.border': 'exclude'},
+    'exact': {
+        'optimizer': 'sgd',
+        'learning_rate': 1e-2,
+        'sleep.border': 'exclude',
+        'model.norm': 'local',
+    },
     'hebbian': {'sleep.pools': 'joined', 'model.init': 'common', 'model.init_noise': 0.1},
     'circuit': {},
 }
@@ -262,7 +267,8 @@ def test_a_device_keeps_its_part_of_parameters_gradients_and_moments():
         assert set(experiment.divided_grids) == (set(experiment.grids) if divides else set())
         memory[divides] = footprint.of_step(experiment)
     kernels = sum(
-        a.size for a in jax.tree.leaves(local_kernels(experiment.shapes.params, experiment.grids))
+        a.size
+        for a in jax.tree.leaves(local_parameters(experiment.shapes.params, experiment.grids))
     )
     whole, part = memory[False], memory[True]
     assert whole.state > 3 * 4 * kernels
@@ -278,7 +284,7 @@ def test_a_sleep_gathers_one_layer_at_a_time():
     def temporary(**changes):
         changes = {'model.width': 32, 'model.stage_sizes': (2,), 'sleep.full_step': False} | changes
         experiment = Experiment.create(get_config('mean', **changes))
-        kernels = jax.tree.leaves(local_kernels(experiment.shapes.params, experiment.grids))
+        kernels = jax.tree.leaves(local_parameters(experiment.shapes.params, experiment.grids))
         assert len({kernel.size for kernel in kernels}) == 1
         program = parallel.per_device(experiment.sleep_step, (0, None), donate=[0])
         bytes_at_once = planned(program, experiment.shapes_on_devices, jax.random.key(0))[1]

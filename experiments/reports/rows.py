@@ -132,7 +132,26 @@ RELAXED = {
     'relax_never': Row('conv by SGD', 'lc_mean_joined', ALIKE, COLOURS['relaxed']),
 }
 
+# Networks that share less while awake: BatchNorm of each neuron's own, or biases in its place. The
+# rates were chosen on held-out digits; the Hebbian sleep has that of the mean.
+NORM_RATES = {
+    'local': {'lc': 2e-2, 'lc_mean1_joined': 4e-2, 'lc_mean10_joined': 1e-2},
+    'none': {'conv': 2e-2, 'lc': 2e-2, 'lc_mean1_joined': 4e-2, 'lc_mean10_joined': 2e-2},
+}
+NORM_NAMES = {'local': 'local BatchNorm', 'none': 'no BatchNorm'}
+NORM = {
+    f'{row}_{norm}': Row(
+        f'{known.label}, {NORM_NAMES[norm]}',
+        known.kind,
+        known.fields | {'model.norm': norm, 'learning_rate': rate},
+        known.colour,
+    )
+    for norm, rates in NORM_RATES.items()
+    for row, rate in (rates | {'lc_hebbian10_joined': rates['lc_mean10_joined']}).items()
+    for known in [(PAPER | JOINED)[row]]
+}
+
 # Mechanisms of the literature: docs/laboratory.md.
-LABORATORY = PENALTIES | BETA_LASSO | LOW_RANK | RELAXED
+LABORATORY = PENALTIES | BETA_LASSO | LOW_RANK | RELAXED | NORM
 
 ROWS = PAPER | JOINED | LABORATORY

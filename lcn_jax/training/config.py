@@ -64,6 +64,7 @@ def default() -> ConfigDict:
     config.model.shared = ''  # regular expression for the names of others that stay shared
     config.model.dtype = 'float32'  # of the computation; parameters are float32
     config.model.sync_batch_norm = False  # batch statistics over all devices
+    config.model.norm = 'shared'  # BatchNorm; 'local': of each neuron's own; 'none': biases instead
     config.model.init = 'independent'  # or 'common': local kernels start alike at all positions ...
     config.model.init_noise = 0.0  # ... plus noise, as a fraction of their standard deviation
     config.model.rank = 2  # of connectivity 'low_rank': kernels that each layer mixes
@@ -162,6 +163,7 @@ CHOICES = {
     'model.stem': tuple(STEMS),
     'model.dtype': ('float32', 'bfloat16'),
     'model.init': ('independent', 'common'),
+    'model.norm': ('shared', 'local', 'none'),
     'optimizer': ('adamw', 'sgd', 'beta_lasso'),
     'sleep.pools': ('tiled', 'joined'),
     'sleep.border': ('include', 'exclude'),
@@ -241,11 +243,17 @@ def _check_model(config: ConfigDict) -> None:
             'config.model.init_noise has no meaning for independent kernels: set '
             'config.model.init=common, or leave it at 0.'
         )
+    low_rank = config.connectivity == 'low_rank'
     shared = {'conv': 'convolutional', 'low_rank': 'low-rank'}.get(config.connectivity)
     if config.model.init == 'common' and shared:
         raise UsageError(
             f'a {shared} network starts with one kernel for all positions as it is: set '
             'config.connectivity=lc or config.model.init=independent.'
+        )
+    if shared and (config.model.norm == 'local' or (low_rank and config.model.norm == 'none')):
+        raise UsageError(
+            f'config.model.norm={config.model.norm} is not for a {shared} network: set '
+            'config.connectivity=lc or config.model.norm=shared.'
         )
     if config.shard_kernels and shared:
         raise UsageError(

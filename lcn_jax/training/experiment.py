@@ -79,7 +79,7 @@ class Experiment:
     @property
     def divided_grids(self) -> Mapping[str, Any]:
         """`grids` of the kernels that the devices divide."""
-        return self.grids if self.config.shard_kernels else {}
+        return kernels.of_kernels(self.grids) if self.config.shard_kernels else {}
 
     def initial_state(self, key: jax.Array) -> state.TrainState:
         """The state before the first step, with whole kernels."""
@@ -107,7 +107,7 @@ class Experiment:
 
     @cached_property
     def grids(self) -> Mapping[str, Any]:
-        """The `Grid` of every locally connected kernel, at its path in the params."""
+        """The `Grid` of all that is local, at its path in the params."""
         grids = self._variables_and_grids[1]
         return kernels.joined(grids) if self.config.sleep.pools == 'joined' else grids
 
@@ -272,6 +272,7 @@ def make_model(config: ml_collections.ConfigDict, num_classes: int) -> nn.Module
         local=config.connectivity != 'conv',
         n_first_conv=config.model.n_first_conv,
         shared=config.model.shared,
+        norm=config.model.norm,
         dtype=jnp.dtype(config.model.dtype),
         batch_axis=parallel.AXIS if config.model.sync_batch_norm else None,
         local_conv=local_conv,

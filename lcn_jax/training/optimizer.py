@@ -11,7 +11,7 @@ import optax
 
 from lcn_jax import divided
 from lcn_jax.grid import Pools
-from lcn_jax.kernels import kernels, local_kernels, with_kernels
+from lcn_jax.kernels import kernels_and_values, local_parameters, with_kernels
 
 
 def learning_rate(config: ml_collections.ConfigDict, total_steps: int) -> optax.Schedule:
@@ -32,7 +32,8 @@ def make(
 
     With SGD, the gradient of a local kernel is that of its position alone, a small part of the
     gradient of a shared one. It is multiplied by the size of the position's pool, so that a pool
-    whose weights are alike moves as the kernel of a convolution would.
+    whose weights are alike moves as the kernel of a convolution would. Where `config.sleep.until`
+    ends the sleeps earlier, the gradients after the last one are plain.
 
     β-LASSO (Neyshabur, "Towards Learning Convolutions from Scratch", 2020) is SGD that makes the
     weights p of kernels small, and those below a threshold 0. With the momentum v of the gradients,
@@ -50,8 +51,12 @@ def make(
         made = optax.adamw(rate, b1=config.momentum, weight_decay=config.weight_decay)
     else:
         lasso = config.lasso if config.optimizer == 'beta_lasso' else 0
+        scaled = times_pool_size(grids, border, shard_axis)
+        if config.sleep.until and config.sleep.rule != 'none':
+            last = total_steps * config.sleep.until // config.epochs
+            scaled = optax.conditionally_transform(scaled, lambda step, **_: step < last)
         made = optax.chain(
-            times_pool_size(grids, border, shard_axis),
+            scaled,
             optax.trace(config.momentum),
             optax.add_decayed_weights(config.weight_decay),
             *([add_signs(lasso)] if lasso else []),
@@ -63,16 +68,16 @@ def make(
 
 
 class AfterSleep(NamedTuple):
-    """after_sleep: the local kernels at the end of the last sleep."""
+    """after_sleep: the local parameters at the end of the last sleep."""
 
     after_sleep: dict[str, Any]
 
 
 def after_sleep(grids: Mapping) -> optax.GradientTransformation:
-    """Keeps `AfterSleep` for `sleep_step`; before the first sleep, the initial kernels."""
+    """Keeps `AfterSleep` for `sleep_step`; before the first sleep, the initial values."""
 
     def init(params: Any) -> AfterSleep:
-        return AfterSleep(local_kernels(params, grids))
+        return AfterSleep(local_parameters(params, grids))
 
     return optax.GradientTransformation(init, lambda updates, state, params=None: (updates, state))
 
@@ -80,12 +85,12 @@ def after_sleep(grids: Mapping) -> optax.GradientTransformation:
 def times_pool_size(
     grids: Mapping, border: str, shard_axis: str | None = None
 ) -> optax.GradientTransformation:
-    """Multiplies the updates of local kernels by the number of neurons in the pool, 1 outside."""
+    """Multiplies updates of local parameters by the number of neurons in the pool, 1 outside."""
 
     def update(updates: Any, params: Any = None) -> Any:
         del params
         changed = {}
-        for path, kernel, grid in kernels(updates, grids, shard_axis):
+        for path, kernel, grid in kernels_and_values(updates, grids, shard_axis):
             size = Pools.of(grid, border).size.reshape(grid.in_pool(border).shape)
             changed[path] = kernel * divided.own(size.astype(kernel.dtype), grid, shard_axis)
         return with_kernels(updates, changed)

@@ -15,7 +15,12 @@ from ml_collections import ConfigDict
 
 from lcn_jax import divided, sleep
 from lcn_jax.grid import Pools
-from lcn_jax.kernels import for_each_member, kernels, local_kernels, with_kernels
+from lcn_jax.kernels import (
+    for_each_member,
+    kernels_and_values,
+    local_parameters,
+    with_kernels,
+)  # fmt: skip
 from lcn_jax.sleep import Rule, share
 from lcn_jax.training import config as configs
 from lcn_jax.training import parallel
@@ -46,7 +51,7 @@ def step(
     full_step: bool = False,
     shard_axis: str | None = None,
 ) -> TrainState:
-    """One sleep: the locally connected kernels change and everything else stays.
+    """One sleep: local kernels, and local biases and gains, change and everything else stays.
 
     With `share_moments` each of the optimizer's moments of these kernels becomes the mean of its
     pool, as the moments of a convolution would be. `full_step` is explained at `lengthen`. The
@@ -59,7 +64,7 @@ def step(
         last = optax.tree_utils.tree_get(opt_state, 'after_sleep')
         border = rule.keywords['border']
         params = lengthen(params, state.params, last, grids, border, shard_axis)
-        kept = local_kernels(params, grids, shard_axis)
+        kept = local_parameters(params, grids)
         opt_state = optax.tree_utils.tree_set(opt_state, after_sleep=kept)
     state = replace(state, params=params, opt_state=opt_state)
     if not share_moments:
@@ -97,11 +102,11 @@ def lengthen(
 
     Args:
       shared, own: parameters after and before the sleep.
-      last: local kernels at the end of the sleep before, as `local_kernels` has them.
+      last: local parameters at the end of the sleep before, as `local_parameters` has them.
       shard_axis: as in `sleep.share`.
     """
-    changed, after = {}, local_kernels(shared, grids, shard_axis)
-    layers = zip(*(kernels(tree, grids, shard_axis) for tree in (shared, own, last)))
+    changed, after = {}, local_parameters(shared, grids)
+    layers = zip(*(kernels_and_values(tree, grids, shard_axis) for tree in (shared, own, last)))
     for (path, shared_part, grid), (_, own_part, _), (_, last_part, _) in layers:
         of_layer = [
             divided.gathered(part, grid, shard_axis, after)

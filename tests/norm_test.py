@@ -1,0 +1,234 @@
+"""Values of which each neuron has one: norms and biases by hand, their pools, and their sleep."""
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_config
+
+from lcn_jax import sleep
+from lcn_jax.errors import UsageError
+from lcn_jax.grid import Grid
+from lcn_jax.local import LocalConv, grids
+from lcn_jax.norm import LocalNorm
+from lcn_jax.training import config as configs
+from lcn_jax.training.experiment import Experiment
+
+KEY = jax.random.key(0)
+RANDOM = np.random.default_rng(0)
+GRIDS = [
+    Grid.create((7, 6), 3, 1, 1),
+    Grid.create((7, 6), (3, 2), (2, 1), 1).joined_pools(),
+    Grid.create((9,), (4,), padding='CAUSAL'),
+    Grid.create((4, 5), 2, input_dilation=2),
+    Grid.create((6, 6), 3, padding='CIRCULAR'),
+]
+CIRCUIT = {
+    'patterns_per_weight': 4,
+    'gamma': 1e-3,
+    'learning_rate': 2.5e-4,
+    'alpha': 10.0,
+    'tau': 30.0,
+    'b': 1.0,
+    'momentum': 0.95,
+    'steps_per_pattern': 150,
+}
+HEBBIAN = {
+    'gamma': 0.0,
+    'learning_rate': 0.3,
+    'steps': 20,
+    'patterns_per_step': 50,
+    'momentum': 0.0,
+}
+
+
+def pool_means(values, grid, border):
+    """(*output, O) with the mean of its pool at each position, in a loop."""
+    pools, means = grid.pools(border), values.copy()
+    for pool in set(pools.ravel()) - {-1}:
+        means[pools == pool] = values[pools == pool].mean(0)
+    return means
+
+
+@pytest.mark.parametrize('grid', GRIDS, ids=lambda grid: f'{grid.kernel_size}')
+def test_values_are_in_the_pools_of_their_layer(grid):
+    values = grid.for_values()
+    assert values.output_size == grid.output_size
+    assert values.num_pools == grid.num_pools and values.joined == grid.joined
+    for border in ('include', 'exclude'):
+        np.testing.assert_array_equal(values.pools(border), grid.pools(border))
+    of_joined = values.joined_pools()
+    np.testing.assert_array_equal(of_joined.pools(), grid.joined_pools().pools())
+
+
+@pytest.mark.parametrize('border', ['include', 'exclude'])
+@pytest.mark.parametrize('grid', GRIDS, ids=lambda grid: f'{grid.kernel_size}')
+@pytest.mark.parametrize(
+    'rule, options, left',
+    [
+        ('mean', {}, 0),
+        ('exact', {'gamma': 0.25}, 0.2),
+        ('low_rank', {'rank': 1}, 0),
+        ('hebbian', HEBBIAN, None),
+    ],
+)
+def test_a_sleep_shrinks_deviations_of_values_as_those_of_weights(
+    rule, options, left, grid, border
+):
+    """`mean` and `exact` in closed form; a Hebbian sleep multiplies all deviations alike."""
+    bias = RANDOM.standard_normal((*grid.output_size, 3)).astype(np.float32)
+    rule = sleep.resolve(rule, {'border': border, **options})
+    shared = sleep.share({'bias': bias}, {'bias': grid.for_values()}, rule, KEY)['bias']
+    assert shared.shape == bias.shape
+    means = pool_means(bias, grid, border)
+    if left is None:
+        before, after = bias - means, np.asarray(shared) - means
+        left = (before * after).sum() / (before**2).sum()
+        assert 0 < left < 0.05
+    np.testing.assert_allclose(shared, means + left * (bias - means), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('joined', [False, True])
+def test_the_circuit_makes_values_alike_before_their_means_are_gone(joined):
+    grid = Grid.create((6, 6), 2, padding='CIRCULAR')
+    grid = grid.joined_pools() if joined else grid
+    bias = RANDOM.standard_normal((6, 6, 2)).astype(np.float32)
+    rule = sleep.resolve('circuit', {'border': 'include', **CIRCUIT})
+    shared = sleep.share({'bias': bias}, {'bias': grid.for_values()}, rule, KEY)['bias']
+
+    def means_and_deviations(values):
+        means = pool_means(values, grid, 'include')
+        return np.std(means), np.std(values - means)
+
+    before, after = means_and_deviations(bias), means_and_deviations(np.asarray(shared))
+    assert after[1] < 0.2 * before[1] and after[0] > 0.5 * before[0]
+
+
+@pytest.mark.parametrize('layout', ['NHWC', 'HWNC'])
+def test_a_local_norm_is_that_of_each_neuron_alone(layout):
+    examples = layout.index('N')
+    axes = tuple(axis for axis in range(4) if axis != examples)
+    norm = LocalNorm(layer=GRIDS[0], axis=axes, momentum=0.9, use_running_average=False)
+    x = np.float32(2 + 3 * RANDOM.standard_normal((8, 7, 6, 3)))
+    in_layout = np.moveaxis(x, 0, examples)
+    variables = norm.init(KEY, in_layout)
+    shapes = {leaf.shape for leaf in jax.tree.leaves(variables)}
+    assert shapes == {(7, 6, 3)} and len(jax.tree.leaves(variables)) == 4
+    scale, bias = (np.float32(RANDOM.standard_normal((7, 6, 3))) for _ in range(2))
+    variables = variables | {'params': {'scale': scale, 'bias': bias}}
+    y, updated = norm.apply(variables, in_layout, mutable=['batch_stats'])
+    expected = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) * scale + bias
+    np.testing.assert_allclose(np.moveaxis(y, examples, 0), expected, atol=1e-4)
+    np.testing.assert_allclose(updated['batch_stats']['mean'], 0.1 * x.mean(0), atol=1e-5)
+    still = norm.clone(use_running_average=True)
+    expected = (x - 0.1 * x.mean(0)) / np.sqrt(0.9 + 0.1 * x.var(0) + 1e-5) * scale + bias
+    y = still.apply(variables | updated, in_layout)
+    np.testing.assert_allclose(np.moveaxis(y, examples, 0), expected, atol=1e-4)
+
+
+def test_a_models_local_biases_are_found_and_shared_ones_are_not():
+    for local_bias in (False, True):
+        layer = LocalConv(4, 3, local_bias=local_bias)
+        found = grids(layer, (6, 6, 2))
+        assert set(found) == ({'kernel', 'bias'} if local_bias else {'kernel'})
+    assert found['bias'] == found['kernel'].for_values()
+    params = layer.init(KEY, jnp.zeros((1, 6, 6, 2)))['params']
+    params['bias'] = np.float32(RANDOM.standard_normal((6, 6, 4)))
+    rule = sleep.resolve('mean', {'border': 'include'})
+    shared = sleep.share(params, found, rule, KEY)
+    expected = pool_means(params['bias'], found['kernel'], 'include')
+    np.testing.assert_allclose(shared['bias'], expected, atol=1e-6)
+
+
+# ---- In a network. -------------------------------------------------------------------------------
+
+
+def experiment(kind='lc', **changes):
+    config = tiny_config.get_config(kind)
+    config.model.stage_sizes, config.model.width = (1, 1), 2
+    config.update_from_flattened_dict(changes)
+    return Experiment.create(config)
+
+
+def shapes_of(tree):
+    flat = flax.traverse_util.flatten_dict(tree, sep='/')
+    return {name: leaf.shape for name, leaf in flat.items()}
+
+
+def test_what_networks_share():
+    shared, local, none = (
+        experiment(**{'model.norm': norm}).shapes for norm in ('shared', 'local', 'none')
+    )
+    norms = {name for name in shapes_of(shared.params) if '_norm' in name}
+    assert {shapes_of(shared.params)[name][:-1] for name in norms} == {()}
+    sizes = {shapes_of(local.params)[name][:-1] for name in norms}
+    assert (
+        sizes == {(8, 8), (4, 4)}
+        and shapes_of(local.params).keys() == shapes_of(shared.params).keys()
+    )
+    assert {shape[:-1] for shape in shapes_of(local.batch_stats).values()} == sizes
+    assert none.batch_stats == {}
+    biases = {name: s for name, s in shapes_of(none.params).items() if name.endswith('_conv1/bias')}
+    assert biases == {'stage1_block1_conv1/bias': (8, 8, 2), 'stage2_block1_conv1/bias': (4, 4, 4)}
+    of_conv = experiment('conv', **{'model.norm': 'none'}).shapes
+    assert shapes_of(of_conv.params)['stem_conv/bias'] == (2,)
+    first_shared = experiment(**{'model.norm': 'local', 'model.n_first_conv': 1}).shapes
+    assert shapes_of(first_shared.params)['stem_norm/scale'] == (2,)
+
+
+@pytest.mark.parametrize('norm', ['local', 'none'])
+def test_values_sleep_with_their_kernels_and_statistics_do_not(norm):
+    of = experiment('lc_mean_joined', **{'model.norm': norm, 'sleep.full_step': False})
+    state = jax.jit(of.initial_state)(KEY)
+    random = jax.tree.map(
+        lambda leaf: np.float32(RANDOM.standard_normal(leaf.shape)),
+        {'params': state.params, 'batch_stats': state.batch_stats},
+    )
+    asleep = jax.jit(of.sleep_step)(state.replace(**random), KEY)
+    after = flax.traverse_util.flatten_dict(asleep.params)
+    values = {path for path in after if path[-1] in ('scale', 'bias') and path[0] != 'logits'}
+    assert len(values) == (12 if norm == 'local' else 6)
+    for path, before in flax.traverse_util.flatten_dict(random['params']).items():
+        if path in values:
+            means = np.broadcast_to(before.mean((0, 1)), before.shape)
+            np.testing.assert_allclose(after[path], means, atol=1e-5)
+        elif path[0] == 'logits':
+            np.testing.assert_array_equal(after[path], before)
+    jax.tree.map(np.testing.assert_array_equal, asleep.batch_stats, random['batch_stats'])
+
+
+def test_branches_without_norms_do_not_make_activations_grow():
+    """Each block adds at most its branch over the square root of their number."""
+
+    def deviation(blocks, norm):
+        model = experiment('conv', **{'model.norm': norm, 'model.stage_sizes': (blocks,)}).model
+        variables = model.init(KEY, jnp.zeros((1, 8, 8, 1)), train=False)
+        images = RANDOM.standard_normal((20, 8, 8, 1)).astype(np.float32)
+        _, sown = model.apply(variables, images, train=False, mutable=['intermediates'])
+        sown = sown['intermediates']
+        return np.std(sown[f'stage1_block{blocks}'][0]) / np.std(sown['stem'][0])
+
+    # Every block multiplies the variance by about 1 + 1 / B: (1 + 1 / B)^B is below e.
+    assert deviation(12, 'none') < 3 and deviation(3, 'none') < 3
+
+
+def test_a_config_from_before_there_were_norms_has_shared_ones():
+    values = tiny_config.get_config().to_dict()
+    del values['model']['norm']
+    assert configs.complete(values).model.norm == 'shared'
+
+
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        ({'model.norm': 'group'}, r"config\.model\.norm is 'group'; .* shared, local, none"),
+        ({'connectivity': 'conv', 'model.norm': 'local'}, 'norm=local is not for a convolutional'),
+        ({'connectivity': 'low_rank', 'model.norm': 'none'}, 'norm=none is not for a low-rank'),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_one_line(changes, message):
+    with pytest.raises(UsageError, match=message):
+        experiment(**changes)
