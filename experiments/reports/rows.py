@@ -136,7 +136,7 @@ RELAXED = {
 # rates were chosen on held-out digits; the Hebbian sleep has that of the mean.
 NORM_RATES = {
     'local': {'lc': 2e-2, 'lc_mean1_joined': 4e-2, 'lc_mean10_joined': 1e-2},
-    'none': {'conv': 2e-2, 'lc': 2e-2, 'lc_mean1_joined': 4e-2, 'lc_mean10_joined': 2e-2},
+    'none': {'conv': 2e-2, 'lc': 1e-2, 'lc_mean1_joined': 2e-2, 'lc_mean10_joined': 1e-2},
 }
 NORM_NAMES = {'local': 'local BatchNorm', 'none': 'no BatchNorm'}
 NORM = {
@@ -151,7 +151,31 @@ NORM = {
     for known in [(PAPER | JOINED)[row]]
 }
 
+# Errors that reach hidden layers through random weights, or not at all, with and without sleep. The
+# rates were chosen on held-out digits.
+FEEDBACK_RATES = {
+    'alignment': {'conv': 4e-2, 'lc': 2e-2, 'lc_mean1_joined': 4e-2, 'lc_mean10_joined': 4e-2},
+    'direct': {'conv': 4e-2, 'lc': 2e-2, 'lc_mean1_joined': 4e-2, 'lc_mean10_joined': 4e-2},
+    'readout': {'conv': 4e-2, 'lc': 4e-2},
+}
+FEEDBACK_NAMES = {
+    'alignment': 'feedback alignment',
+    'direct': 'direct feedback',
+    'readout': 'only the readout learns',
+}
+FEEDBACK = {
+    f'{row}_{rule}': Row(
+        f'{known.label}, {FEEDBACK_NAMES[rule]}',
+        known.kind,
+        known.fields | {'feedback': rule, 'learning_rate': rate},
+        known.colour,
+    )
+    for rule, rates in FEEDBACK_RATES.items()
+    for row, rate in rates.items()
+    for known in [(PAPER | JOINED)[row]]
+}
+
 # Mechanisms of the literature: docs/laboratory.md.
-LABORATORY = PENALTIES | BETA_LASSO | LOW_RANK | RELAXED | NORM
+LABORATORY = PENALTIES | BETA_LASSO | LOW_RANK | RELAXED | NORM | FEEDBACK
 
 ROWS = PAPER | JOINED | LABORATORY

@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from lcn_jax import feedback
 from lcn_jax.data.sources import Source
 from lcn_jax.errors import UsageError
 from lcn_jax.resnet import STEMS
@@ -79,6 +80,8 @@ def default() -> ConfigDict:
     config.momentum = 0.9  # of sgd and beta_lasso; the decay of the first moment of adamw
     config.lasso = 1e-5  # of beta_lasso: strength of the L1 penalty on kernels ...
     config.beta = 50.0  # ... whose weights become 0 where they are below beta × lasso
+
+    config.feedback = 'backprop'  # or 'alignment', 'direct', 'readout', of lcn_jax/feedback.py
 
     config.penalty = ConfigDict()
     config.penalty.name = 'none'  # or one of lcn_jax.penalties, or 'module:function'
@@ -165,6 +168,7 @@ CHOICES = {
     'model.init': ('independent', 'common'),
     'model.norm': ('shared', 'local', 'none'),
     'optimizer': ('adamw', 'sgd', 'beta_lasso'),
+    'feedback': tuple(feedback.RULES),
     'sleep.pools': ('tiled', 'joined'),
     'sleep.border': ('include', 'exclude'),
 }
@@ -258,6 +262,11 @@ def _check_model(config: ConfigDict) -> None:
     if config.shard_kernels and shared:
         raise UsageError(
             f'a {shared} network has no local kernels to divide: set config.connectivity=lc or '
+            'config.shard_kernels=False.'
+        )
+    if config.shard_kernels and config.feedback == 'alignment':
+        raise UsageError(
+            'config.feedback=alignment makes whole kernels in every step: set '
             'config.shard_kernels=False.'
         )
     if config.sleep.rule != 'none' and shared:

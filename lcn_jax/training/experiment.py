@@ -15,7 +15,7 @@ import ml_collections
 import optax
 from ml_collections import FrozenConfigDict
 
-from lcn_jax import convert, kernels, local, penalties, plugins, snr
+from lcn_jax import convert, feedback, kernels, local, penalties, plugins, snr
 from lcn_jax.data.sources import Source
 from lcn_jax.errors import UsageError
 from lcn_jax.local import LocalConv
@@ -168,6 +168,7 @@ class Experiment:
             optimizer=optimizer.make(config, self.grids, total_steps, self.shard_axis),
             mean=self.mean,
             penalty=self.penalty,
+            forward=feedback.RULES[config.feedback],
             batch=dict(
                 batch_size=config.batch_size,
                 size=config.image_size,

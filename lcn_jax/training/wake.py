@@ -1,4 +1,4 @@
-"""Learning while awake: the backprop step and the evaluation.
+"""Learning while awake: the training step and the evaluation.
 
 Written for one device and wrapped by `parallel.per_device`; `parallel.AXIS` runs over the devices.
 """
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from lcn_jax import feedback
 from lcn_jax.data.batches import Pixels, eval_batch, train_batch
 from lcn_jax.training import parallel
 from lcn_jax.training.metrics import Sums
@@ -22,22 +23,25 @@ def update(
     state: TrainState,
     images: jax.Array,
     labels: jax.Array,
+    key: jax.Array | None = None,
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     mean: Callable = parallel.mean,
     penalty: Callable = lambda params: 0.0,
+    forward: feedback.Rule = feedback.backprop,
 ) -> tuple[TrainState, Sums]:
-    """One step of backprop on a device's part of the batch, the gradients averaged over devices.
+    """One step on a device's part of the batch, the gradients averaged over devices.
 
-    images (N, H, W, C), normalised; labels (N,) int; `mean`, of gradients, over devices;
-    `penalty`, of the params, is added to the loss, but not to its sum. Returns the state after the
-    step, and the sums over these N images before it.
+    images (N, H, W, C), normalised; labels (N,) int; `key` is that of the feedback weights, the
+    same in all steps; `mean`, of gradients, over devices; `penalty`, of the params, is added to the
+    loss, but not to its sum; `forward` is a rule of `lcn_jax/feedback.py`. Returns the state after
+    the step, and the sums over these N images before it.
     """
 
     def loss_fn(params):
         variables = state.variables | {'params': params}
-        logits, updated = model.apply(variables, images, train=True, mutable=['batch_stats'])
+        logits, updated = forward(model, variables, images, key)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses.mean() + penalty(params), (logits, updated.get('batch_stats', {}))
 
@@ -70,7 +74,7 @@ def step(
     `batch` holds the keyword arguments of `train_batch`; the others are those of `update`.
     """
     images, labels = train_batch(pixels, order, key, state.step, shard=parallel.shard(), **batch)
-    state, new = update(state, images, labels, model=model, optimizer=optimizer, **options)
+    state, new = update(state, images, labels, key, model=model, optimizer=optimizer, **options)
     # Nothing is added after a loss that is not finite, so that the count tells its step.
     still_finite = jnp.isfinite(sums.loss)
     added = jax.tree.map(

@@ -1,0 +1,179 @@
+"""How errors get from the output to the hidden layers: by backprop, or without weight transport.
+
+Backprop sends the error of a layer's output back through the layer's own weights, which no synapse
+could know. The other rules send it through random weights that stay as they are:
+
+    backprop    dx = W^T dy
+    alignment   dx = B^T dy     feedback alignment (Lillicrap et al., Nature Communications 2016)
+    direct      dx = D e        direct feedback alignment (Nøkland, NeurIPS 2016)
+    readout     dx = 0          nothing: only the last layer learns; the control
+
+for every layer with a kernel W, convolutional, locally connected or dense, with the input x and the
+output y; dx is the gradient of the loss by x, and e that by the logits. All else, such as norms,
+activations and shortcuts without weights, sends errors as in backprop. B has the shape of W, so
+that a locally connected layer has local feedback, with a kernel of its own at every position, and
+is drawn as W is at the start. D is a matrix for each input, (classes, *positions, C), normal with
+the variance 1 / classes, and divided by the number of positions, as the errors of a mean over them
+are. Both are drawn anew in each step, from a key that stays the same: so they need no memory.
+
+A rule is a function `(model, variables, images, key) -> (logits, updated)` for training: the values
+are those of `model.apply`, the gradients by 'params' are those of the rule.
+"""
+
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Rule = Callable[..., tuple[jax.Array, Mapping]]
+
+
+def backprop(
+    model: nn.Module, variables: Mapping, images: jax.Array, key: jax.Array | None
+) -> tuple[jax.Array, Mapping]:
+    """Logits and the updated 'batch_stats', with plain gradients; `key` is unused."""
+    del key
+    return _forward(model, variables, images)
+
+
+def alignment(
+    model: nn.Module, variables: Mapping, images: jax.Array, key: jax.Array
+) -> tuple[jax.Array, Mapping]:
+    """As `backprop`, with feedback alignment.
+
+    The feedback of the layer at a path is what the layer's `init` makes of `layer_key`.
+    """
+
+    def layer(call, x, module):
+        twin = module.clone(parent=None, name=None)
+
+        def feedback(x, key):
+            return twin.apply(twin.init(key, x), x)
+
+        return _with_gradient_of(feedback, call(lax.stop_gradient(x)), x, layer_key(key, module))
+
+    with _layers(layer):
+        return _forward(model, variables, images)
+
+
+def direct(
+    model: nn.Module, variables: Mapping, images: jax.Array, key: jax.Array
+) -> tuple[jax.Array, Mapping]:
+    """As `backprop`, with direct feedback alignment.
+
+    Layers with an attribute `layout` have the examples where it has N, others in front.
+    """
+    logits, updated, inputs = _without_errors(model, variables, images)
+    axes, xs, keys = zip(*((axis, x, layer_key(key, module)) for axis, x, module in inputs))
+    return _sending_errors(axes, logits, xs, keys), updated
+
+
+def readout(
+    model: nn.Module, variables: Mapping, images: jax.Array, key: jax.Array | None
+) -> tuple[jax.Array, Mapping]:
+    """As `backprop`, but no error gets to an input: only the last layer learns. `key` is unused."""
+    del key
+    logits, updated, _ = _without_errors(model, variables, images)
+    return logits, updated
+
+
+RULES: dict[str, Rule] = {
+    'backprop': backprop,
+    'alignment': alignment,
+    'direct': direct,
+    'readout': readout,
+}
+
+
+def layer_key(key: jax.Array, layer: nn.Module) -> jax.Array:
+    """The key of a layer's feedback: `key` folded with the CRC-32 of the layer's path."""
+    return jax.random.fold_in(key, zlib.crc32('/'.join(layer.path).encode()))
+
+
+def _forward(model: nn.Module, variables: Mapping, images: jax.Array) -> tuple[jax.Array, Mapping]:
+    return model.apply(variables, images, train=True, mutable=['batch_stats'])
+
+
+def _layers(function: Callable) -> Any:
+    """Within this context, `function(call, x, module)` takes the place of `call(x)` of layers."""
+
+    def intercept(call, args, kwargs, context):
+        module = context.module
+        if context.method_name != '__call__' or not module.has_variable('params', 'kernel'):
+            return call(*args, **kwargs)
+        (x,) = (*args, *kwargs.values())
+        return function(call, x, module)
+
+    return nn.intercept_methods(intercept)
+
+
+def _without_errors(model: nn.Module, variables: Mapping, images: jax.Array):
+    """Logits and updates with no gradients by inputs, and (axis of examples, input, layer)s."""
+    inputs = []
+
+    def layer(call, x, module):
+        inputs.append((getattr(module, 'layout', 'N').index('N'), x, module))
+        return call(lax.stop_gradient(x))
+
+    with _layers(layer):
+        return *_forward(model, variables, images), inputs
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _with_gradient_of(function: Callable, y: jax.Array, x: jax.Array, key: jax.Array) -> jax.Array:
+    """y, with the gradient by x of `function(x, key)`."""
+    del function, x, key
+    return y
+
+
+def _with_gradient_of_forward(function, y, x, key):
+    del function
+    return y, (x, key)
+
+
+def _with_gradient_of_backward(function, x_and_key, dy):
+    x, key = x_and_key
+    (dx,) = jax.vjp(lambda x: function(x, key), x)[1](dy)
+    return dy, dx, None
+
+
+_with_gradient_of.defvjp(_with_gradient_of_forward, _with_gradient_of_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sending_errors(
+    axes: tuple[int, ...],
+    logits: jax.Array,
+    inputs: tuple[jax.Array, ...],
+    keys: tuple[jax.Array, ...],
+) -> jax.Array:
+    """The logits, whose errors go to these inputs with the examples along `axes`."""
+    del axes, inputs, keys
+    return logits
+
+
+def _sending_errors_forward(axes, logits, inputs, keys):
+    del axes
+    return logits, (inputs, keys)
+
+
+def _sending_errors_backward(axes, inputs_and_keys, errors):
+    classes = errors.shape[-1]
+
+    def sent(axis, x, key):
+        shape = x.shape[:axis] + x.shape[axis + 1 :]
+        weights = jax.random.normal(key, (classes, *shape), errors.dtype)
+        scale = 1 / (math.sqrt(classes) * math.prod(shape[:-1]))
+        dx = scale * jnp.tensordot(errors, weights, 1)
+        return jnp.moveaxis(dx, 0, axis).astype(x.dtype)
+
+    return errors, tuple(map(sent, axes, *inputs_and_keys)), None
+
+
+_sending_errors.defvjp(_sending_errors_forward, _sending_errors_backward)
