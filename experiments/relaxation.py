@@ -2,7 +2,7 @@
 
     python -m experiments.table --config=experiments/configs/digits.py --config.data_dir=DIR \\
         --paddings=0 --seeds=3 --out=runs/relax \\
-        --rows=relax0,relax1,relax3,relax6,relax12,relax18,relax_never
+        --rows=relax1,relax3,relax6,relax12,relax18,relax_never
     python -m experiments.relaxation --runs=runs/relax/digits-0 --out=relax.png
 """
 

@@ -29,9 +29,7 @@ def read(folder: pathlib.Path) -> dict[int, Runs]:
         workdirs = sorted(path.parent for path in folder.glob(f'{name}-*/done.json'))
         runs = [metrics.read(workdir / 'metrics.jsonl') for workdir in workdirs]
         if runs:
-            never = row.fields.get('sleep.every') and 'sleep.until' not in row.fields
-            epoch = round(runs[0][-1]['epoch']) if never else row.fields.get('sleep.until', 0)
-            found[epoch] = runs
+            found[row.fields.get('sleep.until') or round(runs[0][-1]['epoch'])] = runs
     if not found:
         raise UsageError(f'{folder} has no finished runs of {", ".join(RELAXED)}.')
     return found

@@ -117,9 +117,9 @@ SGD = {
     'sleep.pools': 'joined',
     'model.init': 'common',
 }
+LC_SGD = {'lc_sgd': Row('LC by SGD', 'lc', SGD, COLOURS['relaxed'])}
 ALIKE = SGD | {'sleep.every': 1, 'sleep.share_moments': True, 'sleep.full_step': False}
 RELAXED = {
-    'relax0': Row('LC by SGD', 'lc', SGD, COLOURS['relaxed']),
     **{
         f'relax{epoch}': Row(
             f'conv, LC after epoch {epoch}',
@@ -176,6 +176,6 @@ FEEDBACK = {
 }
 
 # Mechanisms of the literature: docs/laboratory.md.
-LABORATORY = PENALTIES | BETA_LASSO | LOW_RANK | RELAXED | NORM | FEEDBACK
+LABORATORY = PENALTIES | BETA_LASSO | LOW_RANK | LC_SGD | RELAXED | NORM | FEEDBACK
 
 ROWS = PAPER | JOINED | LABORATORY
