@@ -154,9 +154,9 @@ NORM = {
 # Errors that reach hidden layers through random weights, or not at all, with and without sleep. The
 # rates were chosen on held-out digits.
 FEEDBACK_RATES = {
-    'alignment': {'conv': 4e-2, 'lc': 2e-2, 'lc_mean1_joined': 4e-2, 'lc_mean10_joined': 4e-2},
-    'direct': {'conv': 4e-2, 'lc': 2e-2, 'lc_mean1_joined': 4e-2, 'lc_mean10_joined': 4e-2},
-    'readout': {'conv': 4e-2, 'lc': 4e-2},
+    'alignment': {'conv': 4e-2, 'lc': 1e-2, 'lc_mean1_joined': 2e-2, 'lc_mean10_joined': 2e-2},
+    'direct': {'conv': 8e-2, 'lc': 4e-2, 'lc_mean1_joined': 4e-2, 'lc_mean10_joined': 2e-2},
+    'readout': {'conv': 16e-2, 'lc': 4e-2},
 }
 FEEDBACK_NAMES = {
     'alignment': 'feedback alignment',
