@@ -136,7 +136,7 @@ RELAXED = {
 # rates were chosen on held-out digits; the Hebbian sleep has that of the mean.
 NORM_RATES = {
     'local': {'lc': 2e-2, 'lc_mean1_joined': 4e-2, 'lc_mean10_joined': 1e-2},
-    'none': {'conv': 2e-2, 'lc': 1e-2, 'lc_mean1_joined': 2e-2, 'lc_mean10_joined': 1e-2},
+    'none': {'conv': 1e-2, 'lc': 1e-2, 'lc_mean1_joined': 2e-2, 'lc_mean10_joined': 1e-2},
 }
 NORM_NAMES = {'local': 'local BatchNorm', 'none': 'no BatchNorm'}
 NORM = {
