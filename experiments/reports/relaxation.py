@@ -56,7 +56,8 @@ def draw(runs_by_epoch: Mapping[int, Runs]) -> Figure:
         )
         at = [record['epoch'] for record in tested[0]]
         right.plot(at, deviations, color=colour, label=f'{epoch}')
-    right.set(xlabel='epoch', ylabel='rms(w − mean of the layer) / rms(w)', ylim=(0, 1))
+    right.set(xlabel='epoch', ylabel='rms(w − mean of the layer) / rms(w)')
+    right.set_ylim(bottom=0)
     right.legend(title='after epoch', frameon=False)
     for axes in (left, right):
         axes.grid(alpha=0.3)

@@ -151,9 +151,10 @@ def _difference(difference: dict | None) -> str:
 def plot(report: dict[str, Any]) -> Figure:
     """Top-1 accuracy of each row, a panel for each column; bars are the standard deviation."""
     count = len(report['cells'])
-    figure = Figure(figsize=(1.5 + 3.2 * count, 4.2), layout='constrained')
-    panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     present = [row for row in ROWS if any(row in rows for rows in report['cells'].values())]
+    size = (3.5 + 2.8 * count, max(4.2, 0.23 * len(present)))
+    figure = Figure(figsize=size, layout='constrained')
+    panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     for axes, (column, rows) in zip(panels, report['cells'].items()):
         for row, cell in rows.items():
             axes.errorbar(
