@@ -1,7 +1,7 @@
 """Convolutional weights -> locally connected ones, and back.
 
 The convolutional and the locally connected network of a config have the same parameters under the
-same names, except for those that are local: kernels, and biases and gains of every position's own.
+same names, except for those that are local: kernels, and biases and scales of every position's own.
 `grids` (`local.grids` of the latter) says which these are, so both directions need it. All other
 parameters are returned as they are, and the collection 'batch_stats' fits both networks, unless
 norms are local (`norm.py`):

@@ -97,7 +97,7 @@ class Grid:
         return dataclasses.replace(self, joined=True)
 
     def for_values(self) -> 'Grid':
-        """For values of which each neuron has one, as a bias or the gain of a norm: (*output, O).
+        """For values of which each neuron has one, as a bias or the scale of a norm: (*output, O).
 
         They are kernels of one tap and one channel, (*output, 1, ..., 1, O), in the pools of this
         grid: weights onto an input that a pattern shows to all neurons.

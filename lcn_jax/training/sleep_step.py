@@ -51,7 +51,7 @@ def step(
     full_step: bool = False,
     shard_axis: str | None = None,
 ) -> TrainState:
-    """One sleep: local kernels, and local biases and gains, change and everything else stays.
+    """One sleep: local kernels, biases and scales change and everything else stays.
 
     With `share_moments` each of the optimizer's moments of these kernels becomes the mean of its
     pool, as the moments of a convolution would be. `full_step` is explained at `lengthen`. The
