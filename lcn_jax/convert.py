@@ -36,7 +36,7 @@ def to_local(
 
     Args:
       params: a tree with a kernel (*kernel, C // groups, O) at every path of `grids` to one, and
-        (O,) where each neuron has one value, as of a local bias.
+        (O,) where the local parameter has one value per neuron, such as a local bias.
       grids: the `Grid` of all that is local, at its path.
       noise: as in `kernel_to_local`; each kernel gets noise of its own.
       key: for the noise.

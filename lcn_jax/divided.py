@@ -9,8 +9,8 @@ all examples, goes to this device, and what it computes from that to the devices
 The device of a position sees all examples, so the gradient of its kernel is complete.
 
 `axis_name` is the axis of the devices, in `jax.pmap` or `jax.shard_map`; with None nothing is
-divided, and a part is the whole kernel. So it is of values of which each neuron has one, such as
-biases (`Grid.for_values`): they are small, and every device has all of them.
+divided, and a part is the whole kernel. Parameters with one value per neuron, such as biases
+(`Grid.for_values`), are never divided: they are small, and every device has all of them.
 
 Shape suffixes: D devices, M pixels that a device receives, I positions of a device, T taps of a
 position, n examples of a device.

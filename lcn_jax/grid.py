@@ -40,7 +40,7 @@ class Grid:
     `input_dilation` d, d - 1 zeros lie between neighbouring pixels of the input; padding and
     positions are counted in pixels of this dilated input. `circular`: the padding repeats the input
     from its other side. `joined`: all positions are one pool, which `sleep.py` explains.
-    `values_of`: the grid of a layer of whose neurons each has one value here (`for_values`).
+    `values_of`: if this is the grid of one value per neuron, that of their layer (`for_values`).
     `create` sets neither. A grid is hashable, and as a pytree it has no leaves.
     """
 
@@ -97,10 +97,10 @@ class Grid:
         return dataclasses.replace(self, joined=True)
 
     def for_values(self) -> 'Grid':
-        """For values of which each neuron has one, as a bias or the scale of a norm: (*output, O).
+        """For one value per neuron, such as a bias or the scale of a norm: (*output, O).
 
-        They are kernels of one tap and one channel, (*output, 1, ..., 1, O), in the pools of this
-        grid: weights onto an input that a pattern shows to all neurons.
+        They are treated as kernels of one tap and one channel, (*output, 1, ..., 1, O), in the
+        pools of this grid: as weights onto an input that a pattern shows to all neurons.
         """
         one = Grid.create(self.output_size, (1,) * self.dimensions)
         return dataclasses.replace(one, joined=self.joined, values_of=self)

@@ -1,7 +1,7 @@
 """What is local among a model's parameters, found by the grids of the model.
 
-These are the kernels of locally connected layers, and values of which each neuron has one: biases
-at every position, and scales and biases of norms (`Grid.for_values`).
+These are the kernels of locally connected layers, and parameters with one value per neuron, here
+just "values": biases at every position, and scales and biases of norms (`Grid.for_values`).
 """
 
 from collections.abc import Callable, Mapping

@@ -201,7 +201,7 @@ class LocalConv(nn.Module):
         )
 
     def value_grids(self, x: jax.Array) -> dict[str, Grid]:
-        """The grids of the parameters of which each neuron has one value: of a local bias."""
+        """The grids of the parameters with one value per neuron: that of a local bias."""
         return {'bias': self.grid(x).for_values()} if self.use_bias and self.local_bias else {}
 
     @nn.compact
@@ -263,8 +263,8 @@ class LocalConv(nn.Module):
 def grids(model: nn.Module, *inputs: Any, **kwargs: Any) -> dict:
     """The `Grid` of all that is local in a model, at its path in the params.
 
-    That is every locally connected kernel, and every parameter of which each neuron has one value,
-    such as a local bias (`Grid.for_values`).
+    That is every locally connected kernel, and every parameter with one value per neuron, such as a
+    local bias (`Grid.for_values`).
 
     Nothing is computed, and variables hold no grids, so that they can be stored and differentiated
     as they are. A kernel that `nn.vmap` or `nn.scan` multiplies has the grid of one of its copies.

@@ -25,6 +25,6 @@ class LocalNorm(nn.BatchNorm, kw_only=True):
     layer: Grid
 
     def value_grids(self, x: jax.Array) -> dict[str, Grid]:
-        """The grids of the parameters of which each neuron has one value."""
+        """The grids of the parameters with one value per neuron."""
         del x
         return dict.fromkeys(('scale', 'bias'), self.layer.for_values())

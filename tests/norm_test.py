@@ -1,4 +1,4 @@
-"""Values of which each neuron has one: norms and biases by hand, their pools, and their sleep."""
+"""Parameters with one value per neuron: norms and biases by hand, their pools, their sleep."""
 
 import flax.traverse_util
 import jax
