@@ -256,8 +256,8 @@ def share(
 ) -> Any:
     """Applies `rule` to all that is local in `params`; all else is returned as it is.
 
-    `grids` (`local.grids`) says what is local: kernels, and parameters with one value per
-    neuron, such as biases, which the rule gets as kernels of one tap and one channel. Each has a key of its
+    `grids` (`local.grids`) says what is local: kernels, and parameters with one value per neuron,
+    such as biases, which the rule gets as kernels of one tap and one channel. Each has a key of its
     own: `key` folded with its number in the order of paths. For a rule in two parts each shape
     (*kernel, C // groups) has one instead, folded with its number in ascending order: layers of one
     shape see the same patterns. Axes in front of (*output, *kernel, C // groups, O) are those of an
