@@ -8,16 +8,18 @@ could know. The other rules send it through random weights that stay as they are
     direct      dx = D e        direct feedback alignment (Nøkland, NeurIPS 2016)
     readout     dx = 0          nothing: only the last layer learns; the control
 
-for every layer with a kernel W, convolutional, locally connected or dense, with the input x and the
-output y; dx is the gradient of the loss by x, and e that by the logits. All else, such as norms,
-activations and shortcuts without weights, sends errors as in backprop. B has the shape of W, so
-that a locally connected layer has local feedback, with a kernel of its own at every position, and
-is drawn as W is at the start. D is a matrix for each input, (classes, *positions, C), normal with
-the variance 1 / classes, and divided by the number of positions, as the errors of a mean over them
-are. Both are drawn anew in each step, from a key that stays the same: so they need no memory.
+for every layer with a kernel W (convolutional, locally connected or dense), input x and output y.
+dx, dy and e are the gradients of the loss with respect to x, y and the logits. All else, such as
+norms, activations and shortcuts without weights, sends errors back as in backprop.
 
-A rule is a function `(model, variables, images, key) -> (logits, updated)` for training: the values
-are those of `model.apply`, the gradients by 'params' are those of the rule.
+B has the shape of W and is drawn as W is at the start, so a locally connected layer has local
+feedback: a kernel of its own at every position. D is a matrix (classes, *positions, C) for each
+input, normal with variance 1 / classes and divided by the number of positions, as the errors of a
+mean over positions are. Both are drawn again in each step, from a key that stays the same, so they
+need no memory.
+
+A rule is a function `(model, variables, images, key) -> (logits, updated)` for training. The values
+are those of `model.apply`; the gradients with respect to 'params' are those of the rule.
 """
 
 import math
@@ -114,7 +116,7 @@ def _layers(function: Callable) -> Any:
 
 
 def _without_errors(model: nn.Module, variables: Mapping, images: jax.Array):
-    """Logits and updates with no gradients by inputs, and (axis of examples, input, layer)s."""
+    """Logits and updates, with no errors at inputs, and (axis of examples, input, layer) tuples."""
     inputs = []
 
     def layer(call, x, module):
@@ -127,7 +129,7 @@ def _without_errors(model: nn.Module, variables: Mapping, images: jax.Array):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _with_gradient_of(function: Callable, y: jax.Array, x: jax.Array, key: jax.Array) -> jax.Array:
-    """y, with the gradient by x of `function(x, key)`."""
+    """y, with the gradient of `function(x, key)` with respect to x."""
     del function, x, key
     return y
 
