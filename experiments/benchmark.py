@@ -37,9 +37,9 @@ from experiments.measure.layers import measure_layers
 from experiments.measure.steps import measure_sleep, measure_steps
 from experiments.measure.timing import Settings, say
 from experiments.reports.benchmark import plot, ratios, table
-from lcn_jax import native
 from lcn_jax.errors import UsageError
 from lcn_jax.files import local_folder, make_folder, to_json, write_text
+from lcn_jax.layer.backends import native
 
 OUT = flags.DEFINE_string('out', None, 'JSON file to write; the chart gets its name, with .png.')
 NETWORKS = flags.DEFINE_list('networks', ['resnet20'], 'Whose layers: resnet20, resnet18.')

@@ -27,13 +27,13 @@ from matplotlib.lines import Line2D
 
 from experiments.common import cli
 from experiments.common.provenance import provenance
-from lcn_jax import circuit
-from lcn_jax.snr import weight_snr
+from lcn_jax.sleep import lateral
+from lcn_jax.sleep.similarity import weight_snr
 
 OUT = flags.DEFINE_string('out', 'experiments/results/convergence', 'Folder for the PNG and JSON.')
 QUICK = flags.DEFINE_bool('quick', False, 'A few patterns and trials only, in seconds.')
 
-CIRCUIT = circuit.Circuit()
+CIRCUIT = lateral.Circuit()
 TITLES = {'hebbian': 'plain Hebbian rule', 'circuit': 'lateral circuit'}
 
 
@@ -56,7 +56,7 @@ QUICK_SETTINGS = Settings(kernels=(3,), trials=2, hebbian_patterns=60, circuit_p
 
 def hebbian_snr(weights, patterns, gamma):
     """Weight SNR (P,) of one pool after every pattern of the plain rule."""
-    return circuit.hebbian_sgd(weights, patterns, gamma, observe=weight_snr)[1]
+    return lateral.hebbian_sgd(weights, patterns, gamma, observe=weight_snr)[1]
 
 
 def circuit_snr(weights, patterns, gamma):
@@ -66,7 +66,7 @@ def circuit_snr(weights, patterns, gamma):
         del rates
         return weight_snr(weights)
 
-    return circuit.simulate(weights, patterns, gamma, CIRCUIT, observe=observe)[1]
+    return lateral.simulate(weights, patterns, gamma, CIRCUIT, observe=observe)[1]
 
 
 def fixed_point_gain(gamma, mean_decay=0.0, deviation_decay=1.0):
@@ -88,7 +88,7 @@ def circuit_decays():
 
     def mean_rates(z):
         weights, x, gamma = z[:, None], jnp.ones((1, 1)), 0.0
-        _, rates = circuit.simulate_stepwise(weights, x, gamma, still, observe=lambda _, r: r)
+        _, rates = lateral.simulate_stepwise(weights, x, gamma, still, observe=lambda _, r: r)
         return rates[:, :-1].mean(0)
 
     high, low = mean_rates(jnp.array([2.0, 0.0])) - mean_rates(jnp.zeros(2))
@@ -190,7 +190,7 @@ def _rounded(values):
     return [float(f'{value:.5g}') for value in values]
 
 
-def _described(parameters: circuit.Circuit) -> dict:
+def _described(parameters: lateral.Circuit) -> dict:
     values = dataclasses.asdict(parameters)
     return values | {'learning_rate': parameters.learning_rate.__name__}
 

@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 from experiments.common import cli, overview
 from experiments.common.overview import readable
 from experiments.measure import footprint
-from lcn_jax import native
-from lcn_jax.local import default_implementation
+from lcn_jax.layer.backends import native
+from lcn_jax.layer.backends.bilinear import default_implementation
 from lcn_jax.training import cost
 from lcn_jax.training.experiment import Experiment
 
@@ -39,7 +39,7 @@ def main(argv):
 def describe(experiment: Experiment) -> str:
     """The report of an experiment on all devices, which divide its batch among them."""
     config, devices = experiment.config, jax.device_count()
-    layers = cost.layers(experiment.model, experiment.image_shape)
+    layers = cost.layers(experiment.network.model, experiment.network.image_shape)
     memory = overview.memory(experiment)
     local = [layer.parameters for layer in layers if layer.grid]
     chosen = {
@@ -48,7 +48,7 @@ def describe(experiment: Experiment) -> str:
         if layer.grid
     }
     flops = cost.step_flops(layers)
-    size = '×'.join(map(str, experiment.image_shape))
+    size = '×'.join(map(str, experiment.network.image_shape))
     return '\n'.join(
         [
             f'{config.dataset}, {overview.kind(config)}, images {size}, {config.model.dtype}',
@@ -56,8 +56,8 @@ def describe(experiment: Experiment) -> str:
             layer_table(layers),
             '',
             f'layer          {", ".join(sorted(chosen))}; {native.describe()}',
-            f'parameters     {experiment.parameters:,}, of them {sum(local):,} in {len(local)} '
-            'locally connected kernels',
+            f'parameters     {experiment.network.parameters:,}, of them {sum(local):,} in '
+            f'{len(local)} locally connected kernels',
             f'training step  {flops / 1e9:.3g} GFLOP for an image, '
             f'{flops * config.batch_size / 1e9:,.0f} GFLOP for the batch of {config.batch_size}',
             f'memory         about {readable(sum(memory.values()))} on each of '

@@ -14,7 +14,7 @@ from absl import flags
 from experiments.common import cli, trained
 from experiments.measure.drift import common_parts, independent
 from lcn_jax.errors import UsageError
-from lcn_jax.kernels import by_path, name_of, of_kernels
+from lcn_jax.layer.local_parameters import by_path, kernels, name_of
 from lcn_jax.training import checkpoint
 from lcn_jax.training.experiment import Experiment
 
@@ -41,10 +41,10 @@ def main(argv):
     parts = common_parts(experiment, snapshot.state, config.seed, counts)
     print(f'the common part of changes, from step {start} on\n')
     print(f'{"layer":<24}' + ''.join(f'{steps:>8}' for steps in counts) + f'{"independent":>14}')
-    for path, grid in by_path(of_kernels(experiment.grids)):
+    for path, local in by_path(kernels(experiment.network.grids)).items():
         name = name_of(path[:-1])
         ours = ''.join(f'{part[name]:>8.3f}' for part in parts)
-        print(f'{name:<24}{ours}{independent(grid, border):>14.3f}')
+        print(f'{name:<24}{ours}{independent(local, border):>14.3f}')
 
 
 if __name__ == '__main__':

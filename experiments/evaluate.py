@@ -10,7 +10,7 @@ import json
 from absl import flags
 
 from experiments.common import cli, trained
-from lcn_jax.training import checkpoint, inputs, train
+from lcn_jax.training import checkpoint, inputs, measures, train
 from lcn_jax.training.experiment import Experiment
 
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Instead of the run's own config.data_dir.")
@@ -24,7 +24,7 @@ def main(argv):
     experiment = Experiment.create(config)
     step, snapshot = trained.restore(experiment)
     images = inputs.make(config, train.keys(config.seed)[1])
-    metrics = train.evaluate(experiment, experiment.place(snapshot.state), images)
+    metrics = measures.evaluation(experiment, experiment.place(snapshot.state), images)
     print(json.dumps({'step': step, **metrics}))
 
 

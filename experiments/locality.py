@@ -14,7 +14,7 @@ import numpy as np
 from experiments.common import cli, trained
 from experiments.measure.locality import radius
 from lcn_jax.errors import UsageError
-from lcn_jax.kernels import kernels, name_of
+from lcn_jax.layer.local_parameters import by_path, kernels, name_of, parts
 from lcn_jax.training import checkpoint, train
 from lcn_jax.training.experiment import Experiment
 
@@ -30,12 +30,14 @@ def main(argv):
     fresh = jax.device_get(experiment.initial_state(train.keys(config.seed)[0]).params)
     print(f'radius of weights in pixels, before training and at step {step}\n')
     print(f'{"layer":<24}{"before":>9}{"after":>9}{"shuffled":>9}{"not 0":>9}')
-    layers = kernels(snapshot.state.params, experiment.grids)
-    for (path, kernel, grid), (_, before, _) in zip(layers, kernels(fresh, experiment.grids)):
+    grids = kernels(experiment.network.grids)
+    initial, trained_kernels = parts(fresh, grids), parts(snapshot.state.params, grids)
+    for path, local in by_path(grids).items():
+        kernel = trained_kernels[path]
         radii = (
-            radius(before, grid),
-            radius(kernel, grid),
-            radius(kernel, grid, shuffled=np.random.default_rng(0)),
+            radius(initial[path], local.grid),
+            radius(kernel, local.grid),
+            radius(kernel, local.grid, shuffled=np.random.default_rng(0)),
         )
         alive = np.count_nonzero(kernel) / kernel.size
         print(f'{name_of(path[:-1]):<24}' + ''.join(f'{r:>9.2f}' for r in radii) + f'{alive:>9.1%}')

@@ -28,8 +28,9 @@ from lcn_jax.brain import features
 from lcn_jax.data.sources import Source
 from lcn_jax.errors import UsageError
 from lcn_jax.files import local_folder, make_folder, writing
-from lcn_jax.kernels import by_path, of_kernels
-from lcn_jax.penalties import sheet
+from lcn_jax.layer import local_parameters
+from lcn_jax.layer.local_parameters import by_path
+from lcn_jax.learning.penalties import sheet
 from lcn_jax.training import checkpoint, parallel, train
 from lcn_jax.training.experiment import Experiment
 
@@ -86,7 +87,7 @@ def draw_kernels() -> Figure:
         config.sleep.rule, config.sleep.full_step = 'mean', False
     config.shard_kernels = False  # whole kernels are drawn
     experiment = Experiment.create(config)
-    grids = dict(by_path(of_kernels(experiment.grids)))
+    grids = by_path(local_parameters.kernels(experiment.network.grids))
     path = (*LAYER.value.split('/'), 'kernel')
     if path not in grids:
         known = ', '.join('/'.join(path[:-1]) for path in grids)

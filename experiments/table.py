@@ -32,8 +32,9 @@ from lcn_jax.files import from_json, local_folder, to_json, write_text, writing
 from lcn_jax.training import checkpoint, faults
 from lcn_jax.training import config as configs
 from lcn_jax.training.experiment import Experiment
+from lcn_jax.training.measures import evaluated_split
 from lcn_jax.training.progress import Progress
-from lcn_jax.training.train import evaluated_split, train_and_evaluate
+from lcn_jax.training.train import train_and_evaluate
 
 CONFIG = cli.define_config('File with get_config(kind); no colon.')
 OUT = flags.DEFINE_string('out', 'runs/table', 'Folder of the runs and the table.')
@@ -173,7 +174,7 @@ def train_all(runs: dict[str, ConfigDict]) -> tuple[dict[str, dict], dict[str, s
     done, failed, experiment = {}, {}, None
     with faults.StopRequests() as requests:  # that come between runs
         for number, (workdir, config) in enumerate(runs.items(), 1):
-            if requests.heard():
+            if requests.should_stop():
                 raise Stopped(STOPPED)
             name = os.path.relpath(workdir, OUT.value)
             try:

@@ -21,8 +21,9 @@ from experiments.common import cli, overview
 from lcn_jax.errors import UsageError
 from lcn_jax.training import parallel
 from lcn_jax.training.experiment import Experiment
+from lcn_jax.training.measures import evaluated_split
 from lcn_jax.training.progress import Progress, duration
-from lcn_jax.training.train import evaluated_split, train_and_evaluate
+from lcn_jax.training.train import train_and_evaluate
 
 CONFIG = cli.define_config('File with get_config(kind), a colon, and the kind.')
 WORKDIR = flags.DEFINE_string(

@@ -8,40 +8,43 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lcn_jax.convert import to_local as to_local
-    from lcn_jax.convert import to_shared as to_shared
-    from lcn_jax.grid import Grid as Grid
-    from lcn_jax.local import LocalConv as LocalConv
-    from lcn_jax.local import conv_local as conv_local
-    from lcn_jax.local import grids as grids
-    from lcn_jax.local import tile_kernel as tile_kernel
-    from lcn_jax.resnet import ResNet as ResNet
-    from lcn_jax.sleep import RULES as RULES
-    from lcn_jax.sleep import exact as exact
-    from lcn_jax.sleep import hebbian as hebbian
-    from lcn_jax.sleep import mean as mean
-    from lcn_jax.sleep import resolve as resolve
-    from lcn_jax.sleep import share as share
+    from lcn_jax.convert.shared import to_local as to_local
+    from lcn_jax.convert.shared import to_shared as to_shared
+    from lcn_jax.layer.functional import conv_local as conv_local
+    from lcn_jax.layer.grid import Grid as Grid
+    from lcn_jax.layer.grids import grids as grids
+    from lcn_jax.layer.linen import LocalConv as LocalConv
+    from lcn_jax.layer.local_parameters import LocalParameter as LocalParameter
+    from lcn_jax.layer.parameters import tile_kernel as tile_kernel
+    from lcn_jax.networks.resnet import ResNet as ResNet
+    from lcn_jax.sleep.rules import RULES as RULES
+    from lcn_jax.sleep.rules import exact as exact
+    from lcn_jax.sleep.rules import hebbian as hebbian
+    from lcn_jax.sleep.rules import mean as mean
+    from lcn_jax.sleep.sharing import Rule as Rule
+    from lcn_jax.sleep.sharing import resolve as resolve
+    from lcn_jax.sleep.sharing import share as share
     from lcn_jax.training.experiment import Experiment as Experiment
     from lcn_jax.training.train import train_and_evaluate as train_and_evaluate
 
-# The rule `circuit` is RULES['circuit'], for lcn_jax.circuit is a module.
 _MODULES = {
-    'RULES': 'sleep',
+    'RULES': 'sleep.rules',
     'Experiment': 'training.experiment',
-    'Grid': 'grid',
-    'LocalConv': 'local',
-    'ResNet': 'resnet',
-    'conv_local': 'local',
-    'exact': 'sleep',
-    'grids': 'local',
-    'hebbian': 'sleep',
-    'mean': 'sleep',
-    'resolve': 'sleep',
-    'share': 'sleep',
-    'tile_kernel': 'local',
-    'to_local': 'convert',
-    'to_shared': 'convert',
+    'Grid': 'layer.grid',
+    'LocalConv': 'layer.linen',
+    'LocalParameter': 'layer.local_parameters',
+    'ResNet': 'networks.resnet',
+    'Rule': 'sleep.sharing',
+    'conv_local': 'layer.functional',
+    'exact': 'sleep.rules',
+    'grids': 'layer.grids',
+    'hebbian': 'sleep.rules',
+    'mean': 'sleep.rules',
+    'resolve': 'sleep.sharing',
+    'share': 'sleep.sharing',
+    'tile_kernel': 'layer.parameters',
+    'to_local': 'convert.shared',
+    'to_shared': 'convert.shared',
     'train_and_evaluate': 'training.train',
 }
 __all__ = list(_MODULES)

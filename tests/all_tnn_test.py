@@ -117,7 +117,7 @@ def test_the_cost_of_the_full_size_by_hand():
     config.batch_size, config.connectivity = 8, 'lc'
     experiment = Experiment(config, LinenTNN(), (150, 150, 3))
     parameters = sum(products) + dense + biases
-    assert experiment.parameters == parameters
+    assert experiment.network.parameters == parameters
     memory = cost.memory(experiment.shapes, layers, 8, jnp.dtype('float32'))
     assert memory['parameters'] == 4 * parameters
     assert memory['optimizer'] == 8 * parameters + 2 * 4  # Adam and the rate count the steps

@@ -5,7 +5,7 @@ import pytest
 import tiny_archives
 
 from lcn_jax.brain import stimuli
-from lcn_jax.data import archives
+from lcn_jax.data.builders import archives
 from lcn_jax.errors import UsageError
 
 FILES = {'a/1.png': b'one', 'a/b/2.png': b'two' * 700, 'notes.txt': b'three'}

@@ -15,8 +15,9 @@ import tiny_runs
 
 from experiments.configs import cifar10, imagenet
 from experiments.measure import layers, steps, timing
-from lcn_jax.grid import Grid
-from lcn_jax.local import LocalConv, implementations
+from lcn_jax.layer.backends.bilinear import implementations
+from lcn_jax.layer.grid import Grid
+from lcn_jax.layer.linen import LocalConv
 
 ROOT = pathlib.Path(__file__).parents[1]
 

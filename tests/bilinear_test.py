@@ -14,8 +14,8 @@ from agreement import assert_same
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lcn_jax import local
-from lcn_jax.local import conv_local
+from lcn_jax.layer.backends import bilinear
+from lcn_jax.layer.functional import conv_local
 
 # x (N, pixels, C) and kernel (positions, taps, C // groups, O), of stride 2.
 SIZES = {
@@ -24,7 +24,7 @@ SIZES = {
     'no examples': ((0, 5, 2), (3, 3, 2, 8), 1),
 }
 BATCH, FEATURES = P('devices'), P(None, None, None, 'devices')
-each_implementation = pytest.mark.parametrize('implementation', local.implementations())
+each_implementation = pytest.mark.parametrize('implementation', bilinear.implementations())
 
 
 def operands(size):
@@ -68,7 +68,7 @@ def expected(size):
 
 
 @pytest.mark.parametrize('size', SIZES)
-@pytest.mark.parametrize('implementation', local.implementations()[:-1])
+@pytest.mark.parametrize('implementation', bilinear.implementations()[:-1])
 def test_on_one_device(implementation, size):
     x, kernel, groups = operands(size)
     program = jax.jit(lambda x, kernel: transformed(x, kernel, groups, implementation))

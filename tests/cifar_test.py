@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny_archives
 
-from lcn_jax.data.cifar import Cifar10
+from lcn_jax.data.builders.cifar import Cifar10
 from lcn_jax.data.prepare import prepare
 from lcn_jax.errors import UsageError
 
@@ -128,7 +128,7 @@ def test_names_of_the_binary_version_are_counted(tmp_path):
 
 @pytest.mark.parametrize('change', ['cut', 'flipped'])
 def test_damage_anywhere_costs_one_line_at_most(tmp_path, change):
-    from lcn_jax.data import cifar
+    from lcn_jax.data.builders import cifar
 
     whole = tiny_archives.python2_pickle(batch(data=np.zeros((1, 3072), np.uint8), labels=[1]))
     assert (cifar._pickled_rows(whole, 'batch', Cifar10.layout)[0, :1] == 1).all()

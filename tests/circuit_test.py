@@ -14,18 +14,18 @@ from absl.testing import absltest, flagsaver, parameterized
 from reference_rules import inverse_weight_snr
 
 from experiments import convergence
-from lcn_jax import circuit
-from lcn_jax.circuit import Circuit
-from lcn_jax.snr import weight_snr
+from lcn_jax.sleep import lateral
+from lcn_jax.sleep.lateral import Circuit
+from lcn_jax.sleep.similarity import weight_snr
 
 # Learns much faster than the paper's, so that a few patterns move the weights a lot.
 FAST = Circuit(learning_rate=lambda t: 3e-3 / (1 + 1e-3 * t))
 
 WAVE = np.arange(11) % 3 == np.arange(3)[:, None]  # eleven neurons in three moments
 
-simulate = jax.jit(circuit.simulate, static_argnames='observe')
-simulate_stepwise = jax.jit(circuit.simulate_stepwise, static_argnames='observe')
-hebbian_sgd = jax.jit(circuit.hebbian_sgd)
+simulate = jax.jit(lateral.simulate, static_argnames='observe')
+simulate_stepwise = jax.jit(lateral.simulate_stepwise, static_argnames='observe')
+hebbian_sgd = jax.jit(lateral.hebbian_sgd)
 both_forms = parameterized.parameters((simulate,), (simulate_stepwise,))
 
 
@@ -72,7 +72,7 @@ class CircuitTest(Float64TestCase):
         system[7, :7] = -1 / 7
         at_rest = np.linalg.solve(system, np.append(weights @ patterns[0] + 0.7, -0.7))
         np.testing.assert_allclose(rates[0], at_rest, rtol=1e-9)
-        steady = circuit.steady_rates(weights, patterns[0], still)
+        steady = lateral.steady_rates(weights, patterns[0], still)
         np.testing.assert_allclose(steady, at_rest[:7], rtol=1e-9)
         np.testing.assert_array_equal(final, weights)
 
@@ -154,7 +154,7 @@ class CircuitTest(Float64TestCase):
         weights, patterns = (np.stack(arrays) for arrays in zip(*pools, strict=True))
         members = np.arange(6) < np.array([[6], [4], [5]])
         gammas = np.array([0.5, 0.01])
-        over_pools = jax.vmap(circuit.simulate, (0, 0, None, None, 0))
+        over_pools = jax.vmap(lateral.simulate, (0, 0, None, None, 0))
         over_both = jax.jit(jax.vmap(over_pools, (None, None, 0, None, None)))
         final, _ = over_both(weights, patterns, gammas, FAST, members)
         for i, gamma in enumerate(gammas):
@@ -211,7 +211,7 @@ class HebbianSgdTest(Float64TestCase):
         for x in patterns:
             velocity = 0.9 * velocity + lr * jax.grad(loss)(expected, x)
             expected -= velocity
-        final, _ = circuit.hebbian_sgd(weights, patterns, gamma, 0.9, lambda t: lr + 0.0 * t)
+        final, _ = lateral.hebbian_sgd(weights, patterns, gamma, 0.9, lambda t: lr + 0.0 * t)
         np.testing.assert_allclose(final, expected, rtol=1e-12)
 
     def test_fixed_point_for_gaussian_patterns(self):

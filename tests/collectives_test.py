@@ -50,7 +50,7 @@ def test_whole_kernels_send_gradients_and_divided_ones_activations():
             config.shard_kernels, config.batch_size = divides, images
             experiment = Experiment.create(config)
             sent[divides, images] = footprint.of_step(experiment).sent
-    gradients = 4 * experiment.parameters * 2 * (N - 1) / N
+    gradients = 4 * experiment.network.parameters * 2 * (N - 1) / N
     assert sent[False, N]['all-reduce'] == pytest.approx(gradients, rel=0.01)
     assert sent[False, 2 * N] == sent[False, N]
     assert sent[True, N]['all-reduce'] < gradients / 50

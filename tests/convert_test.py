@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from lcn_jax import convert, sleep
-from lcn_jax.grid import Grid
-from lcn_jax.local import LocalConv, grids
-from lcn_jax.resnet import ResNet
+from lcn_jax.layer.grid import Grid
+from lcn_jax.layer.grids import grids
+from lcn_jax.layer.linen import LocalConv
+from lcn_jax.networks.resnet import ResNet
 
 KEY = jax.random.key(0)
 NETWORKS = {

@@ -9,8 +9,9 @@ import optax
 import pytest
 import tiny_runs
 
-from lcn_jax.local import LocalConv, conv_local
-from lcn_jax.resnet import ResNet
+from lcn_jax.layer.functional import conv_local
+from lcn_jax.layer.linen import LocalConv
+from lcn_jax.networks.resnet import ResNet
 from lcn_jax.training import cost, parallel, state, wake
 
 

@@ -6,7 +6,8 @@ import pytest
 import tiny_runs
 
 from experiments.measure import drift
-from lcn_jax.grid import Grid
+from lcn_jax.layer.grid import Grid
+from lcn_jax.layer.local_parameters import LocalParameter
 from lcn_jax.training import inputs, parallel, train
 from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.metrics import Sums
@@ -15,7 +16,7 @@ from lcn_jax.training.metrics import Sums
 def test_the_common_part_of_independent_changes_is_that_of_a_mean():
     grid = Grid.create((9, 9), 3)  # nine pools of nine neurons
     assert drift.independent(grid, 'include') == pytest.approx(1 / 3)
-    assert drift.independent(grid.joined_pools(), 'include') == pytest.approx(1 / 9)
+    assert drift.independent(LocalParameter(grid, joined=True), 'include') == pytest.approx(1 / 9)
     assert drift.independent(grid, 'exclude') == pytest.approx((9 / 49) ** 0.5)
 
 
@@ -31,7 +32,7 @@ def test_the_common_part_of_a_layers_changes():
     images = inputs.make(config, data_key)
     wake = experiment.wake(train.make_schedule(config, images.examples).total_steps)
     now, sums = parallel.replicate((state, Sums.zero()))
-    pools = experiment.grids['stem_conv']['kernel'].pools('exclude')
+    pools = experiment.network.grids['stem_conv']['kernel'].pools('exclude')
     first = state.params['stem_conv']['kernel'].astype(np.float64)
     for steps, part in zip([1, 3], found):
         wanted = steps - int(parallel.first(now).step)

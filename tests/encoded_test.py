@@ -6,7 +6,7 @@ import pytest
 import tiny_archives
 from PIL import Image
 
-from lcn_jax.data import encoded
+from lcn_jax.data.builders import encoded
 from lcn_jax.errors import UsageError
 
 COLOUR = tiny_archives.pictures(1, (20, 30))[0]

@@ -11,9 +11,10 @@ import optax
 import pytest
 import tiny_config
 
-from lcn_jax import conv_local, feedback
+from lcn_jax import conv_local
 from lcn_jax.errors import UsageError
-from lcn_jax.local import LocalConv
+from lcn_jax.layer.linen import LocalConv
+from lcn_jax.learning import feedback
 from lcn_jax.training import config as configs
 from lcn_jax.training import parallel, wake
 from lcn_jax.training.experiment import Experiment

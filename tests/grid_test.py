@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lcn_jax.grid import Grid, Pools
+from lcn_jax.layer.grid import Grid
+from lcn_jax.layer.local_parameters import LocalParameter
+from lcn_jax.sleep.pools import Pools, num_pools, pool_numbers, seen_values
 
 # (input size, kernel, stride, padding, kernel dilation, input dilation): odd and even kernels,
 # strides, non-square, uneven padding; dilations with and without a factor in common with the
@@ -77,22 +79,22 @@ def pattern_of(grid: Grid) -> np.ndarray:
 @each_case
 def test_pools_are_the_positions_that_see_the_same_of_a_tiled_pattern(case):
     grid = Grid.create(*case)
-    patches, pools = seen_patches(grid, pattern_of(grid)), grid.pools()
+    patches, pools = seen_patches(grid, pattern_of(grid)), pool_numbers(grid)
     assert pools.shape == grid.output_size
     alike = (patches[:, None] == patches[None]).all(-1)
     np.testing.assert_array_equal(pools.ravel()[:, None] == pools.ravel(), alike)
-    assert pools.min() >= 0 and pools.max() < grid.num_pools
+    assert pools.min() >= 0 and pools.max() < num_pools(grid)
 
 
 @each_case
 def test_seen_values_are_what_a_pool_sees(case):
     grid = Grid.create(*case)
     pattern = pattern_of(grid)
-    values, on_pixel = grid.seen_values()
-    assert len(values) == len(on_pixel) == grid.num_pools
+    values, on_pixel = seen_values(grid)
+    assert len(values) == len(on_pixel) == num_pools(grid)
     assert (np.sort(values) == np.arange(pattern.size)).all()  # each value once
     of_pools = pattern.ravel()[values] * on_pixel
-    np.testing.assert_array_equal(of_pools[grid.pools().ravel()], seen_patches(grid, pattern))
+    np.testing.assert_array_equal(of_pools[pool_numbers(grid).ravel()], seen_patches(grid, pattern))
 
 
 @each_case
@@ -100,12 +102,12 @@ def test_seen_values_are_what_a_pool_sees(case):
 def test_joined_pools_see_the_same_when_the_pattern_moves(case):
     """Every position sees one and the same patch for one of the shifts of the pattern."""
     grid = Grid.create(*case)
-    joined, pattern = grid.joined_pools(), pattern_of(grid)
-    values, on_pixel = joined.seen_values()
+    joined, pattern = LocalParameter(grid, joined=True), pattern_of(grid)
+    values, on_pixel = seen_values(joined)
     seen = pattern.ravel()[values]
     assert (seen == seen[0]).all()  # of one patch, pools see different parts
-    assert len({tuple(row) for row in on_pixel}) == len(on_pixel) == joined.num_pools
-    pools, missing = joined.pools().ravel(), np.ones(grid.output_size, bool).ravel()
+    assert len({tuple(row) for row in on_pixel}) == len(on_pixel) == num_pools(joined)
+    pools, missing = pool_numbers(joined).ravel(), np.ones(grid.output_size, bool).ravel()
     for shift in np.ndindex(grid.kernel_size):
         moved = np.roll(pattern, shift, range(grid.dimensions))
         missing &= (seen_patches(grid, moved) != (seen * on_pixel)[pools]).any(-1)
@@ -142,8 +144,10 @@ def test_border_positions_are_those_that_see_the_padding(case):
         assert inside[field].shape == grid.kernel_size
         expected[position] = not inside[field].all() and case[3] != 'CIRCULAR'
     np.testing.assert_array_equal(grid.touches_border(), expected)
-    np.testing.assert_array_equal(grid.pools('exclude') == -1, expected)
-    np.testing.assert_array_equal(grid.pools('exclude')[~expected], grid.pools()[~expected])
+    np.testing.assert_array_equal(pool_numbers(grid, 'exclude') == -1, expected)
+    np.testing.assert_array_equal(
+        pool_numbers(grid, 'exclude')[~expected], pool_numbers(grid)[~expected]
+    )
 
 
 @pytest.mark.parametrize('border', ['include', 'exclude'])
@@ -153,13 +157,13 @@ def test_splitting_by_pool_loses_nothing(case, border):
     pools = Pools.of(grid, border)
     kernel = np.arange(np.prod(grid.output_size) * 3.0).reshape(*grid.output_size, 3)
     pooled = pools.split(kernel)[:, :, 0]
-    for pool in range(grid.num_pools):
+    for pool in range(num_pools(grid)):
         np.testing.assert_array_equal(
             np.sort(pooled[pool][pools.members[pool]][:, 0]),
-            np.sort(kernel[grid.pools(border) == pool][:, 0]),
+            np.sort(kernel[pool_numbers(grid, border) == pool][:, 0]),
         )
     joined = pools.join(pooled + 1, kernel)
-    np.testing.assert_array_equal(joined, kernel + (grid.pools(border) >= 0)[..., None])
+    np.testing.assert_array_equal(joined, kernel + (pool_numbers(grid, border) >= 0)[..., None])
 
 
 @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])

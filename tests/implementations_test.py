@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lcn_jax import native
-from lcn_jax.implementations import default_implementation
-from lcn_jax.local import conv_local
+from lcn_jax.layer.backends import native
+from lcn_jax.layer.backends.bilinear import default_implementation
+from lcn_jax.layer.functional import conv_local
 
 # The faster one of each layer, as `experiments.benchmark` measured them. In between, at 3×3 16→32,
 # 'patches' is a little faster, but it takes more memory.

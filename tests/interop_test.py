@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from tiny_runs import ROOT
 
-from lcn_jax import interop
-from lcn_jax.local import LocalConv
+from lcn_jax import convert
+from lcn_jax.layer.linen import LocalConv
+from lcn_jax.layer.parameters import kernel_from_convlocal
 
 KERAS = ROOT / 'tests/keras'
 LAYERS = dict(np.load(KERAS / 'layers.npz'))
@@ -29,10 +30,10 @@ def keras_layer(name):
 def test_a_layer_of_keras_gives_the_same(name):
     config, weights = keras_layer(name)
     x, y = LAYERS[f'{name}/x'], LAYERS[f'{name}/y']
-    params = interop.from_keras(config, weights, x.shape)
+    params = convert.from_keras(config, weights, x.shape)
     if config['data_format'] == 'channels_first':
         x, y = np.moveaxis(x, 1, -1), np.moveaxis(y, 1, -1)
-    layer = LocalConv(**interop.keras_arguments(config, LAYERS[f'{name}/x'].shape))
+    layer = LocalConv(**convert.keras_arguments(config, LAYERS[f'{name}/x'].shape))
     np.testing.assert_allclose(layer.apply({'params': params}, x), y, atol=1e-5)
 
 
@@ -40,11 +41,11 @@ def test_a_layer_of_keras_gives_the_same(name):
 def test_weights_for_keras_are_those_it_had(name):
     config, weights = keras_layer(name)
     shape = LAYERS[f'{name}/x'].shape
-    params = interop.from_keras(config, weights, shape)
-    back = interop.to_keras(config, params, shape)
+    params = convert.from_keras(config, weights, shape)
+    back = convert.to_keras(config, params, shape)
     assert [w.shape for w in back] == [w.shape for w in weights]
     np.testing.assert_array_equal(back[1], weights[1])
-    again = interop.from_keras(config, back, shape)
+    again = convert.from_keras(config, back, shape)
     np.testing.assert_array_equal(again['kernel'], params['kernel'])
     if config['implementation'] != 2:  # whose matrix has values, never used, outside the patches
         np.testing.assert_array_equal(back[0], weights[0])
@@ -78,13 +79,13 @@ def test_convlocal_as_written():
 
 def test_an_integer_kernel_size_counts_for_all_dimensions():
     params = {'kernel': random(3, 4, 18, 5)}
-    expected = interop.from_convlocal(params, (3, 3))
-    np.testing.assert_array_equal(interop.from_convlocal(params, 3)['kernel'], expected['kernel'])
+    expected = convert.from_convlocal(params, (3, 3))
+    np.testing.assert_array_equal(convert.from_convlocal(params, 3)['kernel'], expected['kernel'])
 
 
 def test_a_shared_bias_is_repeated():
     params = {'kernel': random(5, 3, 2, 4), 'bias': random(4)}
-    theirs = interop.to_convlocal(params)
+    theirs = convert.to_convlocal(params)
     assert theirs['kernel'].shape == (5, 6, 4) and theirs['bias'].shape == (5, 4)
     assert (theirs['bias'] == params['bias']).all()
 
@@ -115,58 +116,58 @@ SHAPE, KERAS_KERNEL, KERNEL = (None, 5, 2), np.ones((4, 4, 3)), np.ones((4, 2, 2
 @pytest.mark.parametrize(
     'function, arguments, message',
     [
-        (interop.kernel_from_convlocal, (np.ones((4, 9, 2)), (2,)), r'C·2, O\).*\(4, 9, 2\)'),
-        (interop.kernel_from_convlocal, (np.ones((4, 9, 2)), (3, 3)), r'C·9, O\).*\(4, 9, 2\)'),
-        (interop.from_unfold, (np.ones((5, 3, 4)), (2, 3), (2, 2)), r'\(6, O, C·4\).*\(5, 3, 4\)'),
+        (kernel_from_convlocal, (np.ones((4, 9, 2)), (2,)), r'C·2, O\).*\(4, 9, 2\)'),
+        (kernel_from_convlocal, (np.ones((4, 9, 2)), (3, 3)), r'C·9, O\).*\(4, 9, 2\)'),
+        (convert.from_unfold, (np.ones((5, 3, 4)), (2, 3), (2, 2)), r'\(6, O, C·4\).*\(5, 3, 4\)'),
         (
-            interop.from_keras,
+            convert.from_keras,
             (KERAS_LAYER, [np.ones((4, 6, 3))], (None, 5, 2)),
             r'3 filters.*\(None, 5, 2\).*\(4, 4, 3\).*got \[\(4, 6, 3\)\]',
         ),
         (
-            interop.to_keras,
+            convert.to_keras,
             (KERAS_LAYER, {'kernel': np.ones((5, 2, 2, 3))}, (None, 5, 2)),
             r'\(4, 2, 2, 3\).*\(5, 2, 2, 3\)',
         ),
-        (interop.from_keras, (KERAS_LAYER, [], SHAPE), r'has weights \[\(4, 4, 3\)\], got \[\]'),
+        (convert.from_keras, (KERAS_LAYER, [], SHAPE), r'has weights \[\(4, 4, 3\)\], got \[\]'),
         (
-            interop.from_keras,
+            convert.from_keras,
             (KERAS_LAYER | {'use_bias': True}, [KERAS_KERNEL], SHAPE),
             r'use_bias=True .*weights \[\(4, 4, 3\), \(4, 3\)\], got \[\(4, 4, 3\)\]',
         ),
         (
-            interop.from_keras,
+            convert.from_keras,
             (KERAS_LAYER, [KERAS_KERNEL, np.ones((4, 3))], SHAPE),
             r'use_bias=False .*weights \[\(4, 4, 3\)\], got \[\(4, 4, 3\), \(4, 3\)\]',
         ),
         (
-            interop.from_keras,
+            convert.from_keras,
             (KERAS_LAYER | {'implementation': 4}, [KERAS_KERNEL], SHAPE),
             r'implementation of Keras must be one of \(1, 2, 3\), got 4',
         ),
-        (interop.keras_arguments, (KERAS_LAYER, (5,)), r'axes of input_shape .* \(3, 4\), got 1'),
+        (convert.keras_arguments, (KERAS_LAYER, (5,)), r'axes of input_shape .* \(3, 4\), got 1'),
         (
-            interop.to_keras,
+            convert.to_keras,
             (KERAS_LAYER, {'kernel': KERNEL, 'bias': np.ones(3)}, SHAPE),
             "use_bias=False, but the parameters are .*'bias', 'kernel'",
         ),
         (
-            interop.to_keras,
+            convert.to_keras,
             (KERAS_LAYER | {'use_bias': True}, {'kernel': KERNEL}, SHAPE),
             r"use_bias=True, but the parameters are \['kernel'\]",
         ),
         (
-            interop.to_keras,
+            convert.to_keras,
             (KERAS_LAYER | {'use_bias': True}, {'kernel': KERNEL, 'bias': np.ones(1)}, SHAPE),
             r'bias must have shape \(4, 3\) or \(3,\), got \(1,\)',
         ),
         (
-            interop.to_convlocal,
+            convert.to_convlocal,
             ({'kernel': np.ones((4, 9, 2))},),
             r'kernel must have 4.*\(4, 9, 2\)',
         ),
-        (interop.to_convlocal, ({'bias': np.ones(3)},), r"with a 'kernel'; got \['bias'\]"),
-        (interop.from_convlocal, ({'kernel': np.ones((4, 9, 2))}, 2), r'C·2, O\).*\(4, 9, 2\)'),
+        (convert.to_convlocal, ({'bias': np.ones(3)},), r"with a 'kernel'; got \['bias'\]"),
+        (convert.from_convlocal, ({'kernel': np.ones((4, 9, 2))}, 2), r'C·2, O\).*\(4, 9, 2\)'),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(function, arguments, message):

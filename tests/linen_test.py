@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lcn_jax import interop
-from lcn_jax.local import LocalConv
+from lcn_jax import convert
+from lcn_jax.layer.linen import LocalConv
 
 KEY = jax.random.key(0)
 
@@ -68,7 +68,7 @@ def test_with_the_parameters_of_convlocal_the_outputs_are_its(name):
         arguments = arguments | {'mask': mask}
         theirs = theirs.clone(mask=mask)
     ours = LocalConv(3, **arguments, local_bias=True)
-    converted = interop.from_convlocal(params, arguments['kernel_size'])
+    converted = convert.from_convlocal(params, arguments['kernel_size'])
     initial = jax.eval_shape(ours.init, KEY, x)['params']
     assert jax.tree.map(jnp.shape, initial) == jax.tree.map(jnp.shape, converted)
     y = jax.jit(ours.apply)({'params': converted}, x)

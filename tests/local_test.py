@@ -16,10 +16,14 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from lcn_jax import local, native, sleep
-from lcn_jax.arguments import LAYOUTS
-from lcn_jax.grid import Grid
-from lcn_jax.local import LocalConv, conv_local, he_normal, tile_kernel
+import lcn_jax
+from lcn_jax import sleep
+from lcn_jax.layer.arguments import LAYOUTS
+from lcn_jax.layer.backends import bilinear, native
+from lcn_jax.layer.functional import conv_local
+from lcn_jax.layer.grid import Grid
+from lcn_jax.layer.linen import LocalConv
+from lcn_jax.layer.parameters import he_normal, tile_kernel
 
 TOLERANCES = {'float32': 1e-5, 'float64': 1e-12, 'bfloat16': 2e-2, 'float16': 3e-3}
 PLAIN = dict(
@@ -186,14 +190,14 @@ def fits(case):
     return True
 
 
-@given(case=cases().filter(fits), implementation=st.sampled_from(local.IMPLEMENTATIONS))
+@given(case=cases().filter(fits), implementation=st.sampled_from(bilinear.IMPLEMENTATIONS))
 @example(PLAIN | dict(size=(7, 8), stride=(2, 1), padding=((2, 0), (0, 3)), groups=2), 'native')
 @example(PLAIN | dict(size=(9,), kernel_size=(3,), stride=(2,), padding='CAUSAL'), 'lax')
 @example(PLAIN | dict(size=(4, 3, 5), kernel_size=(2, 3, 2), groups=2), 'direct')
 @example(PLAIN | dict(stride=3, kernel_dilation=(2, 3), input_dilation=(1, 2), batch=(2, 3)), 'lax')
 @settings(max_examples=15, deadline=None, derandomize=True)
 def test_value_and_derivatives_are_those_of_numpy(case, implementation):
-    assume(implementation in local.implementations(case['dtype']))
+    assume(implementation in bilinear.implementations(case['dtype']))
     x, dx, kernel, dkernel, dy, mask = operands(case)
     with jax.enable_x64(case['dtype'] == 'float64'):
 
@@ -240,7 +244,7 @@ def test_a_tiled_kernel_makes_a_convolution(changes):
     assert_same(value_and_gradients(layer), value_and_gradients(convolution))
 
 
-@pytest.mark.parametrize('implementation', local.implementations())
+@pytest.mark.parametrize('implementation', bilinear.implementations())
 def test_what_is_not_finite_stays_where_it_is_seen(implementation):
     """The first pixel of the first example is seen by one neuron, without padding."""
     case = PLAIN | {'padding': 'VALID'}
@@ -332,7 +336,7 @@ def test_module_is_a_drop_in_for_conv(layout):
     x = x if layout == 'NHWC' else x.transpose(1, 2, 0, 3)
     module = LocalConv(**arguments, padding=1, layout=layout)
     variables = module.init(jax.random.key(0), x)
-    assert local.grids(module, x) == {'kernel': Grid.create(8, 3, 2, 1)}
+    assert lcn_jax.grids(module, x) == {'kernel': Grid.create(8, 3, 2, 1)}
     chex.assert_tree_all_finite(variables)
     tiled = params | {'kernel': tile_kernel(params['kernel'], (4, 4))}
     chex.assert_trees_all_equal_shapes(variables, {'params': tiled})
@@ -366,9 +370,9 @@ TWO = {
 
 def test_grids_of_any_model():
     x = np.zeros((4, 8, 1), np.float32)
-    assert local.grids(Two(), x, 2.0, deterministic=True) == TWO
-    assert local.grids(Two(), (8, 1), np.float32(2), deterministic=False) == TWO
-    assert local.grids(nn.Dense(3), (8,)) == {}
+    assert lcn_jax.grids(Two(), x, 2.0, deterministic=True) == TWO
+    assert lcn_jax.grids(Two(), (8, 1), np.float32(2), deterministic=False) == TWO
+    assert lcn_jax.grids(nn.Dense(3), (8,)) == {}
 
 
 def sleep_of(params, grids):
@@ -414,7 +418,7 @@ def test_models_with_lifted_layers_have_grids_and_sleep():
     x = np.zeros((1, 7, 2), np.float32)
     params = Ensemble().init(jax.random.key(0), x)['params']
     grid = Grid.create((7,), 3)
-    grids = local.grids(Ensemble(), x)
+    grids = lcn_jax.grids(Ensemble(), x)
     assert grids == {'members': {'kernel': grid}, 'layers': {'conv': {'kernel': grid}}}
     slept = sleep_of(params, grids)
     for before, after in (

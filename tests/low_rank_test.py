@@ -9,8 +9,10 @@ import tiny_config
 
 from lcn_jax import conv_local, sleep
 from lcn_jax.errors import UsageError
-from lcn_jax.grid import Grid
-from lcn_jax.low_rank import LowRankConv, conv_low_rank
+from lcn_jax.layer.grid import Grid
+from lcn_jax.layer.local_parameters import LocalParameter
+from lcn_jax.layer.low_rank import LowRankConv, conv_low_rank
+from lcn_jax.sleep.pools import num_pools, pool_numbers
 from lcn_jax.training import cost, parallel, wake
 from lcn_jax.training.experiment import Experiment
 
@@ -225,16 +227,16 @@ def test_what_does_not_go_with_low_rank_is_one_line(changes, message):
 GRIDS = [
     Grid.create((9, 7), 3, 1, 1),
     Grid.create((6, 5), 1, 1, 0),
-    Grid.create((8, 8), (2, 3), (1, 2), 'SAME').joined_pools(),
-    Grid.create((9,), 3, 1, 'SAME', 1, 2).joined_pools(),
+    LocalParameter(Grid.create((8, 8), (2, 3), (1, 2), 'SAME'), joined=True),
+    LocalParameter(Grid.create((9,), 3, 1, 'SAME', 1, 2), joined=True),
 ]
 
 
 def truncated(kernel, grid, border, rank):
     """By numpy's SVD of each pool, in float64."""
-    kernel, pools = np.float64(kernel), grid.pools(border)
+    kernel, pools = np.float64(kernel), pool_numbers(grid, border)
     result = kernel.copy()
-    for pool in range(grid.num_pools):
+    for pool in range(num_pools(grid)):
         rows = kernel[pools == pool]
         if len(rows):
             mean = rows.mean(0)
@@ -253,7 +255,7 @@ def test_pools_keep_their_mean_and_leading_deviations(grid, border):
         shared = rule(kernel, grid, KEY)
         assert shared.dtype == kernel.dtype
         np.testing.assert_allclose(shared, truncated(kernel, grid, border, rank), atol=1e-4)
-        outside = grid.pools(border) < 0
+        outside = pool_numbers(grid, border) < 0
         np.testing.assert_array_equal(shared[outside], kernel[outside])
         np.testing.assert_allclose(rule(shared, grid, KEY), shared, atol=1e-4)
         if rank == 1:
@@ -271,7 +273,7 @@ def test_alike_kernels_and_large_ranks_stay_as_they_are():
 
 def test_a_joined_layer_after_the_sleep_is_a_low_rank_layer():
     """The truncated kernels, taken apart again, compute the same as `conv_low_rank`."""
-    grid = Grid.create((6, 5), 3, 1, 1).joined_pools()
+    grid = LocalParameter(Grid.create((6, 5), 3, 1, 1), joined=True)
     kernel = random_kernel(grid)
     shared = sleep.resolve('low_rank', {'border': 'include', 'rank': 3})(kernel, grid, KEY)
     u, s, v = np.linalg.svd(np.reshape(shared, (30, -1)), full_matrices=False)

@@ -18,8 +18,9 @@ import pytest
 from jax.extend.mlir.dialects import stablehlo
 from jax.sharding import Mesh, PartitionSpec
 
-from lcn_jax.local import LocalConv, conv_local
-from lcn_jax.resnet import ResNet
+from lcn_jax.layer.functional import conv_local
+from lcn_jax.layer.linen import LocalConv
+from lcn_jax.networks.resnet import ResNet
 from lcn_jax.training import cost, parallel, state, wake
 
 IMAGES, SIZE = 5, 8

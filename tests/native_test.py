@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lcn_jax import native
-from lcn_jax.grid import Grid
-from lcn_jax.local import conv_local
+from lcn_jax.layer.backends import native
+from lcn_jax.layer.functional import conv_local
+from lcn_jax.layer.grid import Grid
 
 
 @pytest.fixture
@@ -123,8 +123,8 @@ BITS = """
     import hashlib
     import jax
     import numpy as np
-    from lcn_jax import native
-    from lcn_jax.grid import Grid
+    from lcn_jax.layer.backends import native
+    from lcn_jax.layer.grid import Grid
     grid = Grid.create(12, 3, padding='VALID')
     rng = np.random.default_rng(0)
     x, kernel, dy = (

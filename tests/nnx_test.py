@@ -5,16 +5,16 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import lcn_jax.nnx
 import numpy as np
 import optax
 import pytest
 from flax import nnx
 from tiny_runs import ROOT
 
-import lcn_jax.nnx
 from lcn_jax import sleep
-from lcn_jax.grid import Grid
-from lcn_jax.local import LocalConv
+from lcn_jax.layer.grid import Grid
+from lcn_jax.layer.linen import LocalConv
 
 
 def random(*shape, seed=0):

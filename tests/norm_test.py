@@ -9,9 +9,12 @@ import tiny_config
 
 from lcn_jax import sleep
 from lcn_jax.errors import UsageError
-from lcn_jax.grid import Grid
-from lcn_jax.local import LocalConv, grids
-from lcn_jax.norm import LocalNorm
+from lcn_jax.layer.grid import Grid
+from lcn_jax.layer.grids import grids
+from lcn_jax.layer.linen import LocalConv
+from lcn_jax.layer.local_parameters import LocalParameter
+from lcn_jax.layer.norm import LocalNorm
+from lcn_jax.sleep.pools import num_pools, pool_numbers
 from lcn_jax.training import config as configs
 from lcn_jax.training.experiment import Experiment
 
@@ -19,7 +22,7 @@ KEY = jax.random.key(0)
 RANDOM = np.random.default_rng(0)
 GRIDS = [
     Grid.create((7, 6), 3, 1, 1),
-    Grid.create((7, 6), (3, 2), (2, 1), 1).joined_pools(),
+    LocalParameter(Grid.create((7, 6), (3, 2), (2, 1), 1), joined=True),
     Grid.create((9,), (4,), padding='CAUSAL'),
     Grid.create((4, 5), 2, input_dilation=2),
     Grid.create((6, 6), 3, padding='CIRCULAR'),
@@ -45,7 +48,7 @@ HEBBIAN = {
 
 def pool_means(values, grid, border):
     """(*output, O) with the mean of its pool at each position, in a loop."""
-    pools, means = grid.pools(border), values.copy()
+    pools, means = pool_numbers(grid, border), values.copy()
     for pool in set(pools.ravel()) - {-1}:
         means[pools == pool] = values[pools == pool].mean(0)
     return means
@@ -53,13 +56,15 @@ def pool_means(values, grid, border):
 
 @pytest.mark.parametrize('grid', GRIDS, ids=lambda grid: f'{grid.kernel_size}')
 def test_values_are_in_the_pools_of_their_layer(grid):
-    values = grid.for_values()
+    values = LocalParameter(grid, per_neuron=True)
     assert values.output_size == grid.output_size
-    assert values.num_pools == grid.num_pools and values.joined == grid.joined
+    assert num_pools(values) == num_pools(grid) and values.joined == grid.joined
     for border in ('include', 'exclude'):
-        np.testing.assert_array_equal(values.pools(border), grid.pools(border))
+        np.testing.assert_array_equal(pool_numbers(values, border), pool_numbers(grid, border))
     of_joined = values.joined_pools()
-    np.testing.assert_array_equal(of_joined.pools(), grid.joined_pools().pools())
+    np.testing.assert_array_equal(
+        pool_numbers(of_joined), LocalParameter(grid, joined=True).pools()
+    )
 
 
 @pytest.mark.parametrize('border', ['include', 'exclude'])
@@ -79,7 +84,9 @@ def test_a_sleep_shrinks_deviations_of_values_as_those_of_weights(
     """`mean` and `exact` in closed form; a Hebbian sleep multiplies all deviations alike."""
     bias = RANDOM.standard_normal((*grid.output_size, 3)).astype(np.float32)
     rule = sleep.resolve(rule, {'border': border, **options})
-    shared = sleep.share({'bias': bias}, {'bias': grid.for_values()}, rule, KEY)['bias']
+    shared = sleep.share(
+        {'bias': bias}, {'bias': LocalParameter(grid, per_neuron=True)}, rule, KEY
+    )['bias']
     assert shared.shape == bias.shape
     means = pool_means(bias, grid, border)
     if left is None:
@@ -93,10 +100,12 @@ def test_a_sleep_shrinks_deviations_of_values_as_those_of_weights(
 @pytest.mark.parametrize('joined', [False, True])
 def test_the_circuit_makes_values_alike_before_their_means_are_gone(joined):
     grid = Grid.create((6, 6), 2, padding='CIRCULAR')
-    grid = grid.joined_pools() if joined else grid
+    grid = LocalParameter(grid, joined=True) if joined else grid
     bias = RANDOM.standard_normal((6, 6, 2)).astype(np.float32)
     rule = sleep.resolve('circuit', {'border': 'include', **CIRCUIT})
-    shared = sleep.share({'bias': bias}, {'bias': grid.for_values()}, rule, KEY)['bias']
+    shared = sleep.share(
+        {'bias': bias}, {'bias': LocalParameter(grid, per_neuron=True)}, rule, KEY
+    )['bias']
 
     def means_and_deviations(values):
         means = pool_means(values, grid, 'include')

@@ -11,7 +11,9 @@ import tiny_config
 
 from lcn_jax import convert
 from lcn_jax.errors import UsageError
-from lcn_jax.grid import Grid
+from lcn_jax.layer.grid import Grid
+from lcn_jax.layer.local_parameters import LocalParameter
+from lcn_jax.sleep.pools import pool_numbers
 from lcn_jax.training import optimizer, parallel, wake
 from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.schedule import Schedule
@@ -129,13 +131,13 @@ def test_other_sleeps_are_not(change):
 @pytest.mark.parametrize('joined', [False, True])
 def test_gradients_are_multiplied_by_the_size_of_the_pool(joined, border):
     grid = Grid.create((5, 4), (2, 3), padding=1)
-    grid = grid.joined_pools() if joined else grid
+    grid = LocalParameter(grid, joined=True) if joined else grid
     grids = {'layer': {'kernel': grid}}
     updates = {'layer': {'kernel': np.ones((6, 4, 2, 3, 1, 2)), 'bias': np.ones(2)}}
     scale = optimizer.times_pool_size(grids, border)
     scaled, _ = scale.update(updates, scale.init(updates))
     np.testing.assert_array_equal(scaled['layer']['bias'], 1)
-    pools = grid.pools(border)
+    pools = pool_numbers(grid, border)
     for position in np.ndindex(6, 4):
         size = (pools == pools[position]).sum() if pools[position] >= 0 else 1
         np.testing.assert_array_equal(scaled['layer']['kernel'][position], size)

@@ -13,10 +13,10 @@ import optax
 import pytest
 import tiny_runs
 
-from lcn_jax import local, sleep
+from lcn_jax import sleep
 from lcn_jax.data.batches import Pixels
 from lcn_jax.errors import UsageError
-from lcn_jax.resnet import ResNet
+from lcn_jax.networks.resnet import ResNet
 from lcn_jax.training import parallel, sleep_step, state, wake
 from lcn_jax.training.metrics import Sums
 
@@ -41,7 +41,7 @@ def train(devices, sync_batch_norm):
     rule = sleep.resolve('mean', {'border': 'include'})
     asleep = on_devices(
         functools.partial(
-            sleep_step.step, grids=local.grids(model, SHAPE), rule=rule, share_moments=False
+            sleep_step.step, grids=lcn_jax.grids(model, SHAPE), rule=rule, share_moments=False
         ),
         (0, None),
     )
@@ -301,6 +301,8 @@ jax.distributed.initialize = initialize_soon
 STUCK = f"""{SOON}
 import time
 from lcn_jax.training import faults
+import lcn_jax
+import lcn_jax
 heard, calls = faults.StopRequests.heard, []
 def hang(requests):
     calls.append(True)

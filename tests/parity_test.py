@@ -16,10 +16,12 @@ import reference_rules
 from absl.testing import absltest, parameterized
 from reference_rules import interior_mean_over_std, inverse_weight_snr
 
-from lcn_jax import circuit, sleep
-from lcn_jax.grid import Grid
-from lcn_jax.local import conv_local, implementations
-from lcn_jax.patterns import hebbian_for
+from lcn_jax import sleep
+from lcn_jax.layer.backends.bilinear import implementations
+from lcn_jax.layer.functional import conv_local
+from lcn_jax.layer.grid import Grid
+from lcn_jax.sleep import lateral
+from lcn_jax.sleep.patterns import hebbian_for
 
 FOLDER = pathlib.Path(os.environ.get('LCN_PARITY_DIR', pathlib.Path(__file__).parent / 'parity'))
 SIMULATION_ERROR = 1e-8  # relative; theirs is float64 too
@@ -112,7 +114,7 @@ class SimulationParityTest(ParityTest):
             with self.subTest(name):
                 self.check_plain_rule(theirs)
 
-    @parameterized.parameters((circuit.simulate,), (circuit.simulate_stepwise,))
+    @parameterized.parameters((lateral.simulate,), (lateral.simulate_stepwise,))
     @pytest.mark.slow
     def test_circuit(self, simulate):
         for name, theirs in self.recordings('circuit_*.npz').items():
@@ -121,7 +123,7 @@ class SimulationParityTest(ParityTest):
 
     def check_plain_rule(self, theirs):
         start = theirs['weights_init']
-        final, inverse_snr = circuit.hebbian_sgd(
+        final, inverse_snr = lateral.hebbian_sgd(
             start,
             theirs['patterns'],
             theirs['gamma'],
@@ -133,7 +135,7 @@ class SimulationParityTest(ParityTest):
 
     def check_circuit(self, simulate, theirs):
         start, steps = theirs['weights_init'], int(theirs['steps_per_pattern'])
-        parameters = circuit.Circuit(
+        parameters = lateral.Circuit(
             **{name: float(theirs[name]) for name in ('alpha', 'tau', 'b', 'momentum')},
             steps_per_pattern=steps,
         )
@@ -145,7 +147,7 @@ class SimulationParityTest(ParityTest):
             observe=lambda weights, rates: (rates, inverse_weight_snr(weights)),
         )
         inverse_snr = np.insert(inverse_snr, 0, inverse_weight_snr(start))
-        if simulate is circuit.simulate_stepwise:
+        if simulate is lateral.simulate_stepwise:
             rates = rates[steps - 1 :: steps]
         else:  # It only knows the weights at the end of every pattern.
             theirs['inverse_snr'] = theirs['inverse_snr'][::steps]

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import tiny_config
 
-from lcn_jax import divided, penalties
 from lcn_jax.errors import UsageError
-from lcn_jax.grid import Grid
+from lcn_jax.layer.backends import divided
+from lcn_jax.layer.grid import Grid
+from lcn_jax.learning import penalties
+from lcn_jax.sleep.pools import pool_numbers
 from lcn_jax.training import parallel, sharding, wake
 from lcn_jax.training.experiment import Experiment
 
@@ -78,7 +80,7 @@ def test_smoothness_needs_two_dimensions():
 @pytest.mark.parametrize('joined', [False, True])
 def test_deviation_and_its_gradient_in_closed_form(joined, border):
     grid = GRID.joined_pools() if joined else GRID
-    pools = grid.pools(border)
+    pools = pool_numbers(grid, border)
     expected, gradient = 0.0, np.zeros(SHAPE)
     for pool in set(pools.ravel()) - {-1}:
         from_mean = KERNEL[pools == pool] - KERNEL[pools == pool].mean(0)
@@ -133,7 +135,9 @@ def test_a_step_descends_the_weighted_penalty_on_any_number_of_devices(name):
     of = experiment(name, 0.5)
     kernel, grid = before['stem_conv']['kernel'], of.grids['stem_conv']['kernel']
     penalty = functools.partial(penalties.PENALTIES[name], border='include')
-    pool = np.bincount(grid.pools().ravel())[grid.pools()].reshape(grid.in_pool('include').shape)
+    pool = np.bincount(pool_numbers(grid).ravel())[pool_numbers(grid)].reshape(
+        grid.in_pool('include').shape
+    )
     expected = -0.1 * 0.5 * pool * jax.grad(penalty)(kernel, None, grid)
     assert np.abs(expected).max() > 1e-3
     sharded = experiment(name, 0.5, shard_kernels=True)

@@ -13,7 +13,8 @@ import tiny_archives
 import tiny_runs
 from tiny_archives import WNIDS
 
-from lcn_jax.data import encoded, sources
+from lcn_jax.data import sources
+from lcn_jax.data.builders import encoded
 from lcn_jax.data.prepare import prepare
 from lcn_jax.errors import UsageError
 
@@ -554,7 +555,7 @@ def test_a_builder_of_ones_own(tmp_path):
 
 KILLED = """
 import os, sys
-from lcn_jax.data import encoded
+from lcn_jax.data.builders import encoded
 from lcn_jax.data.prepare import prepare
 
 whole, seen = encoded.stored, []

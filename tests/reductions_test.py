@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from lcn_jax import sleep
-from lcn_jax.grid import Grid
-from lcn_jax.local import conv_local
-from lcn_jax.patterns import hebbian_for
-from lcn_jax.snr import weight_snr
+from lcn_jax.layer.functional import conv_local
+from lcn_jax.layer.grid import Grid
+from lcn_jax.sleep.patterns import hebbian_for
+from lcn_jax.sleep.pools import num_pools, pool_numbers
+from lcn_jax.sleep.similarity import weight_snr
 from lcn_jax.training.metrics import Sums
 
 LONG = (32_769, 40_001)
@@ -91,8 +92,8 @@ def test_the_means_of_pools(kernel_size, border):
     grid = Grid.create((223, 181), kernel_size)  # one pool of 40,363, or six
     kernel = normal(0, *grid.output_size, *grid.kernel_size, 3, 2)
     expected = kernel.astype(np.float64)
-    pools = grid.pools(border)
-    for pool in range(grid.num_pools):
+    pools = pool_numbers(grid, border)
+    for pool in range(num_pools(grid)):
         expected[pools == pool] = expected[pools == pool].mean(0)
     shared = jax.jit(lambda kernel: sleep.mean(kernel, grid, None, border=border))(kernel)
     assert_close(shared, expected)
@@ -107,7 +108,7 @@ def test_the_hebbian_sleep():
     shown = normal(1, 3, patterns, *grid.kernel_size, 1)
 
     start = kernel.reshape(-1, 6, 2).astype(np.float64)
-    pools = grid.pools().ravel()
+    pools = pool_numbers(grid).ravel()
     corners = np.stack(np.meshgrid(grid.starts(0), grid.starts(1), indexing='ij'), -1)
     weights = start.copy()
     for pattern in shown.astype(np.float64):

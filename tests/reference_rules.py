@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lcn_jax.grid import Grid, Pools
-from lcn_jax.patterns import Field, grouped_patterns, map_deviations, seen_weights
-from lcn_jax.snr import _moments
+from lcn_jax.layer.grid import Grid
+from lcn_jax.sleep.patterns import Field, grouped_patterns, map_deviations, seen_weights
+from lcn_jax.sleep.pools import Pools
+from lcn_jax.sleep.similarity import _moments
 
 
 def exact_for(

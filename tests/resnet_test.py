@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lcn_jax import local
-from lcn_jax.local import LocalConv
-from lcn_jax.resnet import Conv, ResNet
+import lcn_jax
+from lcn_jax.layer.linen import LocalConv
+from lcn_jax.networks.resnet import Conv, ResNet
 
 SHAPE = (8, 8, 3)
 CONVOLUTIONS = [
@@ -49,7 +49,7 @@ def test_the_convolutions_asked_for_are_shared_and_the_others_local(options, sha
         if name in CONVOLUTIONS
     }
     assert axes == {name: AXES['shared' if name in shared else 'local'] for name in CONVOLUTIONS}
-    grids = flax.traverse_util.flatten_dict(local.grids(model, SHAPE))
+    grids = flax.traverse_util.flatten_dict(lcn_jax.grids(model, SHAPE))
     assert {name for name, _ in grids} == set(CONVOLUTIONS) - set(shared)
 
 
@@ -58,7 +58,7 @@ def test_the_convolutions_asked_for_are_shared_and_the_others_local(options, sha
     [('cifar', (3, 3), (32, 32)), ('strided', (3, 3), (16, 16)), ('imagenet', (7, 7), (16, 8))],
 )
 def test_stems_see_and_halve_the_image_as_they_say(stem, seen, rows):
-    grids = local.grids(ResNet((1,), 4, stem, 10, local=True), (32, 32, 3))
+    grids = lcn_jax.grids(ResNet((1,), 4, stem, 10, local=True), (32, 32, 3))
     first = grids['stem_conv']['kernel']
     assert first.kernel_size == seen and first.output_size == (rows[0], rows[0])
     stage = grids['stage1_block1_conv1']['kernel']

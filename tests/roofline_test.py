@@ -13,12 +13,12 @@ def test_bytes_by_hand():
     config = tiny_config.get_config('lc')
     config.model.stage_sizes = (1,)
     experiment = Experiment.create(config)
-    layers = cost.layers(experiment.model, experiment.image_shape)
-    channels, width, pixels, classes, images = experiment.image_shape[2], 2, 64, 10, 5
+    layers = cost.layers(experiment.network.model, experiment.network.image_shape)
+    channels, width, pixels, classes, images = experiment.network.image_shape[2], 2, 64, 10, 5
     kernels = pixels * 9 * (channels * width + 2 * width * width)
     parameters = kernels + 3 * 2 * width + (width + 1) * classes
     patches = pixels * 9 * (4 * channels + 2 * 6 * width)
-    assert roofline.step_bytes(experiment.parameters, layers, images) == {
+    assert roofline.step_bytes(experiment.network.parameters, layers, images) == {
         'weights': parameters * (4 + 3 * 2),
         'gradients': parameters * 2 * 2,
         'AdamW': parameters * 6 * 4,

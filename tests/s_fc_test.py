@@ -9,7 +9,7 @@ import tiny_runs
 
 from experiments.measure import locality
 from experiments.models.s_fc import SFC
-from lcn_jax.grid import Grid
+from lcn_jax.layer.grid import Grid
 from lcn_jax.training import checkpoint
 from lcn_jax.training.experiment import Experiment
 

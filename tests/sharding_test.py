@@ -12,11 +12,11 @@ import pytest
 import tiny_runs
 
 from experiments.measure import footprint
-from lcn_jax import divided
 from lcn_jax.data.batches import Pixels
 from lcn_jax.errors import UsageError
-from lcn_jax.kernels import local_parameters
-from lcn_jax.local import LocalConv
+from lcn_jax.layer.backends import divided
+from lcn_jax.layer.linen import LocalConv
+from lcn_jax.layer.local_parameters import local_parameters
 from lcn_jax.training import parallel, sharding
 from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.metrics import Sums
@@ -264,11 +264,15 @@ def test_a_device_keeps_its_part_of_parameters_gradients_and_moments():
     for divides in (False, True):
         config = get_config('none', shard_kernels=divides, **{'model.width': 32})
         experiment = Experiment.create(config)
-        assert set(experiment.divided_grids) == (set(experiment.grids) if divides else set())
+        assert set(experiment.divided_grids) == (
+            set(experiment.network.grids) if divides else set()
+        )
         memory[divides] = footprint.of_step(experiment)
     kernels = sum(
         a.size
-        for a in jax.tree.leaves(local_parameters(experiment.shapes.params, experiment.grids))
+        for a in jax.tree.leaves(
+            local_parameters(experiment.shapes.params, experiment.network.grids)
+        )
     )
     whole, part = memory[False], memory[True]
     assert whole.state > 3 * 4 * kernels
@@ -284,7 +288,9 @@ def test_a_sleep_gathers_one_layer_at_a_time():
     def temporary(**changes):
         changes = {'model.width': 32, 'model.stage_sizes': (2,), 'sleep.full_step': False} | changes
         experiment = Experiment.create(get_config('mean', **changes))
-        kernels = jax.tree.leaves(local_parameters(experiment.shapes.params, experiment.grids))
+        kernels = jax.tree.leaves(
+            local_parameters(experiment.shapes.params, experiment.network.grids)
+        )
         assert len({kernel.size for kernel in kernels}) == 1
         program = parallel.per_device(experiment.sleep_step, (0, None), donate=[0])
         bytes_at_once = planned(program, experiment.shapes_on_devices, jax.random.key(0))[1]

@@ -6,7 +6,8 @@ import pytest
 import tiny_runs
 
 from experiments.reports import kernels
-from lcn_jax.grid import Grid
+from lcn_jax.layer.grid import Grid
+from lcn_jax.sleep.pools import pool_numbers
 from lcn_jax.training import checkpoint
 from lcn_jax.training.experiment import Experiment
 
@@ -15,7 +16,7 @@ GRID = Grid.create((8, 7), 3)
 
 @pytest.mark.parametrize('border', ['include', 'exclude'])
 def test_positions_are_of_one_largest_pool_and_spread_over_it(border):
-    pools = GRID.pools(border)
+    pools = pool_numbers(GRID, border)
     sizes = np.bincount(pools[pools >= 0])
     positions = kernels.positions_of_a_pool(GRID, 4, border=border)
     assert len(set(map(tuple, positions))) == len(positions) == 4

@@ -12,12 +12,15 @@ import pytest
 import reference_rules
 from absl.testing import parameterized
 
-from lcn_jax import circuit, sleep
+from lcn_jax import sleep
 from lcn_jax.errors import UsageError
-from lcn_jax.grid import Grid
-from lcn_jax.local import grids
-from lcn_jax.patterns import hebbian_for
-from lcn_jax.resnet import ResNet
+from lcn_jax.layer.grid import Grid
+from lcn_jax.layer.grids import grids
+from lcn_jax.layer.local_parameters import LocalParameter
+from lcn_jax.networks.resnet import ResNet
+from lcn_jax.sleep import lateral
+from lcn_jax.sleep.patterns import hebbian_for
+from lcn_jax.sleep.pools import num_pools, pool_numbers
 from lcn_jax.training import parallel, sleep_step
 from lcn_jax.training.optimizer import after_sleep
 from lcn_jax.training.state import TrainState
@@ -31,7 +34,7 @@ GRIDS = [
     Grid.create((12, 10), 4, 2, 1),
     Grid.create((19, 17), 5, 2, 2),
     Grid.create((6, 5), 1, 2, 0),
-    Grid.create((8, 8), (2, 3), (1, 2), 'SAME').joined_pools(),
+    LocalParameter(Grid.create((8, 8), (2, 3), (1, 2), 'SAME'), joined=True),
 ]
 each_grid = pytest.mark.parametrize(
     'grid', GRIDS, ids=lambda g: f'{g.kernel_size}/{g.stride}{" joined" * g.joined}'
@@ -59,9 +62,9 @@ def random_kernel(grid, channels=2, features=3, seed=0):
 
 def pool_means(kernel, grid, border):
     """By brute force: every position's pool mean; NaN where it is in no pool."""
-    pools = grid.pools(border)
+    pools = pool_numbers(grid, border)
     means = np.full(kernel.shape, np.nan)
-    for pool in range(grid.num_pools):
+    for pool in range(num_pools(grid)):
         if (pools == pool).any():
             means[pools == pool] = kernel[pools == pool].mean(0)
     return means
@@ -114,10 +117,12 @@ def test_stepwise_rule_is_gradient_descent_on_differences_within_pools():
 
     def energy(kernel):
         total = 0.0
-        for pool in range(grid.num_pools):
-            down, right = np.argwhere(grid.pools() == pool)[0] - 1  # where a member's patch begins
+        for pool in range(num_pools(grid)):
+            down, right = (
+                np.argwhere(pool_numbers(grid) == pool)[0] - 1
+            )  # where a member's patch begins
             x = jnp.roll(pattern[0, 0], (-down, -right), (0, 1))
-            z = jnp.tensordot(kernel[grid.pools() == pool], x, [[1, 2, 3], [0, 1, 2]])
+            z = jnp.tensordot(kernel[pool_numbers(grid) == pool], x, [[1, 2, 3], [0, 1, 2]])
             total += ((z - z.mean(0)) ** 2).sum() / 2
         return total
 
@@ -157,8 +162,8 @@ def test_taps_on_inserted_zeros_learn_nothing():
 
     def energy(kernel):
         total = 0.0
-        for pool in np.unique(grid.pools()):
-            members = grid.pools() == pool
+        for pool in np.unique(pool_numbers(grid)):
+            members = pool_numbers(grid) == pool
             z = jnp.einsum('ikco,ikc->io', kernel[members], inputs[members])
             total += ((z - z.mean(0)) ** 2).sum() / 2
         return total
@@ -248,7 +253,7 @@ def test_patterns_split_over_devices_teach_what_they_teach_together():
 @pytest.mark.slow
 def test_circuits_equalise_pools_of_unequal_size(border, joined):
     grid = Grid.create((8, 7), 2, 1, ((1, 0), (1, 0)))  # pools of 4·4, 4·3 ... neurons
-    grid = grid.joined_pools() if joined else grid
+    grid = LocalParameter(grid, joined=True) if joined else grid
     kernel = random_kernel(grid, channels=1)
     shared = sleep.circuit(kernel, grid, KEY, border=border, **CIRCUIT)
     before, after = pool_means(kernel, grid, border), pool_means(shared, grid, border)
@@ -537,7 +542,7 @@ def test_full_steps_go_as_far_as_the_members_of_a_pool_went(border):
     before, own = (random_kernel(grid, seed=seed) for seed in (0, 1))
     before = np.asarray(sleep.mean(before, grid, KEY, border=border))
     shared = np.asarray(sleep.mean(own, grid, KEY, border=border))
-    pools = grid.pools(border)
+    pools = pool_numbers(grid, border)
 
     def lengthened(own, shared, last=before):
         trees = ({'a': {'kernel': kernel}} for kernel in (shared, own, last))
@@ -584,17 +589,19 @@ def test_a_circuit_of_a_joined_pool_has_its_neurons_in_the_moments_of_the_tiled_
     grid = Grid.create((4, 5), 2, 1, 'VALID')
     kernel = random_kernel(grid, channels=1, features=1)
     options = CIRCUIT | {'patterns_per_weight': 1, 'steps_per_pattern': 60}
-    found = sleep.circuit(kernel, grid.joined_pools(), KEY, border='include', **options)
-    turns = grid.pools().ravel()
+    found = sleep.circuit(
+        kernel, LocalParameter(grid, joined=True), KEY, border='include', **options
+    )
+    turns = pool_numbers(grid).ravel()
     order = np.arange(len(turns))  # of one pool, in the order of positions
-    parameters = circuit.Circuit(
+    parameters = lateral.Circuit(
         steps_per_pattern=60, learning_rate=lambda t: jnp.full(t.shape, 2.5e-4 / 4)
     )
     shown = jax.random.normal(KEY, (4, 4), jnp.float32)
     weights = kernel.reshape(len(order), 4)
-    expected, _ = circuit.simulate_stepwise(
+    expected, _ = lateral.simulate_stepwise(
         weights, shown, 1e-3, parameters, excited=turns == np.arange(4)[:, None]
     )
     np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=1e-5)
-    together, _ = circuit.simulate_stepwise(weights, shown, 1e-3, parameters)
+    together, _ = lateral.simulate_stepwise(weights, shown, 1e-3, parameters)
     assert np.abs(together - expected).max() > 1e-3

@@ -9,8 +9,9 @@ import tiny_config
 
 torch = pytest.importorskip('torch')
 
-from experiments.measure import torch_steps  # noqa: E402
 from lcn_jax.interop import to_unfold  # noqa: E402
+
+from experiments.measure import torch_steps  # noqa: E402
 from lcn_jax.training.experiment import Experiment  # noqa: E402
 
 IMAGES = 5
@@ -27,8 +28,8 @@ def tiny_experiment(kind, dtype='float32'):
 
 def batch(experiment):
     rng = np.random.default_rng(0)
-    images = rng.standard_normal((IMAGES, *experiment.image_shape), np.float32)
-    return images, rng.integers(experiment.model.num_classes, size=IMAGES, dtype=np.int32)
+    images = rng.standard_normal((IMAGES, *experiment.network.image_shape), np.float32)
+    return images, rng.integers(experiment.network.model.num_classes, size=IMAGES, dtype=np.int32)
 
 
 def load(network, params):
@@ -57,9 +58,9 @@ def test_the_network_is_ours(kind):
         lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
         {'params': experiment.shapes.params, 'batch_stats': experiment.shapes.batch_stats},
     )
-    apply = functools.partial(experiment.model.apply, train=True, mutable=['batch_stats'])
+    apply = functools.partial(experiment.network.model.apply, train=True, mutable=['batch_stats'])
     expected, _ = jax.jit(apply)(variables, images)
-    network = torch_steps.ResNet(experiment.model, *images.shape[2:])
+    network = torch_steps.ResNet(experiment.network.model, *images.shape[2:])
     load(network, variables['params'])
     logits = network(torch.from_numpy(images).permute(0, 3, 1, 2)).detach().numpy()
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)

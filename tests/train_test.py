@@ -153,7 +153,7 @@ def test_evaluation_counts_every_example_once(tiny):
     test = source.split('test').read()
     mean, std = source.split('train').read().pixel_statistics()
     one = train.parallel.first(state)
-    logits = experiment.model.apply(
+    logits = experiment.network.model.apply(
         {'params': one.params, 'batch_stats': one.batch_stats},
         (test.images / np.float32(255) - mean) / std,
         train=False,

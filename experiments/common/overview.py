@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from lcn_jax.data.sources import Source
-from lcn_jax.training import checkpoint, cost, parallel
+from lcn_jax.training import checkpoint, cost, parallel, sharding
 from lcn_jax.training.experiment import Experiment
 
 
@@ -23,9 +23,9 @@ def of_run(experiment: Experiment, workdir: str) -> str:
     start = 'from the start' if step is None else f'continues from step {step}'
     return '\n'.join(
         [
-            f'network   {kind(config)}; {experiment.parameters:,} parameters',
+            f'network   {kind(config)}; {experiment.network.parameters:,} parameters',
             f'data      {config.dataset} in {os.path.expanduser(config.data_dir)}, '
-            f'{"×".join(map(str, experiment.image_shape))}',
+            f'{"×".join(map(str, experiment.network.image_shape))}',
             f'training  {config.epochs} epochs, {config.batch_size} images a step, '
             f'{config.model.dtype}',
             f'devices   {jax.device_count()} × {jax.devices()[0].device_kind}; on each about '
@@ -44,11 +44,12 @@ def memory(experiment: Experiment) -> dict[str, int]:
     config = experiment.config
     parallel.check_batch_size(config.batch_size)
     of_device = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), experiment.shapes_on_devices
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
+        sharding.shapes(experiment.shapes, experiment.owners),
     )
     return cost.memory(
         of_device,
-        cost.layers(experiment.model, experiment.image_shape),
+        cost.layers(experiment.network.model, experiment.network.image_shape),
         config.batch_size // jax.device_count(),
         jnp.dtype(config.model.dtype),
     )

@@ -7,8 +7,8 @@ rms(m(d)) / rms(d), over a layer.
 import jax
 import jax.numpy as jnp
 
-from lcn_jax import snr
-from lcn_jax.grid import Grid
+from lcn_jax.sleep import similarity
+from lcn_jax.sleep.pools import Neurons, pool_numbers
 from lcn_jax.training import inputs, parallel, train
 from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.metrics import Sums
@@ -18,13 +18,12 @@ def common_parts(experiment: Experiment, state, seed: int, counts: list[int]) ->
     """That of each layer, by its name, after each of `counts` wake steps from `state`."""
     config, data_key = experiment.config, train.keys(seed)[1]
     images = inputs.make(config, data_key)
-    schedule = train.make_schedule(config, images.examples)
-    wake = experiment.wake(schedule.total_steps)
+    schedule, wake = experiment.schedule, experiment.wake
 
     @jax.jit
     def common_part(before, after):
         changes = jax.tree.map(jnp.subtract, after, before)
-        own = snr.layer_deviations(changes, experiment.grids, config.sleep.border)
+        own = similarity.layer_deviations(changes, experiment.network.grids, config.sleep.border)
         return {name: jnp.sqrt(1 - deviation**2) for name, deviation in own.items()}
 
     step = int(state.step)
@@ -40,7 +39,7 @@ def common_parts(experiment: Experiment, state, seed: int, counts: list[int]) ->
     return parts
 
 
-def independent(grid: Grid, border: str) -> float:
+def independent(neurons: Neurons, border: str) -> float:
     """That of independent changes: with N neurons in P pools it is sqrt(P / N)."""
-    pool = grid.pools(border)
+    pool = pool_numbers(neurons, border)
     return (len(set(pool[pool >= 0])) / (pool >= 0).sum()) ** 0.5

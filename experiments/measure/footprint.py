@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.measure import collectives
-from lcn_jax.training import parallel, wake
+from lcn_jax.training import parallel, sharding, wake
 from lcn_jax.training.experiment import Experiment
 
 
@@ -29,17 +29,11 @@ def of_step(experiment: Experiment) -> Footprint:
     """
     devices, batch_size = jax.device_count(), experiment.config.batch_size
     parallel.check_batch_size(batch_size)
-    update = partial(
-        wake.update,
-        model=experiment.model_of_devices,
-        optimizer=experiment.optimizer(1),
-        mean=experiment.mean,
-        penalty=experiment.penalty,
-    )
+    update = partial(wake.update, learner=experiment.learner(total_steps=1))
     batch = devices, batch_size // devices
-    images = jax.ShapeDtypeStruct((*batch, *experiment.image_shape), jnp.float32)
+    images = jax.ShapeDtypeStruct((*batch, *experiment.network.image_shape), jnp.float32)
     labels = jax.ShapeDtypeStruct(batch, jnp.int32)
-    arguments: Any = experiment.shapes_on_devices, images, labels
+    arguments: Any = sharding.shapes(experiment.shapes, experiment.owners), images, labels
     program = parallel.per_device(update, (0, 0, 0), donate=[0])
     compiled = program.lower(*arguments).compile()
     memory = compiled.memory_analysis()

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import ml_collections
 from jax import lax
 
+import lcn_jax
 from experiments.measure.timing import KNOWN_NETWORKS, Compiled, Settings, medians, say
 from experiments.reports.benchmark import DIRECTIONS, OTHERS
-from lcn_jax import local
-from lcn_jax.grid import Grid
+from lcn_jax.layer.backends import bilinear
+from lcn_jax.layer.grid import Grid
 from lcn_jax.training import cost
 from lcn_jax.training.experiment import Experiment
 
@@ -47,7 +48,7 @@ OTHER_LAYERS = [
 def distinct_layers(config: ml_collections.ConfigDict) -> list[LayerShape]:
     """The locally connected layers of a network that differ, in the order of computation."""
     experiment = Experiment.create(config)
-    layers = cost.layers(experiment.model, experiment.image_shape)
+    layers = cost.layers(experiment.network.model, experiment.network.image_shape)
     shapes = [LayerShape(layer.grid, *layer.kernel[-2:]) for layer in layers if layer.grid]
     return list(dict.fromkeys(shapes))
 
@@ -100,7 +101,7 @@ def layer_candidates(
         )
     } | {
         name: (
-            functools.partial(local.conv_local, implementation=name, **options),
+            functools.partial(lcn_jax.conv_local, implementation=name, **options),
             (x_HWNC, kernels, dy_HWNC),
         )
         for name in different_implementations(dtype)
@@ -110,7 +111,7 @@ def layer_candidates(
 def different_implementations(dtype: str) -> tuple[str, ...]:
     """Those that are not the same program here: 'patches' stands in for the others of CPUs."""
     if jax.default_backend() == 'cpu':
-        return local.implementations(dtype)
+        return bilinear.implementations(dtype)
     return 'patches', 'lax'
 
 
@@ -138,7 +139,7 @@ def measure_layer(
     seconds = medians(calls, settings.layer_seconds, settings)
 
     weights = (*shape.grid.kernel_size, shape.channels, shape.features)
-    default = local.default_implementation(weights, settings.dtype)
+    default = bilinear.default_implementation(weights, settings.dtype)
     x, kernels, dy = candidates[default][1]
     flops, moved = 2 * batch_size * kernels.size, x.nbytes + kernels.nbytes + dy.nbytes
     floors = {

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lcn_jax.grid import Grid
+from lcn_jax.layer.grid import Grid
 
 
 def radius(kernel: Any, grid: Grid, shuffled: np.random.Generator | None = None) -> float:

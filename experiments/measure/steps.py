@@ -65,17 +65,16 @@ def start(experiment: Experiment) -> TrainState:
 
 def update(experiment: Experiment) -> Callable:
     """The wake step on a given batch."""
-    program = functools.partial(
-        wake.update, model=experiment.model, optimizer=experiment.optimizer(TOTAL_STEPS)
-    )
+    learner = wake.Learner(experiment.network.model, experiment.optimizer(TOTAL_STEPS))
+    program = functools.partial(wake.update, learner=learner)
     return parallel.per_device(program, (0, 0, 0), donate=[0])
 
 
 def constant_batch(experiment: Experiment, examples: int) -> tuple[np.ndarray, np.ndarray]:
     """Random images and labels."""
     rng = np.random.default_rng(0)
-    images = rng.standard_normal((examples, *experiment.image_shape), np.float32)
-    labels = rng.integers(experiment.model.num_classes, size=examples, dtype=np.int32)
+    images = rng.standard_normal((examples, *experiment.network.image_shape), np.float32)
+    labels = rng.integers(experiment.network.model.num_classes, size=examples, dtype=np.int32)
     return images, labels
 
 
@@ -87,10 +86,10 @@ def spread_batch(experiment: Experiment, batch_size: int) -> tuple:
 def dataset(experiment: Experiment, images: int) -> tuple:
     """The arguments of `wake.step` after the state: sums, pixels, order and key."""
     rng = np.random.default_rng(0)
-    shape = experiment.image_shape
+    shape = experiment.network.image_shape
     pixels = Pixels(
         images=rng.integers(256, size=(images, *shape), dtype=np.uint8),
-        labels=rng.integers(experiment.model.num_classes, size=images, dtype=np.int32),
+        labels=rng.integers(experiment.network.model.num_classes, size=images, dtype=np.int32),
         mean=np.full(shape[-1:], 0.5, np.float32),
         std=np.full(shape[-1:], 0.3, np.float32),
     )
@@ -115,11 +114,13 @@ def measure_steps(settings: Settings) -> dict[str, Any]:
     Those of PyTorch ('torch ...') have no compiled program whose memory could be told.
     """
     lc = experiment_of(settings, 'lc')
-    conv_local = lc.model.clone(local_conv=ConvLocal)
+    conv_local = lc.network.model.clone(local_conv=ConvLocal)
     experiments = {
         'conv': experiment_of(settings, 'conv'),
         'lc': lc,
-        'conv_local': dataclasses.replace(lc, model=conv_local),
+        'conv_local': dataclasses.replace(
+            lc, network=dataclasses.replace(lc.network, model=conv_local)
+        ),
     }
     batch = spread_batch(lc, settings.batch_size)
     fed = dataset(lc, settings.images)
@@ -127,7 +128,7 @@ def measure_steps(settings: Settings) -> dict[str, Any]:
     for name, experiment in experiments.items():
         programs[name] = update(experiment), (start(experiment), *batch)
         if name in FED:
-            step = experiment.wake_step(TOTAL_STEPS)
+            step = functools.partial(wake.step, learner=experiment.learner(TOTAL_STEPS))
             step = parallel.per_device(step, (0, 0, 0, 0, None), donate=[0])
             programs[f'{name} fed'] = step, (start(experiment), *fed)
     say(f'{settings.step_network}, compiling the steps')
@@ -142,7 +143,8 @@ def measure_steps(settings: Settings) -> dict[str, Any]:
     return {
         'network': settings.step_network,
         'batch_size': settings.batch_size,
-        'flops': settings.batch_size * cost.step_flops(cost.layers(lc.model, lc.image_shape)),
+        'flops': settings.batch_size
+        * cost.step_flops(cost.layers(lc.network.model, lc.network.image_shape)),
         'seconds': medians(calls, settings.step_seconds, settings),
         'temp_bytes': {name: program.temp_bytes for name, program in compiled.items()},
         'compile_seconds': {name: program.compile_seconds for name, program in compiled.items()},
@@ -158,7 +160,7 @@ def measure_sleep(settings: Settings) -> dict[str, Any]:
         experiment = experiment_of(settings, 'lc', rule=name)
 
         def asleep(train_state, key, experiment=experiment):
-            return experiment.sleep_step(train_state, key), None
+            return experiment.sleep_step(experiment.network.grids)(train_state, key), None
 
         program = parallel.per_device(asleep, (0, None), donate=[0])
         programs[name] = program, (start(lc), jax.random.key(0))

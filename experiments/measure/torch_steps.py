@@ -12,7 +12,7 @@ import torch  # pyright: ignore[reportMissingImports]
 import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
 
-from lcn_jax import resnet
+from lcn_jax.networks import resnet
 from lcn_jax.training.experiment import Experiment
 
 NAMES = ('torch conv', 'torch conv channels-last', 'torch lc')
@@ -87,7 +87,9 @@ def step(experiment: Experiment, images: np.ndarray, labels: np.ndarray, layout)
     layout: `torch.contiguous_format` or `torch.channels_last`, of images and kernels.
     """
     _, size, _, channels = images.shape
-    network = ResNet(cast(resnet.ResNet, experiment.model), size, channels).to(memory_format=layout)
+    network = ResNet(cast(resnet.ResNet, experiment.network.model), size, channels).to(
+        memory_format=layout
+    )
     optimizer = torch.optim.AdamW(
         network.parameters(),
         lr=experiment.config.learning_rate,

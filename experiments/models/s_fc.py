@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
-from lcn_jax.local import LocalConv
+from lcn_jax.layer.linen import LocalConv
 
 
 class SFC(nn.Module):

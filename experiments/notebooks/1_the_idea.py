@@ -19,8 +19,10 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lcn_jax import convert, sleep, snr
+from lcn_jax import convert, sleep
 from lcn_jax.data import sources
+from lcn_jax.sleep import similarity
+from lcn_jax.sleep.pools import pool_numbers
 from lcn_jax.training import checkpoint, train
 from lcn_jax.training import config as configs
 from lcn_jax.training.experiment import Experiment
@@ -98,7 +100,7 @@ plt.show()
 # ## One sleep
 #
 # We take the LC network that never slept, and put it to sleep by the Hebbian rule. Which kernels
-# are locally connected, and over which positions, the model itself says: `experiment.grids`.
+# are locally connected, and over which positions, the model itself says.
 
 
 # %%
@@ -112,12 +114,12 @@ def weights_of(kind):
 
 # %%
 experiment, lc = weights_of('lc')
-lc_model, grids = experiment.model, experiment.grids
+lc_model, grids = experiment.network.model, experiment.network.grids
 options = {'border': 'include', 'gamma': 1e-5, 'learning_rate': 0.1, 'momentum': 0.0}
 rule = sleep.resolve('hebbian', {**options, 'steps': 100, 'patterns_per_step': 128})
 awake = lc['params']
-slept = jax.jit(sleep.share, static_argnums=2)(awake, grids, rule, jax.random.key(0))
-snrs = [snr.layer_snrs(params, grids, 'include') for params in (awake, slept)]
+slept = jax.jit(lambda params: sleep.share(params, grids, rule, jax.random.key(0)))(awake)
+snrs = [similarity.layer_snrs(params, grids, 'include') for params in (awake, slept)]
 for name, before in snrs[0].items():
     print(f'{name:<22} weight SNR {before:6.3f} awake, {snrs[1][name]:10.3g} after the sleep')
 
@@ -127,9 +129,9 @@ for name, before in snrs[0].items():
 # of its pool, with those positions marked.
 
 # %%
-grid = grids['stem_conv']['kernel']
+first = grids['stem_conv']['kernel']
 before_and_after = [np.asarray(params['stem_conv']['kernel']) for params in (awake, slept)]
-positions = np.argwhere(grid.pools() == 0)[::5]
+positions = np.argwhere(pool_numbers(first) == 0)[::5]
 
 figure, axes = plt.subplots(2, len(positions), figsize=(9, 2.8), layout='constrained')
 limit = np.abs(before_and_after[0]).max()
@@ -143,7 +145,7 @@ plt.show()
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout='constrained')
 for ax, name, kernel in zip(axes, ('before', 'after'), before_and_after):
-    deviation = snr.deviation(jax.numpy.asarray(kernel), grid, border='include').mean(-1)
+    deviation = similarity.deviation(jax.numpy.asarray(kernel), first, border='include').mean(-1)
     image = ax.imshow(deviation, vmin=0, vmax=limit / 2)
     ax.plot(*positions.T[::-1], 'o', mfc='none', mec='white', ms=5)
     ax.set(title=f'{name}: {deviation.mean():.2g} on average', xlabel='column', ylabel='row')
@@ -159,7 +161,7 @@ plt.show()
 # %%
 shared, conv = weights_of('conv')
 tiled = conv | {'params': convert.to_local(conv['params'], grids)}
-x = np.random.RandomState(0).randn(8, *experiment.image_shape).astype(np.float32)
-expected = np.asarray(shared.model.apply(conv, x, train=False))
+x = np.random.RandomState(0).randn(8, *experiment.network.image_shape).astype(np.float32)
+expected = np.asarray(shared.network.model.apply(conv, x, train=False))
 difference = np.abs(np.asarray(lc_model.apply(tiled, x, train=False)) - expected).max()
 print(f'logits up to {np.abs(expected).max():.2f}; the largest difference is {difference:.1e}')

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lcn_jax import sleep, snr
-from lcn_jax.grid import Grid
-from lcn_jax.local import he_normal
+from lcn_jax import sleep
+from lcn_jax.layer.grid import Grid
+from lcn_jax.layer.parameters import he_normal
+from lcn_jax.sleep import similarity
 from lcn_jax.training import config as configs
 from lcn_jax.training.train import train_and_evaluate
 
@@ -71,7 +72,7 @@ for number in range(3):
 
 figure, axes = plt.subplots(1, 3, figsize=(9, 3), layout='constrained')
 for ax, sleeps in zip(axes, (0, 1, 3)):
-    deviation = snr.deviation(after[sleeps], grid, border='include').mean(-1)
+    deviation = similarity.deviation(after[sleeps], grid, border='include').mean(-1)
     image = ax.imshow(np.asarray(deviation), vmin=0, vmax=kernel.std())
     ax.set_title(f'after {sleeps} sleeps')
 figure.colorbar(image, ax=axes, label='deviation')

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lcn_jax import circuit
-from lcn_jax.snr import weight_snr
+from lcn_jax.sleep import lateral
+from lcn_jax.sleep.similarity import weight_snr
 
 print(
     f'lcn_jax {importlib.metadata.version("lcn_jax")}, JAX {jax.__version__},',
@@ -38,13 +38,13 @@ print(
 weights_key, pattern_key = jax.random.split(jax.random.key(1))
 weights = 1 + jax.random.normal(weights_key, (8, 9))
 pattern = jax.random.normal(pattern_key, (1, 9)) / 3
-still = circuit.Circuit(learning_rate=jnp.zeros_like)
-_, rates = circuit.simulate_stepwise(weights, pattern, 0.0, still, observe=lambda w, r: r)
+still = lateral.Circuit(learning_rate=jnp.zeros_like)
+_, rates = lateral.simulate_stepwise(weights, pattern, 0.0, still, observe=lambda w, r: r)
 
 plt.figure(figsize=(7, 3.6), layout='constrained')
 plt.plot(rates[:, :-1], color='tab:blue', alpha=0.7)
 plt.plot(rates[:, -1], color='tab:red', label='inhibitory neuron')
-for rest in circuit.steady_rates(weights, pattern[0], still):
+for rest in lateral.steady_rates(weights, pattern[0], still):
     plt.axhline(rest, color='0.4', ls=':', lw=1)
 plt.xlabel('time step')
 plt.ylabel('rate')
@@ -61,8 +61,8 @@ plt.show()
 # %%
 weights = 1 + jax.random.normal(weights_key, (20, 9))
 patterns = jax.random.normal(pattern_key, (1000, 9))
-_, (traces, snrs) = circuit.simulate(
-    weights, patterns, 1e-3, circuit.Circuit(), observe=lambda w, r: (w[:, :3], weight_snr(w))
+_, (traces, snrs) = lateral.simulate(
+    weights, patterns, 1e-3, lateral.Circuit(), observe=lambda w, r: (w[:, :3], weight_snr(w))
 )
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout='constrained')
@@ -83,12 +83,12 @@ plt.show()
 
 # %%
 def plain_rule(weights, patterns, gamma):
-    return circuit.hebbian_sgd(weights, patterns, gamma, observe=weight_snr)[1]
+    return lateral.hebbian_sgd(weights, patterns, gamma, observe=weight_snr)[1]
 
 
 def lateral_circuit(weights, patterns, gamma):
-    parameters = circuit.Circuit()
-    return circuit.simulate(
+    parameters = lateral.Circuit()
+    return lateral.simulate(
         weights, patterns, gamma, parameters, observe=lambda w, r: weight_snr(w)
     )[1]
 

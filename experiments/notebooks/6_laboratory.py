@@ -147,10 +147,10 @@ images, labels, _ = eval_batch(pixels, jnp.array(0), batch_size=len(test.labels)
 def accuracy_after_sleep(variables, rank):
     """In percent, of a network with this many kernels in each layer."""
     rule = sleep.resolve('low_rank', {'border': 'include', 'rank': rank})
-    grids = experiment.grids  # all positions of a layer are one pool
+    grids = experiment.network.grids  # all positions of a layer are one pool
     params = sleep.share(variables['params'], grids, rule, jax.random.key(0))
     variables = {**variables, 'params': params}
-    logits = jnp.asarray(experiment.model.apply(variables, images, train=False))
+    logits = jnp.asarray(experiment.network.model.apply(variables, images, train=False))
     return 100 * (logits.argmax(-1) == labels).mean()
 
 

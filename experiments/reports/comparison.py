@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from experiments.reports.style import COLOURS
 from lcn_jax.errors import UsageError
 from lcn_jax.training import checkpoint, metrics
-from lcn_jax.training.train import evaluated_split
+from lcn_jax.training.measures import evaluated_split
 
 Run = tuple[dict[str, Any], dict[str, Any]]
 NOT_COMPARED = ('seed', *checkpoint.FREE)

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from lcn_jax.grid import Grid
-from lcn_jax.snr import deviation
+from lcn_jax.sleep.pools import Neurons, pool_numbers
+from lcn_jax.sleep.similarity import deviation
 
 POSITIONS = 8
 
@@ -13,7 +13,7 @@ POSITIONS = 8
 def draw(
     before: jax.Array,
     after: jax.Array,
-    grid: Grid,
+    neurons: Neurons,
     *,
     border: str,
     channel: int = 0,
@@ -26,21 +26,21 @@ def draw(
       ValueError: the layer is not two-dimensional, there is no such channel or feature, or no
         position is in a pool.
     """
-    if grid.dimensions != 2:
-        raise ValueError(f'only two-dimensional kernels can be drawn, not {grid.kernel_size}.')
+    if neurons.dimensions != 2:
+        raise ValueError(f'only two-dimensional kernels can be drawn, not {neurons.kernel_size}.')
     channels, features = before.shape[4:]
     if channel >= channels or feature >= features:
         raise ValueError(
             f'there is no channel {channel} of feature {feature}: the kernels have {channels} '
             f'channels and {features} features.'
         )
-    positions = positions_of_a_pool(grid, POSITIONS, border=border)
+    positions = positions_of_a_pool(neurons, POSITIONS, border=border)
     figure = Figure(figsize=(9, 7), layout='constrained')
     figure.suptitle(title)
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(3, 4))[:, 0]
     _draw_kernels(above, [np.asarray(k)[..., channel, feature] for k in (before, after)], positions)
     above.suptitle(f'kernels of channel {channel}, feature {feature}, at positions of one pool')
-    _draw_deviations(below, [deviation(k, grid, border=border) for k in (before, after)])
+    _draw_deviations(below, [deviation(k, neurons, border=border) for k in (before, after)])
     below.suptitle('deviation from the mean of the pool')
     for ax in below.axes[:2]:
         ax.plot(*positions.T[::-1], 'o', mfc='none', mec='white', ms=5)
@@ -73,7 +73,7 @@ def _draw_deviations(figure, deviations):
     figure.colorbar(shown, ax=axes, label='deviation (units of the weights)', shrink=0.9)
 
 
-def positions_of_a_pool(grid: Grid, count: int, *, border: str) -> np.ndarray:
+def positions_of_a_pool(neurons: Neurons, count: int, *, border: str) -> np.ndarray:
     """(n, 2) int: rows and columns of n <= `count` positions, spread over the largest pool.
 
     n < count if the pool is smaller than that. `border` is as in `Grid.pools`.
@@ -81,7 +81,7 @@ def positions_of_a_pool(grid: Grid, count: int, *, border: str) -> np.ndarray:
     Raises:
       ValueError: all positions reach into the padding and are left out of the pools.
     """
-    pools = grid.pools(border)
+    pools = pool_numbers(neurons, border)
     if (pools < 0).all():
         raise ValueError('all positions reach into the padding and none is in a pool.')
     members = np.argwhere(pools == np.bincount(pools[pools >= 0]).argmax())

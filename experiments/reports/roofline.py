@@ -114,14 +114,14 @@ def page() -> str:
         config = network.get_config(kind)
         config.model.dtype = DTYPE.name
         experiment = Experiment.create(config)
-        layers = cost.layers(experiment.model, experiment.image_shape)
+        layers = cost.layers(experiment.network.model, experiment.network.image_shape)
         for images in network.batch_sizes:
             name = f'{network.name}: {"LC" if kind == "lc" else kind}'
             flops = images * cost.step_flops(layers)
-            moved = step_bytes(experiment.parameters, layers, images)
+            moved = step_bytes(experiment.network.parameters, layers, images)
             memory = sum(cost.memory(experiment.shapes, layers, images, DTYPE).values())
             gigabytes = (f'{n / 1e9:,.2f}' for n in (*moved.values(), memory))
-            millions = f'{experiment.parameters / 1e6:,.2f}'
+            millions = f'{experiment.network.parameters / 1e6:,.2f}'
             work.append([name, images, millions, f'{flops / 1e9:,.0f}', *gigabytes])
             total = sum(moved.values())
             times.append([name, images, *bounds(flops, total)])

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from experiments.configs import cifar10, imagenet
 from experiments.reports.roofline import DEVICES as ACCELERATORS
 from experiments.reports.roofline import DTYPE, FLOAT32, Device, step_bytes, table
-from lcn_jax import divided
-from lcn_jax.grid import Grid
+from lcn_jax.layer.backends import divided
+from lcn_jax.layer.grid import Grid
 from lcn_jax.training import cost
 from lcn_jax.training.cost import KEPT_PER_OUTPUT, Layer
 from lcn_jax.training.experiment import Experiment
@@ -112,8 +112,8 @@ def of_config(name: str, get_config: Callable, images: int, **model) -> Network:
     config = get_config('lc')
     config.model.update(model)
     experiment = Experiment.create(config)
-    layers = cost.layers(experiment.model, experiment.image_shape)
-    return Network(name, layers, experiment.parameters, images)
+    layers = cost.layers(experiment.network.model, experiment.network.image_shape)
+    return Network(name, layers, experiment.network.parameters, images)
 
 
 def resnet50(images: int) -> Network:

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from lcn_jax.penalties import sheet
+from lcn_jax.learning.penalties import sheet
 
 MAPS = {
     'preferred': 'preferred class',

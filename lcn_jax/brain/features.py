@@ -60,9 +60,9 @@ def load(workdir: str, which: str = 'latest', data_dir: str | None = None) -> Ne
         trained = checkpoints.restore(step, experiment.shapes).state
     mean, std = sources.normalisation(config, sources.Source(config.dataset, config.data_dir))
     return Network(
-        model=experiment.model,
+        model=experiment.network.model,
         variables=jax.device_put(trained.variables),
-        image_shape=experiment.image_shape,
+        image_shape=experiment.network.image_shape,
         mean=mean,
         std=std,
         step=step,

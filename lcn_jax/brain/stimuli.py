@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from lcn_jax.brain.assembly import Assembly
-from lcn_jax.data import archives, encoded
+from lcn_jax.data.builders import archives, encoded
 from lcn_jax.errors import UsageError
 
 

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 
-from lcn_jax.data import encoded
+from lcn_jax.data.builders import encoded
 
 AREAS, LOG_ASPECT = (0.08, 1.0), np.log(4 / 3)  # of random crops: parts of the area, shape
 RESIZE = 256 / 224  # shorter side of an evaluated image over its centre crop

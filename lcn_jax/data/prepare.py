@@ -103,7 +103,7 @@ def _has_tensorflow() -> bool:
 def _of_images(name: str, folder: Path, source: Path) -> Any:
     import tensorflow_datasets as tfds
 
-    from lcn_jax.data.folder import Folder
+    from lcn_jax.data.builders.folder import Folder
 
     if not re.fullmatch('[a-z][a-z0-9_]*', name) or name in tfds.list_builders(
         with_community_datasets=False

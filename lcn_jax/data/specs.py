@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lcn_jax import plugins
-from lcn_jax.data import encoded
+from lcn_jax.data.builders import encoded
 from lcn_jax.errors import UsageError
 
 
@@ -53,28 +53,28 @@ def _cifar(classes: int) -> Spec:
         classes,
         (32, 32, 3),
         'test',
-        builder=f'lcn_jax.data.cifar:Cifar{classes}',
+        builder=f'lcn_jax.data.builders.cifar:Cifar{classes}',
         source=f'{files.format(classes)}; downloaded if tensorflow is installed',
         downloads=True,
     )
 
 
 SPECS = {
-    'digits': Spec(10, (16, 16, 1), 'test', builder='lcn_jax.data.digits:Digits'),
+    'digits': Spec(10, (16, 16, 1), 'test', builder='lcn_jax.data.builders.digits:Digits'),
     'cifar10': _cifar(10),
     'cifar100': _cifar(100),
     'tiny_imagenet': Spec(
         200,
         (64, 64, 3),
         'validation',
-        builder='lcn_jax.data.tiny_imagenet:TinyImagenet',
+        builder='lcn_jax.data.builders.tiny_imagenet:TinyImagenet',
         source='tiny-imagenet-200.zip or the folder it unpacks to',
     ),
     'imagenet2012': Spec(
         1000,
         (None, None, 3),
         'validation',
-        builder='lcn_jax.data.imagenet:Imagenet2012',
+        builder='lcn_jax.data.builders.imagenet:Imagenet2012',
         source=(
             'the folder of ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, or a folder or zip '
             'file with train/WNID/*.JPEG and val/ in it, as from Kaggle'

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lcn_jax.data import encoded
+from lcn_jax.data.builders import encoded
 from lcn_jax.data.specs import Spec
 from lcn_jax.errors import UsageError
 

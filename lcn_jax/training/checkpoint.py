@@ -6,10 +6,11 @@
 A workdir belongs to one config, and all processes of a run share it. It may be a URL.
 """
 
+import dataclasses
 import json
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import flax.struct
 import flax.traverse_util
@@ -20,9 +21,9 @@ from etils import epath
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from lcn_jax import divided
 from lcn_jax.errors import UsageError
 from lcn_jax.files import locate, make_folder, write_text, writing
+from lcn_jax.layer.backends import divided
 from lcn_jax.training import config as configs
 from lcn_jax.training import parallel
 from lcn_jax.training.experiment import Experiment
@@ -172,23 +173,45 @@ class Checkpoints:
             )
         return int(which)
 
+    def _read(self, step: int, like: Snapshot) -> Snapshot:
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+        args = ocp.args.PyTreeRestore(like, restore_args=as_numpy)
+        return self._manager.restore(step, args=ocp.args.Composite(snapshot=args))['snapshot']
+
     def restore(self, step: int, shapes: TrainState) -> Snapshot:
         """The snapshot of a step; `shapes` is a state of arrays or `jax.ShapeDtypeStruct`s.
 
         Raises:
           UsageError: the checkpoint cannot be read.
         """
-        like = Snapshot.of(jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes))
+        like = jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes)
         try:
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
-            args = ocp.args.PyTreeRestore(like, restore_args=as_numpy)
-            stored = self._manager.restore(step, args=ocp.args.Composite(snapshot=args))['snapshot']
-            return stored.replace(state=jax.tree.map(_whole, stored.state, like.state))
+            fields = self._manager.item_metadata(step)['snapshot'].tree['state']
+            old = 'last_sleep' not in fields and like.last_sleep
+            stored = self._read(step, Snapshot.of(_as_in_0_1(like) if old else like))
+            state = _from_0_1(stored.state) if old else stored.state
+            return dataclasses.replace(stored, state=jax.tree.map(_whole, state, like))
         except (OSError, ValueError, KeyError) as e:  # how damaged checkpoints fail
             reason = str(e).partition('\n')[0][:200]
             raise UsageError(
                 f'the checkpoint {self._folder}/{step} cannot be read ({reason}).'
             ) from e
+
+
+class _AfterSleep(NamedTuple):
+    """Version 0.1 kept the weights after the last sleep behind the optimizer's state."""
+
+    after_sleep: Any
+
+
+def _as_in_0_1(state: TrainState) -> TrainState:
+    opt_state = state.opt_state, _AfterSleep(state.last_sleep)
+    return dataclasses.replace(state, opt_state=opt_state, last_sleep={})
+
+
+def _from_0_1(state: TrainState) -> TrainState:
+    opt_state, kept = cast(tuple, state.opt_state)
+    return dataclasses.replace(state, opt_state=opt_state, last_sleep=kept.after_sleep)
 
 
 def _whole(stored: np.ndarray, like: np.ndarray) -> np.ndarray:

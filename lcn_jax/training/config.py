@@ -8,10 +8,10 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from lcn_jax import feedback
 from lcn_jax.data.sources import Source
 from lcn_jax.errors import UsageError
-from lcn_jax.resnet import STEMS
+from lcn_jax.learning import feedback
+from lcn_jax.networks.resnet import STEMS
 
 # The settings that go with joined pools; docs/method.md explains them.
 JOINED = {

@@ -3,16 +3,15 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
-from lcn_jax import local
-from lcn_jax.grid import Grid
-from lcn_jax.low_rank import LowRankConv
+from lcn_jax.layer.grid import Grid
+from lcn_jax.layer.grids import grids
+from lcn_jax.layer.local_parameters import by_path
+from lcn_jax.layer.low_rank import LowRankConv
 from lcn_jax.training.state import TrainState
 
 # Arrays that a step keeps of a convolution for the backward pass: its output, BatchNorm's input
@@ -62,11 +61,12 @@ def layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
         return y
 
     with nn.intercept_methods(note):
-        grids: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(
-            local.grids(model, image_shape)
-        )
+        local = by_path(grids(model, image_shape))
+    grid_of = {
+        path[:-1]: parameter.grid for path, parameter in local.items() if path[-1] == 'kernel'
+    }
     return [
-        Layer('/'.join(path), kernel, grids.get((*path, 'kernel')), outputs, mixed)
+        Layer('/'.join(path), kernel, grid_of.get(path), outputs, mixed)
         for path, kernel, outputs, mixed in found
     ]
 

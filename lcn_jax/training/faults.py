@@ -11,11 +11,11 @@ STUCK_SECONDS = 1800  # a process of a run of several ends after this time witho
 
 
 class StopRequests:
-    """A context in which SIGTERM and Ctrl-C do not end the program, but make `heard` True.
+    """A context in which SIGTERM and Ctrl-C do not end the program, but make `should_stop` true.
 
     A second Ctrl-C ends it. In a run of several processes, all hear a request to any of them at the
-    same step; and a process that does not call `heard` for STUCK_SECONDS, because it or another one
-    hangs, ends with a traceback.
+    same step; and a process that does not call `should_stop` for STUCK_SECONDS, because it or
+    another one hangs, ends with a traceback.
     """
 
     def __init__(self):
@@ -39,7 +39,7 @@ class StopRequests:
         if self._several:
             faulthandler.cancel_dump_traceback_later()
 
-    def heard(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether to stop now; all processes must call it equally often."""
         self._watch()
         self._calls += 1

@@ -16,6 +16,7 @@ from lcn_jax.data import batches, shards, sources, streaming
 from lcn_jax.data.batches import Pixels
 from lcn_jax.data.sources import Source
 from lcn_jax.data.splits import Images, Split
+from lcn_jax.errors import UsageError
 from lcn_jax.training import parallel
 
 MeanStd = tuple[np.ndarray, np.ndarray]  # (C,) float32 each, of the training pixels in [0, 1]
@@ -49,6 +50,26 @@ def make(config: ConfigDict, key: jax.Array) -> Input:
     statistics = sources.normalisation(config, source)
     kind = Resident if source.spec.fits else Streamed
     return kind(config, key, train, evaluated, statistics)
+
+
+def steps_per_epoch(config: ConfigDict) -> int:
+    """Steps in which every training image of `config` appears once.
+
+    Raises:
+      UsageError: the data is not there or has fewer images than the config takes from it, the
+        devices cannot divide a batch, or a batch has more images than there are.
+    """
+    parallel.check_batch_size(config.batch_size)
+    source = Source(config.dataset, config.data_dir)
+    train, _ = source.train_and_evaluated(config.validation, config.train_images)
+    repetitions = config.translations.repetitions
+    steps = shards.steps_per_epoch(len(train), config.batch_size, repetitions)
+    if steps == 0:
+        raise UsageError(
+            f'config.batch_size {config.batch_size} is larger than the {len(train)} training '
+            'images.'
+        )
+    return steps
 
 
 class Resident:

@@ -2,16 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
 
-from lcn_jax import divided
-from lcn_jax.grid import Pools
-from lcn_jax.kernels import kernels_and_values, local_parameters, with_kernels
+from lcn_jax.layer.local_parameters import map_parts
+from lcn_jax.sleep.pools import pool_sizes
 
 
 def learning_rate(config: ml_collections.ConfigDict, total_steps: int) -> optax.Schedule:
@@ -21,14 +19,9 @@ def learning_rate(config: ml_collections.ConfigDict, total_steps: int) -> optax.
 
 
 def make(
-    config: ml_collections.ConfigDict,
-    grids: Mapping,
-    total_steps: int,
-    shard_axis: str | None = None,
+    config: ml_collections.ConfigDict, grids: Mapping, total_steps: int
 ) -> optax.GradientTransformation:
     """AdamW, SGD or β-LASSO, with momentum; all decay parameters by learning rate × weight decay.
-
-    If sleeps take full steps (`sleep_step.lengthen`), the state has the kernels after the last one.
 
     With SGD, the gradient of a local kernel is that of its position alone, a small part of the
     gradient of a shared one. It is multiplied by the size of the position's pool, so that a pool
@@ -42,60 +35,32 @@ def make(
 
     These are all parameters called 'kernel', shared and local ones and those of dense layers;
     biases and the scales of norms are not among them.
-
-    `shard_axis`: of the devices that divide the local kernels in updates. A new state is always
-    made for whole ones.
     """
     rate, border = learning_rate(config, total_steps), config.sleep.border
     if config.optimizer == 'adamw':  # which divides by the size of the gradient
-        made = optax.adamw(rate, b1=config.momentum, weight_decay=config.weight_decay)
-    else:
-        lasso = config.lasso if config.optimizer == 'beta_lasso' else 0
-        scaled = times_pool_size(grids, border, shard_axis)
-        if config.sleep.until and config.sleep.rule != 'none':
-            last = total_steps * config.sleep.until // config.epochs
-            scaled = optax.conditionally_transform(scaled, lambda step, **_: step < last)
-        made = optax.chain(
-            scaled,
-            optax.trace(config.momentum),
-            optax.add_decayed_weights(config.weight_decay),
-            *([add_signs(lasso)] if lasso else []),
-            optax.scale_by_learning_rate(rate),
-            *([threshold(config.beta * lasso)] if lasso else []),
-        )
-    full_steps = config.sleep.full_step and config.sleep.rule != 'none'
-    return optax.chain(made, after_sleep(grids)) if full_steps else made
+        return optax.adamw(rate, b1=config.momentum, weight_decay=config.weight_decay)
+    lasso = config.lasso if config.optimizer == 'beta_lasso' else 0
+    scaled = times_pool_size(grids, border)
+    if config.sleep.until and config.sleep.rule != 'none':
+        last = total_steps * config.sleep.until // config.epochs
+        scaled = optax.conditionally_transform(scaled, lambda step, **_: step < last)
+    return optax.chain(
+        scaled,
+        optax.trace(config.momentum),
+        optax.add_decayed_weights(config.weight_decay),
+        *([add_signs(lasso)] if lasso else []),
+        optax.scale_by_learning_rate(rate),
+        *([threshold(config.beta * lasso)] if lasso else []),
+    )
 
 
-class AfterSleep(NamedTuple):
-    """after_sleep: the local parameters at the end of the last sleep."""
-
-    after_sleep: dict[str, Any]
-
-
-def after_sleep(grids: Mapping) -> optax.GradientTransformation:
-    """Keeps `AfterSleep` for `sleep_step`; before the first sleep, the initial values."""
-
-    def init(params: Any) -> AfterSleep:
-        return AfterSleep(local_parameters(params, grids))
-
-    return optax.GradientTransformation(init, lambda updates, state, params=None: (updates, state))
-
-
-def times_pool_size(
-    grids: Mapping, border: str, shard_axis: str | None = None
-) -> optax.GradientTransformation:
+def times_pool_size(grids: Mapping, border: str) -> optax.GradientTransformation:
     """Multiplies updates of local parameters by the number of neurons in the pool, 1 outside."""
 
-    def update(updates: Any, params: Any = None) -> Any:
-        del params
-        changed = {}
-        for path, kernel, grid in kernels_and_values(updates, grids, shard_axis):
-            size = Pools.of(grid, border).size.reshape(grid.in_pool(border).shape)
-            changed[path] = kernel * divided.own(size.astype(kernel.dtype), grid, shard_axis)
-        return with_kernels(updates, changed)
+    def multiplied(local, update):
+        return update * local.own(pool_sizes(local, border).astype(update.dtype))
 
-    return optax.stateless(update)
+    return optax.stateless(lambda updates, params: map_parts(multiplied, grids, updates))
 
 
 def add_signs(lasso: float) -> optax.GradientTransformation:

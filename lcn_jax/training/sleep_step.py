@@ -1,11 +1,10 @@
-"""Sleeping: the step that applies a sharing rule of `lcn_jax/sleep.py` to the training state.
+"""Sleeping: the step that applies a sharing rule of `lcn_jax/sleep` to the training state.
 
 Written for one device, as the wake step is, and wrapped by `parallel.per_device`.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,18 +12,12 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from lcn_jax import divided, sleep
-from lcn_jax.grid import Pools
-from lcn_jax.kernels import (
-    for_each_member,
-    kernels_and_values,
-    local_parameters,
-    with_kernels,
-)  # fmt: skip
-from lcn_jax.sleep import Rule, share
+from lcn_jax.layer.local_parameters import local_arrays, map_local
+from lcn_jax.sleep.pools import Pools, in_pool
+from lcn_jax.sleep.sharing import Rule, resolve, share
 from lcn_jax.training import config as configs
 from lcn_jax.training import parallel
-from lcn_jax.training.state import TrainState
+from lcn_jax.training.state import SHARED, TrainState, owners
 
 TINY = 1e-30  # nothing has moved
 
@@ -38,7 +31,7 @@ def rule(config: ConfigDict) -> Rule:
     options = configs.options(config.sleep, config.sleep.rule)
     if options.pop('split_patterns', False):
         options['axis_name'] = parallel.AXIS
-    return sleep.resolve(config.sleep.rule, {'border': config.sleep.border, **options})
+    return resolve(config.sleep.rule, {'border': config.sleep.border, **options})
 
 
 def step(
@@ -47,48 +40,44 @@ def step(
     *,
     grids: Mapping,
     rule: Rule,
-    share_moments: bool,
+    optimizer: optax.GradientTransformation,
+    share_moments: bool = False,
     full_step: bool = False,
-    shard_axis: str | None = None,
 ) -> TrainState:
     """One sleep: local kernels, biases and scales change and everything else stays.
 
-    With `share_moments` each of the optimizer's moments of these kernels becomes the mean of its
-    pool, as the moments of a convolution would be. `full_step` is explained at `lengthen`. The
-    random numbers depend on `key` and the step only, so that all devices sleep alike. If those of
-    `shard_axis` divide the kernels, each gathers one layer at a time.
+    With `share_moments` each of the optimizer's moments of these parameters becomes the mean of its
+    pool, as the moments of a convolution would be. `full_step` is explained at
+    `rescale_common_step`. The random numbers depend on `key` and the step only, so that all devices
+    sleep alike.
     """
     key = jax.random.fold_in(key, state.step)
-    params, opt_state = share(state.params, grids, rule, key, shard_axis), state.opt_state
+    params, last_sleep = share(state.params, grids, rule, key), state.last_sleep
     if full_step:
-        last = optax.tree_utils.tree_get(opt_state, 'after_sleep')
-        border = rule.keywords['border']
-        params = lengthen(params, state.params, last, grids, border, shard_axis)
-        kept = local_parameters(params, grids)
-        opt_state = optax.tree_utils.tree_set(opt_state, after_sleep=kept)
-    state = replace(state, params=params, opt_state=opt_state)
+        params = rescale_common_step(params, state.params, last_sleep, grids, rule.border)
+        last_sleep = local_arrays(params, grids)
+    state = replace(state, params=params, last_sleep=last_sleep)
     if not share_moments:
         return state
-    share_mean = partial(sleep.mean, border=rule.keywords['border'])
-    like_params = jax.tree.structure(state.params).__eq__
-    moments, structure = jax.tree.flatten(
-        state.opt_state, is_leaf=lambda tree: like_params(jax.tree.structure(tree))
-    )
+    return replace(state, opt_state=_with_shared_moments(state, optimizer, grids, rule.border))
+
+
+def _with_shared_moments(state, optimizer, grids, border) -> optax.OptState:
+    """One moment of a layer after the other, so that devices gather one at a time."""
+
+    def average(_, local, moment):
+        return Pools.of(local, border).averaged(moment)
+
+    moments, structure = jax.tree.flatten(state.opt_state)
+    of_moments = structure.flatten_up_to(owners(state, optimizer, grids).opt_state)
     before = state.params
-    for i, tree in enumerate(moments):
-        if like_params(jax.tree.structure(tree)):
-            moments[i] = before = share(tree, grids, share_mean, key, shard_axis, before)
-    return replace(state, opt_state=jax.tree.unflatten(structure, moments))
+    for i, (moment, local) in enumerate(zip(moments, of_moments)):
+        if local is not SHARED:
+            moments[i] = before = map_local(average, {'': local}, {'': moment}, after=before)['']
+    return jax.tree.unflatten(structure, moments)
 
 
-def lengthen(
-    shared: Any,
-    own: Any,
-    last: Any,
-    grids: Mapping,
-    border: str,
-    shard_axis: str | None = None,
-) -> dict[str, Any]:
+def rescale_common_step(shared: Any, own: Any, last: Any, grids: Mapping, border: str) -> Any:
     """Rescales a pool's common change since the last sleep to the size of its members' changes.
 
     Between two sleeps a neuron moves mostly on the noise of its own gradients. The average takes
@@ -102,23 +91,14 @@ def lengthen(
 
     Args:
       shared, own: parameters after and before the sleep.
-      last: local parameters at the end of the sleep before, as `local_parameters` has them.
-      shard_axis: as in `sleep.share`.
+      last: local parameters at the end of the sleep before, as `local_arrays` has them.
     """
-    changed, after = {}, local_parameters(shared, grids)
-    layers = zip(*(kernels_and_values(tree, grids, shard_axis) for tree in (shared, own, last)))
-    for (path, shared_part, grid), (_, own_part, _), (_, last_part, _) in layers:
-        of_layer = [
-            divided.gathered(part, grid, shard_axis, after)
-            for part in (shared_part, own_part, last_part)
-        ]
 
-        def of_member(shared, own, last, grid=grid):
-            moved = jnp.where(grid.in_pool(border), own - last, 0)
-            common = jnp.where(grid.in_pool(border), Pools.of(grid, border).averaged(moved), 0)
-            ratio = jnp.linalg.norm(moved) / jnp.maximum(jnp.linalg.norm(common), TINY)
-            return shared + (ratio - 1) * common
+    def rescaled(_, local, shared, own, last):
+        pooled = in_pool(local, border)
+        moved = jnp.where(pooled, own - last, 0)
+        common = jnp.where(pooled, Pools.of(local, border).averaged(moved), 0)
+        ratio = jnp.linalg.norm(moved) / jnp.maximum(jnp.linalg.norm(common), TINY)
+        return shared + (ratio - 1) * common
 
-        longer = for_each_member(of_member, grid, *of_layer)
-        changed[path] = after = divided.own(longer, grid, shard_axis)
-    return with_kernels(shared, changed)
+    return map_local(rescaled, grids, shared, own, last, after=local_arrays(shared, grids))

@@ -3,24 +3,29 @@
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+
+from lcn_jax.layer.local_parameters import by_path, local_arrays, names
+
+SHARED = 'shared'
 
 
 @flax.struct.dataclass
 class TrainState:
     """step: int32 (); the rest are trees of float32 arrays under the modules' names.
 
-    batch_stats: {} for a model without BatchNorm.
+    batch_stats: {} for a model without BatchNorm. last_sleep: the local parameters at the end of
+    the last sleep, at first the initial ones, if sleeps take full steps (`sleep_step.py`); else {}.
     """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
+    last_sleep: Any
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -28,25 +33,46 @@ class TrainState:
         return {'params': self.params, 'batch_stats': self.batch_stats}
 
 
-def create(
-    key: jax.Array,
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    image_shape: tuple[int, int, int],
-) -> TrainState:
-    """The initial state of a model of images (H, W, C); compile it with `jax.jit`."""
-    variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
-    return of_variables(variables, optimizer)
-
-
 def of_variables(
-    variables: Mapping[str, Any], optimizer: optax.GradientTransformation
+    variables: Mapping[str, Any], optimizer: optax.GradientTransformation, kept: Mapping
 ) -> TrainState:
-    """The state before the first step, of a model's initial variables."""
+    """The state before the first step, of a model's initial variables.
+
+    kept: the grids of the parameters in `last_sleep`.
+    """
     params = variables['params']
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=variables.get('batch_stats', {}),
         opt_state=optimizer.init(params),
+        last_sleep=local_arrays(params, kept),
     )
+
+
+def owners(state: TrainState, optimizer: optax.GradientTransformation, grids: Mapping) -> Any:
+    """For every array of a state, the local parameter that it belongs to, or SHARED.
+
+    A parameter's moments belong to it, and its value after the last sleep.
+    """
+    of_params = owners_of_params(state.params, grids)
+    of_state: dict[str, Any] = dict(
+        step=SHARED,
+        params=of_params,
+        batch_stats=jax.tree.map(lambda _: SHARED, state.batch_stats),
+        opt_state=optax.tree_utils.tree_map_params(
+            optimizer,
+            lambda _, owner: owner,
+            state.opt_state,
+            of_params,
+            transform_non_params=lambda _: SHARED,
+        ),
+        last_sleep=owners_of_params(state.last_sleep, grids),
+    )
+    return TrainState(**of_state)
+
+
+def owners_of_params(params: Any, grids: Mapping) -> Any:
+    """As `owners`, for a tree under the names of the parameters, such as gradients."""
+    local = by_path(grids)
+    return jax.tree_util.tree_map_with_path(lambda path, _: local.get(names(path), SHARED), params)

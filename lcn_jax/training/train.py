@@ -6,15 +6,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lcn_jax.data import shards
-from lcn_jax.errors import Diverged, Stopped, UsageError
+from lcn_jax.errors import Diverged, Stopped
 from lcn_jax.files import locate
 from lcn_jax.training import config as configs
-from lcn_jax.training import faults, inputs, metrics, parallel
+from lcn_jax.training import faults, inputs, measures, metrics, parallel
 from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.metrics import Record, Report, Sums, ignore
 from lcn_jax.training.schedule import Schedule
-from lcn_jax.training.state import TrainState
 
 if TYPE_CHECKING:
     from lcn_jax.training.checkpoint import Snapshot
@@ -34,36 +32,42 @@ def train_and_evaluate(
     experiment = experiment_of(config, experiment)
     init_key, data_key, sleep_key = keys(config.seed)
     images = inputs.make(config, data_key)
-    schedule = make_schedule(config, images.examples)
-    wake = experiment.wake(schedule.total_steps)
+    schedule, wake = experiment.schedule, experiment.wake
     sleep = experiment.sleep if schedule.sleep_every else None
     checkpoint.claim(workdir, config)
     with checkpoint.Checkpoints(workdir) as checkpoints, faults.StopRequests() as requests:
-        train_state, now = checkpoint.start(checkpoints, experiment, init_key)
+        state, now = checkpoint.start(checkpoints, experiment, init_key)
         step, best, stopping = int(now.state.step), now.best, False
         log = open_log(config, workdir, schedule, now, report)
         sums = parallel.replicate(now.sums)
         while step < schedule.total_steps and not stopping:
             first, step = step, schedule.next_stop(step)
             for pixels, order, steps in images.train(first, step):
-                train_state, sums = wake(train_state, sums, pixels, order, data_key, steps)
+                state, sums = wake(state, sums, pixels, order, data_key, steps)
             jax.block_until_ready(sums)  # or the host runs ahead, and a stop waits for all of it
-            due = schedule.events(step, stopping := requests.heard())
+            due = schedule.events(step, stopping := requests.should_stop())
             record = {'step': step, 'epoch': step / schedule.steps_per_epoch}
             if sleep and due.sleep:
-                record |= before_sleep(experiment, train_state) if due.log else {}
-                train_state = sleep(train_state, sleep_key)
+                record |= measures.weights_before_sleep(experiment, state) if due.log else {}
+                state = sleep(state, sleep_key)
             if due.log or due.save:
-                record |= training_metrics(experiment, train_state, sums, record, log)
+                trained = parallel.first(sums)
+                record |= measures.training(trained)
+                if not (np.isfinite(trained.loss) and parallel.first(experiment.is_finite(state))):
+                    steps = round(trained.count / config.batch_size)
+                    raise diverged(log, record, steps, schedule)
             if due.log:
-                record |= measure(experiment, train_state, images, due.evaluate)
+                record |= measures.weights(experiment, state)
+                record |= measures.evaluation(experiment, state, images) if due.evaluate else {}
                 sums = parallel.replicate(Sums.zero())
                 log.add(record | {'seconds': log.seconds()})
-            accuracy = record.get(f'{evaluated_split(config)}_top1', checkpoint.NOT_EVALUATED)
+            accuracy = record.get(
+                f'{measures.evaluated_split(config)}_top1', checkpoint.NOT_EVALUATED
+            )
             improved, best = accuracy > best, max(accuracy, best)
             if due.save or (improved and config.checkpoint_every):
-                state, so_far = experiment.snapshot(train_state), parallel.first(sums)
-                now = checkpoint.Snapshot(state, so_far, best, log.seconds())
+                whole, so_far = experiment.snapshot(state), parallel.first(sums)
+                now = checkpoint.Snapshot(whole, so_far, best, log.seconds())
                 checkpoints.save(step, now, accuracy)
     return finish(log, step, schedule, experiment)
 
@@ -79,22 +83,6 @@ def experiment_of(config: ConfigDict, experiment: Experiment | None) -> Experime
 def keys(seed: int) -> jax.Array:
     """(3,): the keys of the initialisation, of the data, and of sleep."""
     return jax.random.split(jax.random.key(seed), 3)
-
-
-def make_schedule(config: ConfigDict, examples: int) -> Schedule:
-    """The schedule of a training on this many images.
-
-    Raises:
-      UsageError: the devices cannot divide a batch, or a batch has more images than there are.
-    """
-    parallel.check_batch_size(config.batch_size)
-    repetitions = config.translations.repetitions
-    steps_per_epoch = shards.steps_per_epoch(examples, config.batch_size, repetitions)
-    if steps_per_epoch == 0:
-        raise UsageError(
-            f'config.batch_size {config.batch_size} is larger than the {examples} training images.'
-        )
-    return Schedule.of(config, steps_per_epoch)
 
 
 def open_log(
@@ -122,60 +110,14 @@ def open_log(
     return metrics.Log(locate(workdir) / 'metrics.jsonl', step, float(start.seconds), sinks)
 
 
-def evaluated_split(config: ConfigDict) -> str:
-    """The prefix of the names of evaluation metrics: 'validation' or 'test'."""
-    return 'validation' if config.validation else 'test'
+def diverged(log: metrics.Log, record: Record, steps: int, schedule: Schedule) -> Diverged:
+    """Logs the record of the step at which the loss or the state stopped being finite.
 
-
-def evaluate(
-    experiment: Experiment, train_state: TrainState, images: inputs.Input
-) -> dict[str, float]:
-    """Metrics of the images kept for evaluation, each counted once; see `evaluated_split`."""
-    sums = Sums.zero()
-    for pixels in images.evaluate():
-        sums += parallel.first(experiment.evaluate(train_state, pixels))
-    split = evaluated_split(experiment.config)
-    return {f'{split}_{name}': value for name, value in sums.means().items()}
-
-
-def measure(
-    experiment: Experiment, train_state: TrainState, images: inputs.Input, evaluates: bool
-) -> dict[str, Any]:
-    """How alike weights are and, if the run `evaluates`, the metrics of the images kept for it."""
-    evaluated = evaluate(experiment, train_state, images) if evaluates else {}
-    return {**similarity(experiment, train_state), **evaluated}
-
-
-def before_sleep(experiment: Experiment, train_state: TrainState) -> dict[str, Any]:
-    """How alike weights are, under the names that this has if a sleep follows in the same step."""
-    found = similarity(experiment, train_state)
-    return {f'{name}_before_sleep': value for name, value in found.items()}
-
-
-def similarity(experiment: Experiment, train_state: TrainState) -> dict[str, Any]:
-    """'weight_snr' and 'weight_deviation', None for a network without local kernels; 'penalty'."""
-    found = parallel.first(experiment.similarity(train_state))
-    none = {'weight_snr': None, 'weight_deviation': None}
-    return none | {name: float(value) for name, value in found.items()}
-
-
-def training_metrics(
-    experiment: Experiment, train_state: TrainState, sums: Sums, record: Record, log: metrics.Log
-) -> dict[str, float]:
-    """Means since the last record.
-
-    Raises:
-      Diverged: the loss or the state is not finite; the record is logged.
+    steps: since the last record; the metrics end with the step whose loss was not finite.
     """
-    trained = parallel.first(sums)
-    means = {f'train_{name}': value for name, value in trained.means().items()}
-    if np.isfinite(trained.loss) and parallel.first(experiment.is_finite(train_state)):
-        return means
-    # The sums begin after the last record and end with the step whose loss was not finite.
-    step = log.last.get('step', 0) + round(trained.count / experiment.config.batch_size)
-    steps_per_epoch = round(record['step'] / record['epoch'])
-    log.add({**record, **means, 'step': step, 'epoch': step / steps_per_epoch})
-    raise Diverged(
+    step = log.last.get('step', 0) + steps
+    log.add({**record, 'step': step, 'epoch': step / schedule.steps_per_epoch})
+    return Diverged(
         f'training diverged: at step {step} the loss or a parameter is not finite; checkpoints are '
         'from before. Start again in another workdir, with a lower config.learning_rate.'
     )
@@ -190,4 +132,4 @@ def finish(
             f'stopped at step {step} of {schedule.total_steps}; the same command continues from '
             'there.'
         )
-    return {**log.last, 'parameters': experiment.parameters}
+    return {**log.last, 'parameters': experiment.network.parameters}

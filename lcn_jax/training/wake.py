@@ -3,8 +3,10 @@
 Written for one device and wrapped by `parallel.per_device`; `parallel.AXIS` runs over the devices.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,11 +14,28 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from lcn_jax import feedback
 from lcn_jax.data.batches import Pixels, eval_batch, train_batch
-from lcn_jax.training import parallel
+from lcn_jax.learning import feedback
+from lcn_jax.training import parallel, sharding
 from lcn_jax.training.metrics import Sums
 from lcn_jax.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Learner:
+    """How a network learns.
+
+    forward: a rule of `lcn_jax/feedback.py`. penalty: of the params, added to the loss but not to
+    its sum; None for no penalty. mean: (gradients, batch statistics) -> their means over devices.
+    batch: the keyword arguments of `train_batch`.
+    """
+
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    forward: feedback.Rule = feedback.backprop
+    penalty: Callable[[Any], jax.Array] | None = None
+    mean: Callable[[Any, Any], tuple[Any, Any]] = sharding.mean
+    batch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def update(
@@ -25,30 +44,28 @@ def update(
     labels: jax.Array,
     key: jax.Array | None = None,
     *,
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    mean: Callable = parallel.mean,
-    penalty: Callable = lambda params: 0.0,
-    forward: feedback.Rule = feedback.backprop,
+    learner: Learner,
 ) -> tuple[TrainState, Sums]:
     """One step on a device's part of the batch, the gradients averaged over devices.
 
     images (N, H, W, C), normalised; labels (N,) int; `key` is that of the feedback weights, the
-    same in all steps; `mean`, of gradients, over devices; `penalty`, of the params, is added to the
-    loss, but not to its sum; `forward` is a rule of `lcn_jax/feedback.py`. Returns the state after
-    the step, and the sums over these N images before it.
+    same in all steps. Returns the state after the step, and the sums over these N images before it.
     """
 
     def loss_fn(params):
         variables = state.variables | {'params': params}
-        logits, updated = forward(model, variables, images, key)
+        logits, updated = learner.forward(learner.model, variables, images, key)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return losses.mean() + penalty(params), (logits, updated.get('batch_stats', {}))
+        loss = losses.mean()
+        if learner.penalty is not None:
+            loss += learner.penalty(params)
+        return loss, (logits, updated.get('batch_stats', {}))
 
     grads, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-    grads, batch_stats = mean((grads, batch_stats))
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    state = TrainState(
+    grads, batch_stats = learner.mean(grads, batch_stats)
+    updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.params)
+    state = dataclasses.replace(
+        state,
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         batch_stats=batch_stats,
@@ -64,17 +81,12 @@ def step(
     order: jax.Array | None,
     key: jax.Array,
     *,
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    batch: dict,
-    **options: Callable,
+    learner: Learner,
 ) -> tuple[TrainState, Sums]:
-    """Makes this device's part of the next batch, learns from it, and adds its metrics to `sums`.
-
-    `batch` holds the keyword arguments of `train_batch`; the others are those of `update`.
-    """
-    images, labels = train_batch(pixels, order, key, state.step, shard=parallel.shard(), **batch)
-    state, new = update(state, images, labels, key, model=model, optimizer=optimizer, **options)
+    """Makes this device's part of the next batch, learns from it, and adds metrics to `sums`."""
+    shard = parallel.shard()
+    images, labels = train_batch(pixels, order, key, state.step, shard=shard, **learner.batch)
+    state, new = update(state, images, labels, key, learner=learner)
     # Nothing is added after a loss that is not finite, so that the count tells its step.
     still_finite = jnp.isfinite(sums.loss)
     added = jax.tree.map(
@@ -83,7 +95,7 @@ def step(
     return state, sums + added
 
 
-def stretch(
+def run_steps(
     state: TrainState,
     sums: Sums,
     pixels: Pixels,
@@ -91,34 +103,35 @@ def stretch(
     key: jax.Array,
     steps: jax.Array,
     *,
-    step: Callable,
+    learner: Learner,
 ) -> tuple[TrainState, Sums]:
     """Runs `steps` wake steps of one epoch without leaving the device."""
 
     def body(_, carry):
-        return step(*carry, pixels, order, key)
+        state, sums = carry
+        return step(state, sums, pixels, order, key, learner=learner)
 
-    # The number of steps is an argument, so that stretches of any length are one program.
+    # The number of steps is an argument, so that all numbers of steps are one program.
     return lax.fori_loop(0, steps, body, (state, sums))
 
 
-def compile_stretch(step: Callable) -> Callable:
-    """`stretch` of `step`, run on all devices; on CPU the host loops over the steps.
+def compile_steps(learner: Learner) -> Callable:
+    """`run_steps` on all devices; on CPU the host loops over the steps.
 
     XLA:CPU computes the gradients of a convolution many times slower in a loop (jax issue 12868),
     and a call costs next to nothing there.
     """
     if jax.default_backend() != 'cpu':
-        stretches = partial(stretch, step=step)
-        return parallel.per_device(stretches, (0, 0, 0, 0, None, None), donate=[0, 1])
-    one = parallel.per_device(step, (0, 0, 0, 0, None), donate=[0, 1])
+        program = partial(run_steps, learner=learner)
+        return parallel.per_device(program, (0, 0, 0, 0, None, None), donate=[0, 1])
+    one = parallel.per_device(partial(step, learner=learner), (0, 0, 0, 0, None), donate=[0, 1])
 
-    def stretch_on_host(state, sums, pixels, order, key, steps):
+    def run_on_host(state, sums, pixels, order, key, steps):
         for _ in range(steps):
             state, sums = one(state, sums, pixels, order, key)
         return state, sums
 
-    return stretch_on_host
+    return run_on_host
 
 
 def is_finite(state: TrainState) -> jax.Array:

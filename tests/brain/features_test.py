@@ -11,7 +11,7 @@ import pytest
 import tiny_runs
 from tiny_networks import LAYERS, SHORTCUT, make_config, make_run
 
-from lcn_jax import local
+import lcn_jax
 from lcn_jax.brain import features
 from lcn_jax.errors import UsageError
 
@@ -21,7 +21,7 @@ rng = np.random.default_rng
 class Local(nn.Module):
     @nn.compact
     def __call__(self, x):
-        x = nn.relu(local.LocalConv(5, 3, name='conv')(x))
+        x = nn.relu(lcn_jax.LocalConv(5, 3, name='conv')(x))
         self.sow('intermediates', 'out', x)
         return x
 
@@ -67,7 +67,7 @@ class TestForeignModel:
         inputs = images.astype(np.float32) / 255 - 0.5
         first = nn.Conv(4, (3, 3)).apply({'params': params['first_conv']}, inputs)
         conv = params['deep']['conv']
-        deep = local.conv_local(nn.relu(first), conv['kernel'], padding=1) + conv['bias']
+        deep = lcn_jax.conv_local(nn.relu(first), conv['kernel'], padding=1) + conv['bias']
         pooled = nn.relu(deep).mean((1, 2))
         logits = pooled @ params['classes']['kernel'] + params['classes']['bias']
         expected = {
@@ -101,7 +101,7 @@ class TestForeignModel:
             lambda key: model.init(key, np.zeros((1, 8, 8, 3), np.float32), train=False),
             jax.random.key(0),
         )
-        assert set(local.grids(model, (8, 8, 3))) == {'conv1', 'conv2'}
+        assert set(lcn_jax.grids(model, (8, 8, 3))) == {'conv1', 'conv2'}
         variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), variables)
         ones = np.ones(3, np.float32)
         network = features.Network(model, variables, (8, 8, 3), ones, ones, step=0)
@@ -134,8 +134,8 @@ class TestFeatures:
         params = network.variables['params']
         kernel = params[SHORTCUT]['kernel']
         if kind == 'conv':
-            kernel = local.tile_kernel(kernel, (4, 4))
-        shortcut = local.conv_local(
+            kernel = lcn_jax.tile_kernel(kernel, (4, 4))
+        shortcut = lcn_jax.conv_local(
             found['stage1_block1'].transpose(0, 2, 3, 1), kernel, stride=2, padding=0
         ).transpose(0, 3, 1, 2)
         pooled = found['stage2_block1'].mean((2, 3))

@@ -1,0 +1,162 @@
+"""The official builder of ImageNet, preparing without tensorflow.
+
+It writes what tfds' own writes, under the same name, from the two official tars, the folders that
+they unpack to, or the files as Kaggle packs them.
+"""
+
+import csv
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from tensorflow_datasets.datasets.imagenet2012 import imagenet2012_dataset_builder
+
+from lcn_jax.data.builders import archives, encoded
+from lcn_jax.errors import UsageError
+
+OFFICIAL_LABELS = Path(imagenet2012_dataset_builder.__file__).with_name('validation_labels.txt')
+KAGGLE_LABELS = 'LOC_val_solution.csv'
+Images = Iterator[tuple[str, bytes, str, str]]  # file name, content, wnid, where it is
+
+
+class Imagenet2012(imagenet2012_dataset_builder.Builder, skip_registration=True):
+    """ImageNet. Images that are not RGB are stored as RGB PNGs; test images are left out.
+
+    source: a folder with the two official tars; or a folder or archive with train/WNID/*.JPEG, and
+    val/WNID/*.JPEG or val/*.JPEG, somewhere in it.
+    val_labels: a file with the wnid of every validation image, one a line, in the order of the file
+    names, or a table like Kaggle's. None: Kaggle's if it is in `source`, else the official list.
+    """
+
+    name = 'imagenet2012'
+    pkg_dir_path = imagenet2012_dataset_builder.Builder.pkg_dir_path
+
+    def __init__(self, *, source: Path, val_labels: Path | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self._source = source
+        self._val_labels = val_labels
+
+    def _split_generators(self, dl_manager):
+        source, known = self._source, set(self.info.features['label'].names)
+        tars = [source / f'ILSVRC2012_img_{split}.tar' for split in ('train', 'val')]
+        if any(tar.is_file() for tar in tars):
+            with archives.files(tars[0]) as classes:
+                _check_classes(map(_stem, classes), known, tars[0])
+            with archives.files(tars[1]) as files:
+                validation = _labelled(list(files), files, tars[1], self._val_labels)
+            train_images, val_images = _images_of_classes(tars[0]), _images(tars[1], validation)
+        else:
+            with archives.files(source) as files:
+                train, validation, unlabelled = _in_folders(files, known, source)
+                if unlabelled:
+                    validation = _labelled(unlabelled, files, source, self._val_labels)
+                elif self._val_labels:
+                    raise UsageError(f'leave out --val_labels: {source} has them as folders.')
+            _check_classes(train.values(), known, source)
+            train_images, val_images = _images(source, train), _images(source, validation)
+        _check_classes(validation.values(), known, source)
+        return {
+            'train': self._generate_examples(train_images),
+            'validation': self._generate_examples(val_images),
+        }
+
+    def _generate_examples(self, images: Images):
+        seen = set()
+        for name, content, wnid, origin in images:
+            if name in seen:
+                raise UsageError(f'{origin}: there is another image called {name}.')
+            seen.add(name)
+            image = encoded.stored(content, origin)
+            yield name, {'file_name': name, 'image': image, 'label': wnid}
+        if not seen:
+            raise UsageError(f'{self._source}: there are no images to train on, or to evaluate.')
+
+
+def _images_of_classes(tar: Path) -> Images:
+    """The images in a tar of one tar for each class."""
+    with archives.files(tar) as classes:
+        for path, read in classes.items():
+            with archives.files_in_tar(read(), f'{tar}: {path}') as images:
+                for image, read_image in images.items():
+                    yield _name(image), read_image(), _stem(path), f'{tar}: {path}: {image}'
+
+
+def _images(source: Path, wnids: dict[str, str]) -> Images:
+    """The images of `source` with these paths."""
+    with archives.files(source) as files:
+        for path, wnid in wnids.items():
+            yield _name(path), files[path](), wnid, f'{source}: {path}'
+
+
+def _in_folders(files: archives.Files, known: set[str], source: Path):
+    """Path -> wnid of the images in train/ and in val/, and paths of those directly in val/."""
+    paths = [path for path in files if archives.is_image(path)]
+    roots = set()
+    for path in paths:
+        match path.split('/'):
+            case [*root, 'train', wnid, _] if wnid in known:
+                roots.add('/'.join([*root, '']))
+    if len(roots) != 1:
+        raise UsageError(
+            f'{source} is not ImageNet: there must be the two official tars in it, or one folder '
+            'train with a folder of images for each class.'
+        )
+    (root,) = roots
+    train, validation, unlabelled = {}, {}, []
+    for path in paths:
+        if path.startswith(root):
+            match path.removeprefix(root).split('/'):
+                case ['train', wnid, _]:
+                    train[path] = wnid
+                case ['val', wnid, _]:
+                    validation[path] = wnid
+                case ['val', _]:
+                    unlabelled.append(path)
+    if bool(validation) == bool(unlabelled):
+        raise UsageError(
+            f'{source}: the validation images must be in {root}val, either all of them in folders '
+            'of classes or none.'
+        )
+    return train, validation, unlabelled
+
+
+def _labelled(
+    paths: list[str], files: archives.Files, source: Path, val_labels: Path | None
+) -> dict[str, str]:
+    """Path -> wnid of validation images."""
+    kaggle = [path for path in files if _name(path) == KAGGLE_LABELS]
+    if not val_labels and len(kaggle) == 1:
+        content, labels_file = files[kaggle[0]](), f'{source}: {kaggle[0]}'
+    else:
+        labels_file = val_labels or OFFICIAL_LABELS
+        content = archives.read(labels_file)
+    try:
+        rows = list(csv.reader(archives.lines(content, str(labels_file)), strict=True))
+    except csv.Error as error:
+        raise UsageError(f'{labels_file} is not a list or a table of labels: {error}.') from error
+
+    if all(len(row) == 1 for row in rows):
+        if len(rows) != len(paths):
+            raise UsageError(
+                f'{source} has {len(paths)} validation images and {labels_file} {len(rows)} '
+                'labels: give the labels of these images with --val_labels.'
+            )
+        return {path: row[0] for path, row in zip(sorted(paths, key=_name), rows)}
+    # Kaggle's rows: name of the image, wnid and place of an object, wnid and place of the next.
+    wnids = {_stem(row[0]): row[1].partition(' ')[0] for row in rows if len(row) > 1}
+    for path in paths:
+        if not wnids.get(_stem(path)):
+            raise UsageError(f'{labels_file} has no label of {path}.')
+    return {path: wnids[_stem(path)] for path in paths}
+
+
+def _check_classes(wnids: Iterable[str], known: set[str], source: Path) -> None:
+    for wnid in sorted(set(wnids) - known):
+        raise UsageError(f'{source}: {wnid!r} is not one of the {len(known)} classes.')
+
+
+def _name(path: str) -> str:
+    return PurePosixPath(path).name
+
+
+def _stem(path: str) -> str:
+    return PurePosixPath(path).stem

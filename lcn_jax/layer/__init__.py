@@ -1,0 +1,1 @@
+"""The locally connected layer: receptive fields, the function, and its modules."""

@@ -1,0 +1,1 @@
+"""What computes a layer, on one device and on several."""

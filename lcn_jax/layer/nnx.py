@@ -1,0 +1,116 @@
+"""`LocalConv` and the local parameters of a model, for Flax NNX."""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
+from flax.traverse_util import unflatten_dict
+
+from lcn_jax.layer.arguments import (
+    LAYOUTS,
+    Padding,
+    check_array,
+    check_choice,
+    check_positive,
+    check_shape,
+)
+from lcn_jax.layer.functional import Layer
+from lcn_jax.layer.grid import Grid
+from lcn_jax.layer.local_parameters import LocalParameter
+from lcn_jax.layer.parameters import Steps, add_bias, bias_shape, local_he_normal, make_grid
+
+
+class LocalConv(nnx.Module):
+    """Locally connected layer: takes the place of `flax.nnx.Conv`, and is told its input size.
+
+    `kernel` is (*output, *kernel, C // groups, O); `bias` is (O,), or (*output, O) with
+    `local_bias=True`, or None without `use_bias`. Inputs are (*batch, *spatial, C) with any number
+    of batch axes, or (*spatial, N, C) with `layout='HWNC'`.
+
+    The arguments are those of `flax.nnx.Conv`, with the differences that `lcn_jax.LocalConv` names
+    (but kernels only have our layout: there is no `flax.nnx.ConvLocal`), and
+
+      input_size: of the spatial dimensions, since every position has a kernel. Integers count for
+        all dimensions, of which there are two if all sizes are integers.
+
+    `out_sharding` of the call is not taken.
+
+    Raises:
+      ValueError: one line, if sizes, padding or shapes do not fit together.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int | Sequence[int],
+        strides: Steps = 1,
+        *,
+        input_size: int | Sequence[int],
+        padding: Padding = 'SAME',
+        input_dilation: Steps = 1,
+        kernel_dilation: Steps = 1,
+        feature_group_count: int = 1,
+        use_bias: bool = True,
+        local_bias: bool = False,
+        mask: jax.Array | None = None,
+        layout: str = 'NHWC',
+        dtype: jnp.dtype | None = None,
+        param_dtype: jnp.dtype = jnp.float32,
+        precision: Any = None,
+        kernel_init: Callable = local_he_normal,
+        bias_init: Callable = jax.nn.initializers.zeros,
+        promote_dtype: Callable = promote_dtype,
+        implementation: str | None = None,
+        rngs: nnx.Rngs,
+        kernel_metadata: Mapping[str, Any] = MappingProxyType({}),
+        bias_metadata: Mapping[str, Any] = MappingProxyType({}),
+    ):
+        check_positive(in_features, 'in_features')
+        check_positive(out_features, 'out_features')
+        check_choice(layout, LAYOUTS, 'layout')
+        grid = make_grid(input_size, kernel_size, strides, padding, kernel_dilation, input_dilation)
+        self.layer = Layer(grid, feature_group_count, precision, layout, implementation)
+        shape = self.layer.kernel_shape(in_features, out_features, 'feature_group_count')
+        kernel = kernel_init(rngs.params(), shape, param_dtype)
+        self.kernel = nnx.Param(kernel, **kernel_metadata)
+        check_shape(self.kernel.get_value(), shape, 'the result of kernel_init', 'kernel')
+        self.bias: nnx.Param[jax.Array] | None = nnx.data(None)
+        self.local_bias = use_bias and local_bias
+        if use_bias:
+            shape = bias_shape(grid, out_features, local_bias)
+            bias = bias_init(rngs.params(), shape, param_dtype)
+            self.bias = nnx.Param(bias, **bias_metadata)
+            check_shape(self.bias.get_value(), shape, 'the result of bias_init', 'bias')
+        self.mask = mask
+        self.dtype = dtype
+        self.promote_dtype = promote_dtype
+
+    @property
+    def grid(self) -> Grid:
+        """The geometry of the layer."""
+        return self.layer.grid
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        check_array(x, 'x')
+        kernel, bias = self.kernel[...], None if self.bias is None else self.bias[...]
+        x, kernel, bias = self.promote_dtype((x, kernel, bias), dtype=self.dtype)
+        return add_bias(self.layer(x, kernel, self.mask), bias, self.layer.layout)
+
+
+def grids(model: nnx.Module) -> dict[str, Any]:
+    """The `LocalParameter` of everything local, at its path in `nnx.state(model)`.
+
+    An ensemble, made by `nnx.vmap`, has its axes in front, as NNX puts them by default.
+    """
+    found = {}
+    for path, module in nnx.iter_graph(model):
+        if isinstance(module, LocalConv):
+            found[(*path, 'kernel')] = LocalParameter(module.grid)
+            if module.local_bias:
+                found[(*path, 'bias')] = LocalParameter(module.grid, per_neuron=True)
+    return unflatten_dict(found)

@@ -1,0 +1,1 @@
+"""Learning while awake: penalties on local weights, and how errors get to the layers."""

@@ -1,0 +1,162 @@
+"""The network of a config: the model, and what is local in it. Nothing is computed."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from functools import cached_property, partial
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from lcn_jax import plugins
+from lcn_jax.data.sources import Source
+from lcn_jax.errors import UsageError
+from lcn_jax.layer import local_parameters
+from lcn_jax.layer.grids import grids, variables_and_grids
+from lcn_jax.layer.linen import LocalConv
+from lcn_jax.layer.low_rank import LowRankConv
+from lcn_jax.networks.resnet import ResNet
+from lcn_jax.training import parallel
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """A model of images (H, W, C) = `image_shape`.
+
+    If `divided`, the devices divide its local kernels in programs over `parallel.AXIS`; everywhere
+    else they are whole. If `joined`, all positions of a layer are one pool.
+    """
+
+    model: nn.Module
+    image_shape: tuple[int, int, int]
+    joined: bool = False
+    divided: bool = False
+
+    @classmethod
+    def create(cls, config: ml_collections.ConfigDict) -> 'Network':
+        """The network of a config whose values have been checked.
+
+        Raises:
+          UsageError: no layer is locally connected where some should be, a pattern of names matches
+            none, or a model of the user's own cannot divide its kernels.
+        """
+        dataset = Source(config.dataset, config.data_dir).spec
+        network = cls(
+            make_model(config, dataset.num_classes),
+            (config.image_size, config.image_size, dataset.image_shape[2]),
+            config.sleep.pools == 'joined',
+            config.shard_kernels,
+        )
+        if config.connectivity != 'conv':
+            _check_connectivity(network, config)
+        if config.shard_kernels:
+            _check_divided(network, config.model.name)
+        return network
+
+    @cached_property
+    def _variables_and_grids(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        return variables_and_grids(self.model, self.image_shape)
+
+    @property
+    def variables(self) -> Mapping[str, Any]:
+        """The initial variables with whole kernels, a `jax.ShapeDtypeStruct` for every array."""
+        return self._variables_and_grids[0]
+
+    @cached_property
+    def grids(self) -> Mapping[str, Any]:
+        """The `LocalParameter` of everything that is local, at its path in the params."""
+        found = self._variables_and_grids[1]
+        return local_parameters.joined(found) if self.joined else found
+
+    @cached_property
+    def grids_on_devices(self) -> Mapping[str, Any]:
+        """The same inside programs over `parallel.AXIS`."""
+        axis = parallel.AXIS if self.divided else None
+        return local_parameters.divided_over(axis, self.grids)
+
+    @cached_property
+    def parameters(self) -> int:
+        """The number of parameters."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.variables['params']))
+
+
+def make_model(config: ml_collections.ConfigDict, num_classes: int) -> nn.Module:
+    """The model of a config, without parameters.
+
+    A model of the user's own, `config.model.name = 'module:function'`, is what
+    `function(config, num_classes)` returns; docs/models.md says what it must be able to do.
+    """
+    if config.model.name != 'resnet':
+        return plugins.load(config.model.name, 'model', ['resnet'])(config, num_classes)
+    if config.connectivity == 'low_rank':
+        local_conv = partial(LowRankConv, rank=config.model.rank)
+    else:
+        shard_axis = parallel.AXIS if config.shard_kernels else None
+        local_conv = partial(LocalConv, shard_axis=shard_axis)
+    return ResNet(
+        stage_sizes=tuple(config.model.stage_sizes),
+        width=config.model.width,
+        stem=config.model.stem,
+        num_classes=num_classes,
+        local=config.connectivity != 'conv',
+        n_first_conv=config.model.n_first_conv,
+        shared=config.model.shared,
+        norm=config.model.norm,
+        dtype=jnp.dtype(config.model.dtype),
+        batch_axis=parallel.AXIS if config.model.sync_batch_norm else None,
+        local_conv=local_conv,
+    )
+
+
+def _check_connectivity(network: Network, config: ml_collections.ConfigDict) -> None:
+    """UsageError if no layer is locally connected, or a pattern of names matches none."""
+    params = network.variables['params']
+    low_rank = config.connectivity == 'low_rank'
+    mixes = any(path[-1] == 'rows' for path in flax.traverse_util.flatten_dict(params))
+    if not (mixes if low_rank else network.grids):
+        remedy = (
+            'lower config.model.n_first_conv, change config.model.shared,'
+            if config.model.name == 'resnet'
+            else f'use {"LowRankConv" if low_rank else "LocalConv"} in {config.model.name},'
+        )
+        raise UsageError(
+            f'no layer of the network is locally connected: {remedy} or set '
+            'config.connectivity=conv.'
+        )
+    if config.model.name != 'resnet' or not config.model.shared:
+        return
+    convolutions = [name for name in params if jnp.ndim(params[name].get('kernel', 0)) >= 4]
+    if not any(re.fullmatch(config.model.shared, name) for name in convolutions):
+        raise UsageError(
+            f'config.model.shared={config.model.shared} does not match the whole name of any of '
+            f'the convolutions {", ".join(convolutions)}.'
+        )
+
+
+def _check_divided(network: Network, name: str) -> None:
+    """UsageError if a local layer of the model does not divide its neurons."""
+
+    def note(call, args, kwargs, context):
+        module = context.module
+        is_local = callable(getattr(module, 'grid', None))
+        if is_local and getattr(module, 'shard_axis', None) != parallel.AXIS:
+            raise UsageError(
+                f'config.shard_kernels needs local layers with shard_axis={parallel.AXIS!r}, which '
+                f'{"/".join(module.path)} of {name} does not have: see docs/models.md, or set '
+                'config.shard_kernels=False.'
+            )
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        grids(network.model, network.image_shape)
+    for path, local in local_parameters.by_path(network.grids).items():
+        if local.ensemble != tuple(range(len(local.ensemble))):
+            raise UsageError(
+                f'config.shard_kernels needs the axes of ensembles in front, but those of '
+                f'{local_parameters.name_of(path)} are {local.ensemble}: make the ensemble along '
+                'axis 0, or set config.shard_kernels=False.'
+            )
