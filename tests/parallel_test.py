@@ -13,6 +13,7 @@ import optax
 import pytest
 import tiny_runs
 
+import lcn_jax
 from lcn_jax import sleep
 from lcn_jax.data.batches import Pixels
 from lcn_jax.errors import UsageError
@@ -301,8 +302,6 @@ jax.distributed.initialize = initialize_soon
 STUCK = f"""{SOON}
 import time
 from lcn_jax.training import faults
-import lcn_jax
-import lcn_jax
 heard, calls = faults.StopRequests.heard, []
 def hang(requests):
     calls.append(True)

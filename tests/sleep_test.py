@@ -36,9 +36,7 @@ GRIDS = [
     Grid.create((6, 5), 1, 2, 0),
     LocalParameter(Grid.create((8, 8), (2, 3), (1, 2), 'SAME'), joined=True),
 ]
-each_grid = pytest.mark.parametrize(
-    'grid', GRIDS, ids=lambda g: f'{g.kernel_size}/{g.stride}{" joined" * g.joined}'
-)
+each_grid = pytest.mark.parametrize('grid', GRIDS, ids=str)
 each_border = pytest.mark.parametrize('border', ['include', 'exclude'])
 
 HEBBIAN = dict(gamma=0.1, learning_rate=0.05, steps=20, patterns_per_step=16, momentum=0.0)

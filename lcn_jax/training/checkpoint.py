@@ -10,7 +10,7 @@ import dataclasses
 import json
 import warnings
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import flax.struct
 import flax.traverse_util
@@ -49,13 +49,13 @@ class Snapshot:
     record. best: highest accuracy evaluated so far. seconds: of training.
     """
 
-    state: TrainState
+    state: Any
     sums: Sums
     best: float
     seconds: float
 
     @classmethod
-    def of(cls, state: TrainState) -> 'Snapshot':
+    def of(cls, state: Any) -> 'Snapshot':
         """A state without metrics."""
         return cls(state, jax.device_get(Sums.zero()), np.float64(NOT_EVALUATED), np.float64(0))
 
@@ -187,10 +187,12 @@ class Checkpoints:
         like = jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes)
         try:
             fields = self._manager.item_metadata(step)['snapshot'].tree['state']
-            old = 'last_sleep' not in fields and like.last_sleep
-            stored = self._read(step, Snapshot.of(_as_in_0_1(like) if old else like))
-            state = _from_0_1(stored.state) if old else stored.state
-            return dataclasses.replace(stored, state=jax.tree.map(_whole, state, like))
+            if 'last_sleep' in fields:
+                stored = self._read(step, Snapshot.of(like))
+            else:
+                stored = self._read(step, Snapshot.of(_State01.like(like)))
+                stored = dataclasses.replace(stored, state=stored.state.converted(like))
+            return dataclasses.replace(stored, state=jax.tree.map(_whole, stored.state, like))
         except (OSError, ValueError, KeyError) as e:  # how damaged checkpoints fail
             reason = str(e).partition('\n')[0][:200]
             raise UsageError(
@@ -199,19 +201,29 @@ class Checkpoints:
 
 
 class _AfterSleep(NamedTuple):
-    """Version 0.1 kept the weights after the last sleep behind the optimizer's state."""
-
     after_sleep: Any
 
 
-def _as_in_0_1(state: TrainState) -> TrainState:
-    opt_state = state.opt_state, _AfterSleep(state.last_sleep)
-    return dataclasses.replace(state, opt_state=opt_state, last_sleep={})
+@flax.struct.dataclass
+class _State01:
+    """The state in checkpoints of version 0.1: `last_sleep` lay behind the optimizer's state."""
 
+    step: Any
+    params: Any
+    batch_stats: Any
+    opt_state: Any
 
-def _from_0_1(state: TrainState) -> TrainState:
-    opt_state, kept = cast(tuple, state.opt_state)
-    return dataclasses.replace(state, opt_state=opt_state, last_sleep=kept.after_sleep)
+    @classmethod
+    def like(cls, state: TrainState) -> '_State01':
+        kept = state.last_sleep
+        opt_state = (state.opt_state, _AfterSleep(kept)) if kept else state.opt_state
+        return cls(state.step, state.params, state.batch_stats, opt_state)
+
+    def converted(self, like: TrainState) -> TrainState:
+        opt_state, kept = self.opt_state, {}
+        if like.last_sleep:
+            opt_state, (kept,) = self.opt_state
+        return TrainState(self.step, self.params, self.batch_stats, opt_state, kept)
 
 
 def _whole(stored: np.ndarray, like: np.ndarray) -> np.ndarray:
