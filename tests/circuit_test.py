@@ -11,7 +11,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 from absl.testing import absltest, flagsaver, parameterized
-from reference_rules import inverse_weight_snr
+from reference import inverse_weight_snr
 
 from experiments import convergence
 from lcn_jax.sleep import lateral

@@ -14,7 +14,7 @@ import pytest
 from agreement import assert_same
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from jax import lax
+from reference import layer_in_numpy, per_axis
 
 import lcn_jax
 from lcn_jax import sleep
@@ -30,90 +30,6 @@ PLAIN = dict(
     size=(6, 5), kernel_size=(3, 2), stride=1, padding='SAME', kernel_dilation=1, input_dilation=1,
     groups=1, channels=2, batch=(3,), dtype='float32', masked=False, layout='NHWC',
 )  # fmt: skip
-
-
-def per_axis(value, dimensions):
-    return (value,) * dimensions if isinstance(value, int) else tuple(value)
-
-
-def edges_of(case):
-    """(low, high) of each axis, around the dilated input; 'CIRCULAR' is not among them."""
-    dimensions = len(case['size'])
-    size, kernel, stride, dilation, between = (
-        np.array(per_axis(case[name], dimensions))
-        for name in ('size', 'kernel_size', 'stride', 'kernel_dilation', 'input_dilation')
-    )
-    size, reach = (size - 1) * between + 1, (kernel - 1) * dilation + 1
-    padding = case['padding']
-    if padding == 'CAUSAL':
-        return [(reach[0] - 1, 0)]
-    if isinstance(padding, str):
-        return lax.padtype_to_pads(size, reach, stride, padding)
-    return [per_axis(edge, 2) for edge in per_axis(padding, dimensions)]
-
-
-def taps_in_numpy(case, x):
-    """x (N, *spatial, C) -> for each tap, what the positions see: (N, *output, C); and scatter.
-
-    `scatter(tap, values)` adds what comes back to a tap into an array like x.
-    """
-    dimensions = len(case['size'])
-    kernel, stride, dilation, between = (
-        per_axis(case[name], dimensions)
-        for name in ('kernel_size', 'stride', 'kernel_dilation', 'input_dilation')
-    )
-    # Every pixel of the padded input has the flat number of a pixel of x, or -1.
-    numbers = np.arange(np.prod(case['size'])).reshape(case['size'])
-    if case['padding'] == 'CIRCULAR':
-        reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation)]
-        numbers = np.pad(numbers, [((r - 1) // 2, r // 2) for r in reach], mode='wrap')
-    dilated = np.full([(n - 1) * d + 1 for n, d in zip(numbers.shape, between)], -1)
-    dilated[tuple(slice(None, None, d) for d in between)] = numbers
-    if case['padding'] != 'CIRCULAR':
-        dilated = np.pad(dilated, edges_of(case), constant_values=-1)
-    output = [
-        (n - (k - 1) * d - 1) // s + 1
-        for n, k, d, s in zip(dilated.shape, kernel, dilation, stride)
-    ]
-    flat = np.concatenate(
-        [x.reshape(len(x), -1, x.shape[-1]), np.zeros((len(x), 1, x.shape[-1]))], 1
-    )
-    windows = {
-        tap: dilated[
-            tuple(
-                slice(a * d, a * d + (n - 1) * s + 1, s)
-                for a, d, n, s in zip(tap, dilation, output, stride)
-            )
-        ]
-        for tap in np.ndindex(*kernel)
-    }
-
-    def scatter(dx_by_tap):
-        total = np.zeros_like(flat)
-        for tap, values in dx_by_tap.items():
-            np.add.at(total, (slice(None), windows[tap]), values)
-        return total[:, :-1].reshape(x.shape)
-
-    return output, {tap: flat[:, window] for tap, window in windows.items()}, scatter
-
-
-def layer_in_numpy(case, x, kernel, dy):
-    """y, dx, dkernel in float64, tap by tap; x (N, *spatial, groups·C)."""
-    groups, dimensions = case['groups'], len(case['size'])
-    output, seen, scatter = taps_in_numpy(case, x)
-    y, dkernel, dx = np.zeros(dy.shape), np.zeros(kernel.shape), {}
-    for tap, patch in seen.items():
-        at = (slice(None),) * dimensions + tap
-        patch = patch.reshape(*patch.shape[:-1], groups, -1)
-        weights = kernel[at].reshape(*output, patch.shape[-1], groups, -1)
-        cotangent = dy.reshape(*dy.shape[:-1], groups, -1)
-        y += np.einsum('n...gc,...cgo->n...go', patch, weights).reshape(dy.shape)
-        dx[tap] = np.einsum('n...go,...cgo->n...gc', cotangent, weights)
-        dx[tap] = dx[tap].reshape(*dx[tap].shape[:-2], -1)
-        dkernel[at] = np.einsum('n...gc,n...go->...cgo', patch, cotangent).reshape(
-            dkernel[at].shape
-        )
-    return y, scatter(dx), dkernel
 
 
 def apply(case, x, kernel, mask=None, implementation=None):

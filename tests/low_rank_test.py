@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_config
+from reference import random_kernel
 
 from lcn_jax import conv_local, sleep
 from lcn_jax.errors import UsageError
@@ -26,11 +27,6 @@ def operands(grid, rank, layout='NHWC', seed=0):
     kernels = random.randn(rank, *grid.kernel_size, CHANNELS, FEATURES)
     mixing = random.randn(*grid.output_size, rank)
     return tuple(array.astype(np.float32) for array in (x, kernels, mixing))
-
-
-def random_kernel(grid, channels=2, features=3):
-    shape = (*grid.output_size, *grid.kernel_size, channels, features)
-    return 1 + np.random.RandomState(0).randn(*shape).astype(np.float32)
 
 
 # ---- The layer. ----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_config
+from reference import CIRCUIT, pool_means
 
 from lcn_jax import sleep
 from lcn_jax.errors import UsageError
@@ -27,16 +28,6 @@ GRIDS = [
     Grid.create((4, 5), 2, input_dilation=2),
     Grid.create((6, 6), 3, padding='CIRCULAR'),
 ]
-CIRCUIT = {
-    'patterns_per_weight': 4,
-    'gamma': 1e-3,
-    'learning_rate': 2.5e-4,
-    'alpha': 10.0,
-    'tau': 30.0,
-    'b': 1.0,
-    'momentum': 0.95,
-    'steps_per_pattern': 150,
-}
 HEBBIAN = {
     'gamma': 0.0,
     'learning_rate': 0.3,
@@ -44,14 +35,6 @@ HEBBIAN = {
     'patterns_per_step': 50,
     'momentum': 0.0,
 }
-
-
-def pool_means(values, grid, border):
-    """(*output, O) with the mean of its pool at each position, in a loop."""
-    pools, means = pool_numbers(grid, border), values.copy()
-    for pool in set(pools.ravel()) - {-1}:
-        means[pools == pool] = values[pools == pool].mean(0)
-    return means
 
 
 @pytest.mark.parametrize('grid', GRIDS, ids=lambda grid: f'{grid.kernel_size}')

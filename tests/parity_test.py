@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference_rules
+import reference
 from absl.testing import absltest, parameterized
-from reference_rules import interior_mean_over_std, inverse_weight_snr
+from reference import interior_mean_over_std, inverse_weight_snr
 
 from lcn_jax import sleep
 from lcn_jax.layer.backends.bilinear import implementations
@@ -80,8 +80,8 @@ class LayerParityTest(ParityTest):
 
     def check_hebbian(self, theirs, grid, steps):
         patterns = jnp.float64(theirs['patterns'][:steps].transpose(0, 1, 3, 4, 2))
-        for rule in (hebbian_for, reference_rules.hebbian_stepwise):
-            if rule is reference_rules.hebbian_stepwise and int(theirs['groups']) > 1:
+        for rule in (hebbian_for, reference.hebbian_stepwise):
+            if rule is reference.hebbian_stepwise and int(theirs['groups']) > 1:
                 continue
             options = dict(
                 border='exclude',

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import layer_in_numpy, pool_means
 
 from lcn_jax import sleep
 from lcn_jax.layer.functional import conv_local
@@ -37,22 +38,6 @@ def test_a_product_squared_and_summed():
     rows, matrix = normal(0, LONG[0], 3), normal(1, 3, 3)
     squares = jax.jit(jax.vmap(lambda row: jnp.sum((matrix @ row) ** 2)))(rows)
     assert_close(squares, ((rows.astype(np.float64) @ matrix.T) ** 2).sum(1))
-
-
-def layer_in_numpy(x, kernel, dy, grid):
-    """y, dx and dkernel in float64, tap by tap; x is (N, H, W, C)."""
-    x, kernel, dy = (array.astype(np.float64) for array in (x, kernel, dy))
-    padded = np.pad(x, [(0, 0), *grid.padding, (0, 0)])
-    y, dpadded, dkernel = np.zeros_like(dy), np.zeros_like(padded), np.zeros_like(kernel)
-    (rows, columns), (down, right) = grid.output_size, grid.stride
-    for a, b in np.ndindex(*grid.kernel_size):
-        seen = np.s_[:, a : a + rows * down : down, b : b + columns * right : right]
-        y += np.einsum('nijc,ijco->nijo', padded[seen], kernel[:, :, a, b])
-        dpadded[seen] += np.einsum('nijo,ijco->nijc', dy, kernel[:, :, a, b])
-        dkernel[:, :, a, b] = np.einsum('nijc,nijo->ijco', padded[seen], dy)
-    (top, _), (left, _) = grid.padding
-    height, width = grid.input_size
-    return y, dpadded[:, top : top + height, left : left + width], dkernel
 
 
 @pytest.mark.parametrize('implementation', ['direct', 'patches'])

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import reference_rules
+import reference
 from absl.testing import parameterized
+from reference import CIRCUIT, pool_means, random_kernel
 
 from lcn_jax import sleep
 from lcn_jax.errors import UsageError
@@ -22,7 +23,6 @@ from lcn_jax.sleep import lateral
 from lcn_jax.sleep.patterns import hebbian_for
 from lcn_jax.sleep.pools import num_pools, pool_numbers
 from lcn_jax.training import parallel, sleep_step
-from lcn_jax.training.optimizer import after_sleep
 from lcn_jax.training.state import TrainState
 
 KEY = jax.random.key(0)
@@ -40,32 +40,7 @@ each_grid = pytest.mark.parametrize('grid', GRIDS, ids=str)
 each_border = pytest.mark.parametrize('border', ['include', 'exclude'])
 
 HEBBIAN = dict(gamma=0.1, learning_rate=0.05, steps=20, patterns_per_step=16, momentum=0.0)
-CIRCUIT = dict(
-    gamma=1e-3,
-    learning_rate=2.5e-4,
-    patterns_per_weight=4,
-    alpha=10.0,
-    tau=30.0,
-    b=1.0,
-    momentum=0.95,
-    steps_per_pattern=150,
-)
 OPTIONS = {'mean': {}, 'exact': {'gamma': 0.1}, 'hebbian': HEBBIAN, 'circuit': CIRCUIT}
-
-
-def random_kernel(grid, channels=2, features=3, seed=0):
-    shape = (*grid.output_size, *grid.kernel_size, channels, features)
-    return 1 + np.random.RandomState(seed).randn(*shape).astype(np.float32)
-
-
-def pool_means(kernel, grid, border):
-    """By brute force: every position's pool mean; NaN where it is in no pool."""
-    pools = pool_numbers(grid, border)
-    means = np.full(kernel.shape, np.nan)
-    for pool in range(num_pools(grid)):
-        if (pools == pool).any():
-            means[pools == pool] = kernel[pools == pool].mean(0)
-    return means
 
 
 @each_border
@@ -102,7 +77,7 @@ def test_hebbian_as_one_matrix_is_the_iterated_rule(grid, momentum, border):
     patterns = jax.random.normal(KEY, (6, 8, *kernel.shape[2:5]))
     options = dict(border=border, gamma=0.1, learning_rate=0.05, momentum=momentum)
     fast = hebbian_for(kernel, grid, patterns, **options)
-    plain = reference_rules.hebbian_stepwise(kernel, grid, patterns, **options)
+    plain = reference.hebbian_stepwise(kernel, grid, patterns, **options)
     np.testing.assert_allclose(fast, plain, atol=2e-5)
     assert np.abs(plain - kernel).max() > 0.1
 
@@ -124,7 +99,7 @@ def test_stepwise_rule_is_gradient_descent_on_differences_within_pools():
             total += ((z - z.mean(0)) ** 2).sum() / 2
         return total
 
-    stepped = reference_rules.hebbian_stepwise(
+    stepped = reference.hebbian_stepwise(
         kernel, grid, pattern, border='include', gamma=0.3, learning_rate=0.01
     )
     np.testing.assert_allclose(stepped, kernel - 0.01 * jax.grad(energy)(kernel), atol=1e-5)
@@ -143,7 +118,7 @@ def test_rules_in_other_dimensions_and_for_dilated_kernels(grid):
     patterns = np.random.RandomState(1).randn(3, 8, *grid.kernel_size, 2).astype(np.float32)
     options = dict(border='include', gamma=0.1, learning_rate=0.05)
     fast = hebbian_for(kernel, grid, patterns, **options)
-    plain = reference_rules.hebbian_stepwise(kernel, grid, patterns, **options)
+    plain = reference.hebbian_stepwise(kernel, grid, patterns, **options)
     np.testing.assert_allclose(fast, plain, atol=2e-5)
     assert np.abs(plain - kernel).max() > 0.1
 
@@ -167,7 +142,7 @@ def test_taps_on_inserted_zeros_learn_nothing():
         return total
 
     expected = kernel - 0.01 * jax.grad(energy)(kernel)
-    for rule in (hebbian_for, reference_rules.hebbian_stepwise):
+    for rule in (hebbian_for, reference.hebbian_stepwise):
         slept = rule(kernel, grid, pattern, border='include', gamma=0.3, learning_rate=0.01)
         np.testing.assert_allclose(slept, expected, atol=1e-5)
     assert np.abs(expected - kernel).max() > 1e-3
@@ -180,12 +155,12 @@ def test_groups_are_shared_apart():
     patterns = jax.random.normal(KEY, (4, 8, 3, 3, 6))  # three groups of two channels
     options = dict(border='include', gamma=0.1, learning_rate=0.05)
     together = hebbian_for(kernel, grid, patterns, **options)
-    fixed = reference_rules.exact_for(kernel, grid, patterns, border='include', gamma=0.1)
+    fixed = reference.exact_for(kernel, grid, patterns, border='include', gamma=0.1)
     for group in range(3):
         features, channels = np.s_[2 * group : 2 * group + 2], np.s_[2 * group : 2 * group + 2]
         alone = hebbian_for(kernel[..., features], grid, patterns[..., channels], **options)
         np.testing.assert_allclose(together[..., features], alone, atol=1e-5)
-        alone = reference_rules.exact_for(
+        alone = reference.exact_for(
             kernel[..., features], grid, patterns[..., channels], border='include', gamma=0.1
         )
         np.testing.assert_allclose(fixed[..., features], alone, atol=1e-5)
@@ -197,7 +172,7 @@ def test_hebbian_converges_to_exact_for_the_same_patterns(grid):
     kernel = random_kernel(grid)
     patterns = jax.random.normal(KEY, (1, 200, *kernel.shape[2:5]))
     repeated = jnp.broadcast_to(patterns, (400, *patterns.shape[1:]))
-    fixed = reference_rules.exact_for(kernel, grid, patterns, border='include', gamma=0.2)
+    fixed = reference.exact_for(kernel, grid, patterns, border='include', gamma=0.2)
     iterated = hebbian_for(kernel, grid, repeated, border='include', gamma=0.2, learning_rate=0.2)
     np.testing.assert_allclose(iterated, fixed, atol=1e-4)
     assert np.abs(kernel - fixed).max() > 0.1
@@ -212,7 +187,7 @@ def test_gaussian_patterns_shrink_deviations_to_gamma_over_one_plus_gamma():
     np.testing.assert_allclose(exact, expected, atol=1e-5)
     # The covariance of n patterns is the identity up to sqrt(K / n).
     patterns = jax.random.normal(KEY, (1, 100_000, *kernel.shape[2:5]))
-    sampled = reference_rules.exact_for(kernel, grid, patterns, border='include', gamma=gamma)
+    sampled = reference.exact_for(kernel, grid, patterns, border='include', gamma=gamma)
     np.testing.assert_allclose(sampled, expected, atol=0.03)
     iterated = sleep.hebbian(
         kernel,
@@ -440,7 +415,7 @@ def test_layers_of_one_shape_see_the_same_patterns_drawn_once():
         patterns = np.stack([jax.random.normal(step, (4, *shape)) for step in steps])
         for name in names:
             kernel = params[name]['kernel']
-            plain = reference_rules.hebbian_stepwise(kernel, local[name], patterns, **options)
+            plain = reference.hebbian_stepwise(kernel, local[name], patterns, **options)
             np.testing.assert_allclose(shared[name]['kernel'], plain, atol=2e-5)
             assert np.abs(plain - kernel).max() > 0.1
 
@@ -542,24 +517,24 @@ def test_full_steps_go_as_far_as_the_members_of_a_pool_went(border):
     shared = np.asarray(sleep.mean(own, grid, KEY, border=border))
     pools = pool_numbers(grid, border)
 
-    def lengthened(own, shared, last=before):
+    def rescaled(own, shared, last=before):
         trees = ({'a': {'kernel': kernel}} for kernel in (shared, own, last))
-        return sleep_step.lengthen(*trees, {'a': {'kernel': grid}}, border)['a']['kernel']
+        return sleep_step.rescale_common_step(*trees, {'a': {'kernel': grid}}, border)['a']['kernel']
 
-    found = lengthened(own, shared)
+    found = rescaled(own, shared)
     sizes = [np.sqrt(((k - before)[pools >= 0] ** 2).mean()) for k in (own, shared)]
     expected = before + (shared - before) * sizes[0] / sizes[1]
     np.testing.assert_allclose(found[pools >= 0], expected[pools >= 0], atol=1e-5)
     np.testing.assert_allclose(found[pools < 0], own[pools < 0], atol=1e-6)
     assert sizes[0] > 1.2 * sizes[1]
     # If all members go the same way, the step is the average; what a rule leaves unshared stays.
-    np.testing.assert_allclose(lengthened(before + 1, before + 1), before + 1, rtol=1e-6)
-    np.testing.assert_array_equal(lengthened(before, before), before)
+    np.testing.assert_allclose(rescaled(before + 1, before + 1), before + 1, rtol=1e-6)
+    np.testing.assert_array_equal(rescaled(before, before), before)
     partly = np.asarray(sleep.exact(own, grid, KEY, border=border, gamma=0.5))
-    np.testing.assert_allclose(lengthened(own, partly) - partly, found - shared, atol=1e-5)
+    np.testing.assert_allclose(rescaled(own, partly) - partly, found - shared, atol=1e-5)
     # Kernels that start apart, before the first sleep: only what has moved counts.
     start = own - 0.1
-    np.testing.assert_allclose(lengthened(own, shared, start), shared, atol=1e-5)
+    np.testing.assert_allclose(rescaled(own, shared, start), shared, atol=1e-5)
 
 
 def test_full_steps_start_where_the_last_sleep_ended():

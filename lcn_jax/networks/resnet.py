@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -89,69 +90,85 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        pixel_axes = (self.layout.index('H'), self.layout.index('W'))
-        biases = self.norm == 'none'
-        batch_norm: dict[str, Any] = dict(
+        unit = partial(self._unit, train=train)
+        x = images.astype(self.dtype)
+        if self.local:
+            x = x.transpose(1, 2, 0, 3)
+        x = nn.relu(unit(x, 'stem_conv', self.width, *STEMS[self.stem]))
+        if self.stem == 'imagenet':
+            x = _max_pool(x, self.layout)
+        self.sow('intermediates', 'stem', x)
+        for stage, blocks in enumerate(self.stage_sizes, 1):
+            features = self.width * 2 ** (stage - 1)
+            for block in range(1, blocks + 1):
+                name, strides = f'stage{stage}_block{block}', 2 if stage > 1 and block == 1 else 1
+                x = self._block(x, name, features, strides, unit)
+                self.sow('intermediates', name, x)
+        x = x.mean((self.layout.index('H'), self.layout.index('W')), dtype=jnp.float32)
+        self.sow('intermediates', 'pooled', x)
+        return nn.Dense(self.num_classes, name='logits')(x)
+
+    @nn.nowrap
+    def _block(
+        self, x: jax.Array, name: str, features: int, strides: int, unit: Callable
+    ) -> jax.Array:
+        y = nn.relu(unit(x, f'{name}_conv1', features, 3, strides))
+        if strides > 1 or x.shape[-1] != features:
+            x = unit(x, f'{name}_shortcut', features, 1, strides)
+        y = unit(y, f'{name}_conv2', features, 3, 1)
+        scale = 1 / math.sqrt(sum(self.stage_sizes)) if self.norm == 'none' else 1
+        return nn.relu(x + scale * y)
+
+    @nn.nowrap
+    def _unit(
+        self, x: jax.Array, name: str, features: int, kernel_size: int, strides: int, train: bool
+    ) -> jax.Array:
+        """A convolution, or the local layer in its place, and what normalises it."""
+        local, biases = self._is_local(name), self.norm == 'none'
+        made = self.local_conv if local else Conv
+        layer = made(
+            features=features,
+            kernel_size=kernel_size,
+            strides=strides,
+            padding=(kernel_size - 1) // 2,
+            layout=self.layout,
+            use_bias=biases,
+            dtype=self.dtype,
+            name=name,
+            **({'local_bias': True} if local and biases else {}),
+        )
+        y = layer(x)
+        if biases:
+            return y
+        norm: dict[str, Any] = dict(
+            name=name.replace('conv', 'norm') if 'conv' in name else f'{name}_norm',
             use_running_average=not train,
             momentum=0.9,
             epsilon=1e-5,
             axis_name=self.batch_axis if train else None,
             dtype=self.dtype,
         )
-        made = 0
+        if self.norm == 'local' and hasattr(layer, 'grid'):
+            axes: Any = tuple(axis for axis, of in enumerate(self.layout) if of != 'N')
+            return LocalNorm(layer=layer.grid(x), axis=axes, **norm)(y)
+        return nn.BatchNorm(**norm)(y)
 
-        def conv(x, features, kernel_size, strides, name, norm, count=True):
-            nonlocal made
-            if count:
-                made += 1
-            kwargs: dict[str, Any] = dict(
-                features=features,
-                kernel_size=kernel_size,
-                strides=strides,
-                padding=(kernel_size - 1) // 2,
-                layout=self.layout,
-                use_bias=biases,
-                dtype=self.dtype,
-                name=name,
-            )
-            if not self.local or made <= self.n_first_conv or re.fullmatch(self.shared, name):
-                layer = Conv(**kwargs)
-            else:
-                layer = self.local_conv(**kwargs, **({'local_bias': True} if biases else {}))
-            y = layer(x)
-            if biases:
-                return y
-            if self.norm == 'local' and hasattr(layer, 'grid'):
-                axes: Any = tuple(axis for axis, of in enumerate(self.layout) if of != 'N')
-                return LocalNorm(layer=layer.grid(x), axis=axes, name=norm, **batch_norm)(y)
-            return nn.BatchNorm(name=norm, **batch_norm)(y)
+    @nn.nowrap
+    def _is_local(self, name: str) -> bool:
+        """Whether the convolution of this name has a kernel at every position."""
+        in_order = ['stem_conv'] + [
+            f'stage{stage}_block{block}_conv{number}'
+            for stage, blocks in enumerate(self.stage_sizes, 1)
+            for block in range(1, blocks + 1)
+            for number in (1, 2)
+        ]
+        stays = name.replace('shortcut', 'conv1') in in_order[: self.n_first_conv]
+        return self.local and not stays and not re.fullmatch(self.shared, name)
 
-        x = images.astype(self.dtype)
-        if self.local:
-            x = x.transpose(1, 2, 0, 3)
-        kernel_size, strides = STEMS[self.stem]
-        x = nn.relu(conv(x, self.width, kernel_size, strides, 'stem_conv', 'stem_norm'))
-        if self.stem == 'imagenet':
-            window, stride, pad = ([1] * 4, [1] * 4, [(0, 0)] * 4)
-            for a in pixel_axes:
-                window[a], stride[a], pad[a] = 3, 2, (1, 1)
-            x = lax.reduce_window(x, -jnp.inf, lax.max, window, stride, pad)
-        self.sow('intermediates', 'stem', x)
 
-        branch = 1 / math.sqrt(sum(self.stage_sizes)) if biases else 1
-        for stage, blocks in enumerate(self.stage_sizes, 1):
-            features = self.width * 2 ** (stage - 1)
-            for block in range(1, blocks + 1):
-                strides = 2 if stage > 1 and block == 1 else 1
-                name = f'stage{stage}_block{block}'
-                y = nn.relu(conv(x, features, 3, strides, f'{name}_conv1', f'{name}_norm1'))
-                if strides > 1 or x.shape[-1] != features:
-                    names = f'{name}_shortcut', f'{name}_shortcut_norm'
-                    x = conv(x, features, 1, strides, *names, count=False)
-                y = conv(y, features, 3, 1, f'{name}_conv2', f'{name}_norm2')
-                x = nn.relu(x + branch * y)
-                self.sow('intermediates', name, x)
-
-        x = x.mean(pixel_axes, dtype=jnp.float32)
-        self.sow('intermediates', 'pooled', x)
-        return nn.Dense(self.num_classes, name='logits')(x)
+def _max_pool(x: jax.Array, layout: str) -> jax.Array:
+    """The largest of 3×3 pixels at every second pixel."""
+    window, strides, padding = [1] * 4, [1] * 4, [(0, 0)] * 4
+    for axis in (layout.index('H'), layout.index('W')):
+        window[axis], strides[axis], padding[axis] = 3, 2, (1, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding)
