@@ -55,8 +55,9 @@ def make_batch(pixels, step=0, *, key=KEY, **options):
         'repetitions': 1,
         'flips': False,
     } | options
-    order = batches.epoch_order(key, 0, len(pixels.labels))
-    images, labels = batches.train_batch(pixels, order, key, jnp.int32(step), **options)
+    order, shard = batches.epoch_order(key, 0, len(pixels.labels)), options.pop('shard', (0, 1))
+    spec = batches.BatchSpec(**options)
+    images, labels = batches.train_batch(pixels, order, key, jnp.int32(step), spec, shard)
     return np.asarray(images), np.asarray(labels)
 
 
@@ -138,8 +139,8 @@ def test_shards_make_the_whole_batch():
 
 def test_a_batch_that_is_there_is_not_gathered():
     pixels = random_pixels()
-    options = {'batch_size': 12, 'size': 8, 'padding': 0, 'repetitions': 2, 'flips': False}
-    images, labels = batches.train_batch(pixels, None, KEY, jnp.int32(7), **options)
+    spec = batches.BatchSpec(batch_size=12, size=8, repetitions=2)
+    images, labels = batches.train_batch(pixels, None, KEY, jnp.int32(7), spec)
     np.testing.assert_array_equal(labels, pixels.labels)
     np.testing.assert_allclose(images, batches.normalise(pixels.images, pixels), atol=1e-6)
 
@@ -343,10 +344,8 @@ def test_golden_batch(data_dir, name):
         on_first = on_first.replace(images=images, labels=labels)
     else:
         order = order[0]
-    options = {'batch_size': 8, 'padding': 2, 'repetitions': 2, 'flips': config.flip}
-    images, labels = batches.train_batch(
-        on_first, order, KEY, jnp.int32(1), size=config.image_size, **options
-    )
+    spec = batches.BatchSpec(8, config.image_size, 2, 2, config.flip)
+    images, labels = batches.train_batch(on_first, order, KEY, jnp.int32(1), spec)
     batch = {'labels': labels.tolist(), 'means': images.mean((1, 2, 3)).tolist()}
     if os.environ.get('RENEW_GOLDEN'):
         golden = json.loads(Path(GOLDEN).read_text()) if os.path.exists(GOLDEN) else {}

@@ -4,6 +4,8 @@ Everything follows from a key and the step, so there is no state to store: a run
 one on another number of devices, sees the same batches.
 """
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -26,6 +28,22 @@ class Pixels:
     labels: Array
     mean: Array
     std: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchSpec:
+    """What training batches consist of.
+
+    A batch holds batch_size / repetitions images, each as `repetitions` copies; each copy is a
+    random size×size crop no further than `padding` from the centre, mirrored half of the time if
+    `flips`.
+    """
+
+    batch_size: int
+    size: int
+    padding: int = 0
+    repetitions: int = 1
+    flips: bool = False
 
 
 def epoch_order(key: jax.Array, epoch: jax.Array, examples: int) -> jax.Array:
@@ -72,34 +90,28 @@ def train_batch(
     order: jax.Array | None,
     key: jax.Array,
     step: jax.Array,
-    *,
-    batch_size: int,
-    size: int,
-    padding: int,
-    repetitions: int,
-    flips: bool,
+    spec: BatchSpec,
     shard: tuple[jax.Array | int, int] = (0, 1),
 ) -> tuple[jax.Array, jax.Array]:
-    """Part `shard` = (index, count) of a training batch.
+    """Part `shard` = (index, count) of the training batch of a step, from the epoch's `order`.
 
-    A batch holds batch_size / repetitions images of the epoch's `order`, each as `repetitions`
-    copies, and each copy is a random size×size crop no further than `padding` from the centre,
-    mirrored half of the time if `flips`. Normalisation comes first, so the padding is the mean
-    colour. Without an `order`, `pixels` are this part already, copies included.
+    Normalisation comes before the crop, so the padding is the mean colour. Without an `order`,
+    `pixels` are this part already, copies included.
 
     Returns:
       images (batch_size / count, size, size, C) float32 and labels (batch_size / count,).
     """
+    batch_size, size, padding = spec.batch_size, spec.size, spec.padding
     mine = positions(batch_size, shard)
     if order is None:
         chosen = jnp.arange(len(mine))
     else:
-        chosen = order[places_in_epoch(step, len(order), batch_size, repetitions, shard)]
+        chosen = order[places_in_epoch(step, len(order), batch_size, spec.repetitions, shard)]
     offset_key, flip_key = jax.random.split(jax.random.fold_in(key, step))
     offsets = jax.random.randint(offset_key, (batch_size, 2), -padding, padding + 1)
     images = normalise(pixels.images[chosen], pixels)
     images = crop(images, centre(pixels, size) + offsets[mine], size)
-    if flips:
+    if spec.flips:
         images = flip(images, jax.random.bernoulli(flip_key, shape=(batch_size,))[mine])
     return images, pixels.labels[chosen]
 

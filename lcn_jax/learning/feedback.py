@@ -127,45 +127,39 @@ def _without_errors(model: nn.Module, variables: Mapping, images: jax.Array):
         return *_forward(model, variables, images), inputs
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _with_gradient_of(function: Callable, y: jax.Array, x: jax.Array, key: jax.Array) -> jax.Array:
-    """y, with the gradient of `function(x, key)` with respect to x."""
-    del function, x, key
-    return y
+def _with_backward(backward: Callable) -> Callable:
+    """A function `(static, y, inputs, keys) -> y` that sends other errors to the inputs.
+
+    They are `backward(static, inputs, keys, dy)`; `static` is not an array.
+    """
+
+    @partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def function(static, y, inputs, keys):
+        del static, inputs, keys
+        return y
+
+    function.defvjp(
+        lambda static, y, inputs, keys: (y, (inputs, keys)),
+        lambda static, residuals, dy: (dy, backward(static, *residuals, dy), None),
+    )
+    return function
 
 
-def _with_gradient_of_forward(function, y, x, key):
-    del function
-    return y, (x, key)
-
-
-def _with_gradient_of_backward(function, x_and_key, dy):
-    x, key = x_and_key
+@_with_backward
+def _with_gradient_of(function: Callable, x: jax.Array, key: jax.Array, dy: jax.Array) -> jax.Array:
+    """The gradient of `function(x, key)` with respect to x."""
     (dx,) = jax.vjp(lambda x: function(x, key), x)[1](dy)
-    return dy, dx, None
+    return dx
 
 
-_with_gradient_of.defvjp(_with_gradient_of_forward, _with_gradient_of_backward)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@_with_backward
 def _sending_errors(
     axes: tuple[int, ...],
-    logits: jax.Array,
     inputs: tuple[jax.Array, ...],
     keys: tuple[jax.Array, ...],
-) -> jax.Array:
-    """The logits, whose errors go to these inputs with the examples along `axes`."""
-    del axes, inputs, keys
-    return logits
-
-
-def _sending_errors_forward(axes, logits, inputs, keys):
-    del axes
-    return logits, (inputs, keys)
-
-
-def _sending_errors_backward(axes, inputs_and_keys, errors):
+    errors: jax.Array,
+) -> tuple[jax.Array, ...]:
+    """The errors of the logits, sent to these inputs with the examples along `axes`."""
     classes = errors.shape[-1]
 
     def sent(axis, x, key):
@@ -175,7 +169,4 @@ def _sending_errors_backward(axes, inputs_and_keys, errors):
         dx = scale * jnp.tensordot(errors, weights, 1)
         return jnp.moveaxis(dx, 0, axis).astype(x.dtype)
 
-    return errors, tuple(map(sent, axes, *inputs_and_keys)), None
-
-
-_sending_errors.defvjp(_sending_errors_forward, _sending_errors_backward)
+    return tuple(map(sent, axes, inputs, keys))

@@ -119,7 +119,7 @@ def hebbian_sgd(
         x, lr = inputs
         z = w @ x
         activity = members * (z - _mean(z, members))
-        w, v = _descend(w, v, weights, activity, x, lr, gamma, momentum)
+        w, v = _descend((w, v), weights, activity, x, lr, gamma, momentum)
         return (w, v), observe(w)
 
     lrs = learning_rate(jnp.arange(len(patterns))).astype(weights.dtype)
@@ -146,7 +146,7 @@ def simulate_stepwise(
         x, lr = inputs
         rates, inhibition = circuit.euler_step(rates, inhibition, w @ x, members, excited)
         activity = members * (rates - circuit.b)
-        w, v = _descend(w, v, weights, activity, x, lr, gamma, circuit.momentum)
+        w, v = _descend((w, v), weights, activity, x, lr, gamma, circuit.momentum)
         return (w, v, rates, inhibition), observe(w, jnp.append(rates, inhibition))
 
     silence = jnp.zeros_like(members), jnp.zeros_like(members[0])
@@ -219,8 +219,9 @@ def simulate(
     return weights + deviation, observed
 
 
-def _descend(weights, velocity, anchor, activity, x, lr, gamma, momentum):
+def _descend(state, anchor, activity, x, lr, gamma, momentum):
     """Weights and velocity (N, K) after one plastic step."""
+    weights, velocity = state
     gradient = jnp.outer(activity, x) + gamma * (weights - anchor)
     velocity = momentum * velocity + lr * gradient
     return weights - velocity, velocity

@@ -12,6 +12,7 @@ import optax
 from ml_collections import FrozenConfigDict
 
 from lcn_jax.convert import shared
+from lcn_jax.data.batches import BatchSpec
 from lcn_jax.errors import UsageError
 from lcn_jax.learning import feedback, penalties
 from lcn_jax.training import config as configs
@@ -130,7 +131,7 @@ class Experiment:
             forward=feedback.RULES[config.feedback],
             penalty=self.penalty,
             mean=partial(sharding.mean, grids=self.network.grids_on_devices),
-            batch=dict(
+            batch=BatchSpec(
                 batch_size=config.batch_size,
                 size=config.image_size,
                 padding=config.translations.padding,

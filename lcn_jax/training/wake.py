@@ -4,7 +4,7 @@ Written for one device and wrapped by `parallel.per_device`; `parallel.AXIS` run
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ class Learner:
 
     forward: a rule of `lcn_jax/feedback.py`. penalty: of the params, added to the loss but not to
     its sum; None for no penalty. mean: (gradients, batch statistics) -> their means over devices.
-    batch: the keyword arguments of `train_batch`.
+    batch: a `BatchSpec`, for `step`.
     """
 
     model: nn.Module
@@ -35,7 +35,7 @@ class Learner:
     forward: feedback.Rule = feedback.backprop
     penalty: Callable[[Any], jax.Array] | None = None
     mean: Callable[[Any, Any], tuple[Any, Any]] = sharding.mean
-    batch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    batch: Any = None
 
 
 def update(
@@ -85,7 +85,7 @@ def step(
 ) -> tuple[TrainState, Sums]:
     """Makes this device's part of the next batch, learns from it, and adds metrics to `sums`."""
     shard = parallel.shard()
-    images, labels = train_batch(pixels, order, key, state.step, shard=shard, **learner.batch)
+    images, labels = train_batch(pixels, order, key, state.step, learner.batch, shard)
     state, new = update(state, images, labels, key, learner=learner)
     # Nothing is added after a loss that is not finite, so that the count tells its step.
     still_finite = jnp.isfinite(sums.loss)
