@@ -225,8 +225,8 @@ def each_local(
     """`function(number, local, *kernels)` of every local parameter, by its path.
 
     Each layer is whole: if devices divide it, they gather its parts, one layer after the other.
-    Each member of an ensemble, and each replica, is computed by itself: the results have their axes
-    in front.
+    Each copy of an ensemble, and each replica, is computed by itself: the results have their axes in
+    front.
 
     Args:
       function: of the number of the layer in the order of paths, its `LocalParameter`, and a kernel
@@ -282,7 +282,7 @@ def map_parts(
 ) -> Any:
     """The tree, with `function(local, kernel)` for every local parameter.
 
-    The function gets all members of an ensemble at once, and a device's part of what is divided.
+    The function gets all copies of an ensemble at once, and a device's part of what is divided.
     """
     of_path = by_path(grids)
     changed = {path: function(of_path[path], part) for path, part in parts(tree, grids).items()}

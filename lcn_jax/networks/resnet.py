@@ -125,8 +125,7 @@ class ResNet(nn.Module):
     ) -> jax.Array:
         """A convolution, or the local layer in its place, and what normalises it."""
         local, biases = self._is_local(name), self.norm == 'none'
-        made = self.local_conv if local else Conv
-        layer = made(
+        kwargs: dict[str, Any] = dict(
             features=features,
             kernel_size=kernel_size,
             strides=strides,
@@ -135,8 +134,10 @@ class ResNet(nn.Module):
             use_bias=biases,
             dtype=self.dtype,
             name=name,
-            **({'local_bias': True} if local and biases else {}),
         )
+        if local and biases:
+            kwargs['local_bias'] = True
+        layer = (self.local_conv if local else Conv)(**kwargs)
         y = layer(x)
         if biases:
             return y
