@@ -56,10 +56,11 @@ def variables_and_grids(model: nn.Module, *inputs: Any, **kwargs: Any) -> tuple[
             for name, grid in module.value_grids(*args, **call_kwargs).items():
                 local[name] = LocalParameter(grid, per_neuron=True)
         for name, parameter in local.items():
-            found[(*module.path, name)] = parameter
-            rank = jnp.ndim(nn.unbox(module.get_variable('params', name)))
-            mark = jnp.zeros(tuple(SIZES_OF_MARKS[:rank]), bool)
-            module.put_variable('params', MARK.format(name), mark)
+            if module.has_variable('params', name):
+                found[(*module.path, name)] = parameter
+                rank = jnp.ndim(nn.unbox(module.get_variable('params', name)))
+                mark = jnp.zeros(tuple(SIZES_OF_MARKS[:rank]), bool)
+                module.put_variable('params', MARK.format(name), mark)
         return result
 
     if 'train' in inspect.signature(model.__call__).parameters:
