@@ -30,9 +30,9 @@ class LocalParameter:
       it as one of a single tap and channel, (*output, 1, ..., 1, O): a weight onto an input that is
       the same for all neurons.
     ensemble: the axes of the array over which `flax.linen.vmap` or `scan` stacks copies of it.
-    joined: all positions of the layer are one pool; `pools.py` explains it.
+    joined: all positions of the layer are one pool; `sleep/pools.py` explains it.
     shard_axis: the axis of devices, in `jax.pmap` or `jax.shard_map`, that divide its positions
-      among them (`divided.py`); None if every device has the whole array.
+      among them (`backends/divided.py`); None if every device has the whole array.
     """
 
     grid: Grid
@@ -225,8 +225,8 @@ def each_local(
     """`function(number, local, *kernels)` of every local parameter, by its path.
 
     Each layer is whole: if devices divide it, they gather its parts, one layer after the other.
-    Each copy of an ensemble, and each replica, is computed by itself: the results have their axes in
-    front.
+    Each copy of an ensemble, and each replica, is computed by itself: the results have their axes
+    in front.
 
     Args:
       function: of the number of the layer in the order of paths, its `LocalParameter`, and a kernel
