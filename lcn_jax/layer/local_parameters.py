@@ -212,6 +212,14 @@ def _ensemble_axes(array: jax.Array, local: LocalParameter) -> tuple[list[int], 
     return [stacked + axis for axis in local.ensemble], list(range(stacked, stacked + members))
 
 
+def _copies_in_front(other: jax.Array, array: jax.Array, local: LocalParameter) -> jax.Array:
+    """Another parameter of the layer, with the axes of the ensemble of `array` in front."""
+    stored, in_front = _ensemble_axes(array, local)
+    # An axis that the other parameter does not have was counted from the end.
+    stored = [axis if axis < other.ndim else axis - array.ndim for axis in stored]
+    return jnp.moveaxis(other, stored, in_front)
+
+
 # ---- The loop over what is local. ----------------------------------------------------------------
 
 
@@ -249,8 +257,7 @@ def each_local(
         others = []
         if beside:
             other = arrays.get((*path[:-1], beside))
-            axes = _ensemble_axes(arrays[path], local)
-            others = [None if other is None else jnp.moveaxis(other, *axes)]
+            others = [None if other is None else _copies_in_front(other, arrays[path], local)]
         results[path] = after = of_layer([of_tree[path] for of_tree in parts_of], others, after)
     return results
 
