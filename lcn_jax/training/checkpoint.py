@@ -186,8 +186,10 @@ class Checkpoints:
         """
         like = jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes)
         try:
-            fields = self._manager.item_metadata(step)['snapshot'].tree['state']
-            if 'last_sleep' in fields:
+            metadata = self._manager.item_metadata(step)['snapshot']
+            if metadata is None:
+                raise ValueError('its metadata is missing')
+            if 'last_sleep' in metadata.tree['state']:
                 stored = self._read(step, Snapshot.of(like))
             else:
                 stored = self._read(step, Snapshot.of(_State01.like(like)))
