@@ -5,6 +5,7 @@ import signal
 
 import chex
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +21,7 @@ from lcn_jax.layer.local_parameters import by_path, local_arrays
 from lcn_jax.training import parallel, sharding, wake
 from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.metrics import Sums
+from lcn_jax.training.state import SHARED
 
 AXIS = parallel.AXIS
 
@@ -177,6 +179,52 @@ def test_divided_kernels_train_and_sleep_as_whole_ones_do(rule):
         chex.assert_trees_all_close(trained.params, expected.params, atol=1e-5, rtol=0)
         chex.assert_trees_all_close(trained.batch_stats, expected.batch_stats, atol=1e-5)
         chex.assert_trees_all_close(trained.opt_state, expected.opt_state, atol=1e-5)
+
+
+class Encoder(nn.Module):
+    """A convolution under the name that a local layer of the network has, too."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Conv(2, (3, 3), name='conv')(x)
+
+
+class Encoded(nn.Module):
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, train):
+        x = nn.relu(Encoder(name='encoder')(images))
+        x = nn.relu(LocalConv(2, (3, 3), shard_axis=AXIS, name='conv')(x))
+        return nn.Dense(self.num_classes, name='logits')(x.mean((1, 2)))
+
+
+def encoded(config, num_classes):
+    return Encoded(num_classes)
+
+
+def test_a_shared_kernel_is_whole_beside_a_local_one_of_the_same_name():
+    experiment = Experiment.create(get_config('mean', **{'model.name': f'{__name__}:encoded'}))
+    shapes, owners = experiment.shapes, experiment.owners
+    adam = owners.opt_state[0]
+    for tree in (owners.params, adam.mu, adam.nu):
+        flat = flax.traverse_util.flatten_dict(tree, sep='/')
+        assert flat.pop('conv/kernel').shard_axis == AXIS
+        assert len(flat) == 5 and set(flat.values()) == {SHARED}
+    assert list(by_path(owners.last_sleep)) == [('conv', 'kernel')]
+    on_devices = sharding.shapes(shapes, owners)
+    for state in (on_devices.params, on_devices.opt_state[0].mu):
+        assert state['encoder']['conv']['kernel'].shape == (8, 3, 3, 1, 2)
+        assert state['conv']['kernel'].shape == (8, 8, 3, 3, 2, 2)  # 8 of 64 positions
+
+    whole = jax.device_get(jax.jit(experiment.initial_state)(jax.random.key(0)))
+    placed = experiment.place(whole)
+    shared = np.asarray(placed.params['encoder']['conv']['kernel'])
+    assert (shared == whole.params['encoder']['conv']['kernel']).all()
+    stored = experiment.snapshot(placed).params
+    np.testing.assert_array_equal(stored['encoder']['conv']['kernel'], shared[0])
+    parts = divided.joined(stored['conv']['kernel'], (8, 8, 3, 3, 2, 2))
+    np.testing.assert_array_equal(parts, whole.params['conv']['kernel'])
 
 
 # ---- Runs. ---------------------------------------------------------------------------------------
