@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import optax
 import pytest
 import tiny_runs
+from reference import initial_state
 
 from lcn_jax.layer.functional import conv_local
 from lcn_jax.layer.linen import LocalConv
 from lcn_jax.networks.resnet import ResNet
-from lcn_jax.training import cost, parallel, state, wake
+from lcn_jax.training import cost, parallel, wake
 
 
 def resnet(local, stage_sizes=(1,), width=4, **fields):
@@ -23,11 +24,7 @@ def resnet(local, stage_sizes=(1,), width=4, **fields):
 
 def shapes(model, optimizer, size):
     """Of the training state of one replica, for images size×size×3."""
-
-    def create(key):
-        variables = model.init(key, jnp.zeros((1, size, size, 3)), train=False)
-        return state.of_variables(variables, optimizer, kept={})
-
+    create = functools.partial(initial_state, model, optimizer, (size, size, 3))
     return jax.eval_shape(create, jax.random.key(0))
 
 
