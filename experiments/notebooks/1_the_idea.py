@@ -12,6 +12,7 @@
 # digits.
 
 # %%
+import os
 import tempfile
 from importlib.metadata import version
 
@@ -29,7 +30,7 @@ from lcn_jax.training import config as configs
 devices = f'{jax.device_count()} × {jax.devices()[0].device_kind}'
 print(f'lcn_jax {version("lcn_jax")}, JAX {jax.__version__}, {devices}')
 folder = tempfile.mkdtemp()
-if jax.config.jax_compilation_cache_dir is None:  # the runs share compiled programs
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # the runs share compiled programs
     jax.config.update('jax_compilation_cache_dir', f'{folder}/cache')
 
 # %% [markdown]
