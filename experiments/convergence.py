@@ -61,12 +61,9 @@ def hebbian_snr(weights, patterns, gamma):
 
 def circuit_snr(weights, patterns, gamma):
     """Weight SNR (P,) of one pool after every pattern shown to the circuit."""
-
-    def observe(weights, rates):
-        del rates
-        return weight_snr(weights)
-
-    return lateral.simulate(weights, patterns, gamma, CIRCUIT, observe=observe)[1]
+    return lateral.simulate(
+        weights, patterns, gamma, CIRCUIT, observe=lambda weights, rates: weight_snr(weights)
+    )[1]
 
 
 def fixed_point_gain(gamma, mean_decay=0.0, deviation_decay=1.0):

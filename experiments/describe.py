@@ -3,12 +3,11 @@
     python -m experiments.describe --config=experiments/configs/imagenet.py:lc_hebbian
 
 Prints the parameters and FLOPs of each layer, and an estimate of the memory that a training step
-takes on each device. The dataset need not exist. If its images stay on the device, they come on
-top.
+takes on each device, without a dataset that stays there. The dataset need not exist.
 
-With --devices=8 it describes a run on eight devices. It compiles the step for eight virtual devices
-of this CPU, with whole and with divided local kernels (`config.shard_kernels`), and also prints the
-memory that XLA plans and what each device sends to the others in a step.
+With --devices=8 it compiles the step for eight virtual devices of this CPU, with whole and with
+divided local kernels (`config.shard_kernels`), and also prints the memory that XLA plans and what
+each device sends to the others in a step.
 """
 
 import jax
@@ -75,10 +74,7 @@ def describe(experiment: Experiment) -> str:
 
 
 def footprints(config: ConfigDict) -> str:
-    """The memory that XLA plans for a step on each device, and what the device sends.
-
-    A line for whole kernels and, if there are local ones, one for divided kernels.
-    """
+    """What XLA plans for a step on each device and what that sends, on a line for each division."""
     ways = {'whole kernels': False}
     if config.connectivity == 'lc':
         ways['divided kernels'] = True

@@ -16,11 +16,7 @@ DATA_DIR = flags.DEFINE_string('data_dir', None, "Replaces the run's own config.
 
 
 def read_config() -> ConfigDict:
-    """The config of the run.
-
-    Raises:
-      UsageError: the folder holds no run.
-    """
+    """The config of the run; UsageError if the folder holds none."""
     config = checkpoint.read_config(WORKDIR.value)
     if DATA_DIR.value is not None:
         config.data_dir = DATA_DIR.value
@@ -28,11 +24,7 @@ def read_config() -> ConfigDict:
 
 
 def read_local_config() -> ConfigDict:
-    """The config of a run with local kernels; this process keeps them whole.
-
-    Raises:
-      UsageError: the folder holds no run, or one without local kernels.
-    """
+    """`read_config` for local kernels, which stay whole; UsageError if the run has none."""
     config = read_config()
     if config.connectivity != 'lc':
         raise UsageError(
@@ -44,11 +36,7 @@ def read_local_config() -> ConfigDict:
 
 
 def restore(experiment: Experiment) -> tuple[int, Snapshot]:
-    """The step and the snapshot of the checkpoint.
-
-    Raises:
-      UsageError: there is no such checkpoint.
-    """
+    """The step and the snapshot of the checkpoint; UsageError if there is none."""
     with checkpoint.Checkpoints(WORKDIR.value, read_only=True) as checkpoints:
         step = checkpoints.find(CHECKPOINT.value)
         return step, checkpoints.restore(step, experiment.shapes)

@@ -12,10 +12,8 @@ from lcn_jax.training.experiment import Experiment
 
 
 class Footprint(NamedTuple):
-    """Bytes on a device.
-
-    state: parameters and moments. temporary: gradients, activations and everything else that XLA
-    allocates. sent: bytes to other devices in a step, by operation.
+    """Bytes on a device. state: parameters and moments. temporary: all else that XLA allocates, as
+    gradients and activations. sent: to other devices in a step, by operation.
     """
 
     state: int
