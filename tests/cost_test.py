@@ -113,7 +113,7 @@ def test_describe_needs_no_dataset():
     config = '--config=experiments/configs/imagenet.py:lc_hebbian'
     done = tiny_runs.call('describe', config, '--config.data_dir=/no/such', devices=4)
     assert done.returncode == 0, done.stderr
-    assert '483,155,624, of them 482,893,824 in 20 locally connected kernels' in done.stdout
+    assert '483,155,624, including 482,893,824 in 20 locally connected kernels' in done.stdout
     assert 'on each of 4 device(s), with 64 images' in done.stdout
 
 
