@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lcn_jax.layer.local_parameters import each_local, kernels, name_of
+from lcn_jax.layer.each_local import each_local
+from lcn_jax.layer.local_parameters import kernels, name_of
 from lcn_jax.sleep.pools import Neurons, Pools, in_pool, pool_numbers
 
 

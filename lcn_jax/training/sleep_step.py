@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from lcn_jax.layer.local_parameters import local_arrays, map_local
+from lcn_jax.layer.each_local import map_local
+from lcn_jax.layer.local_parameters import local_arrays
 from lcn_jax.sleep.pools import Pools, in_pool
 from lcn_jax.sleep.sharing import Rule, resolve, share
 from lcn_jax.training import config as configs
