@@ -17,18 +17,18 @@ def load(name: str, kind: str, known: Iterable[str]) -> Any:
     An exception of the module itself passes through.
 
     Raises:
-      UsageError: there is no such module or attribute. The message says which `kind` of thing it
-        should be, and the names that are `known` and need no module.
+      UsageError: there is no such module or attribute. The message says what `kind` of thing it
+        should be, and which names are `known` without a module.
     """
     module, _, attribute = name.partition(':')
     reason = 'it names no module and attribute'
     if module and attribute:
         try:
             found = importlib.import_module(module)
-        except ModuleNotFoundError as e:
-            if not f'{module}.'.startswith(f'{e.name}.'):  # another one, which the module imports
+        except ModuleNotFoundError as error:
+            if not f'{module}.'.startswith(f'{error.name}.'):  # a module that this one imports
                 raise
-            reason = str(e)
+            reason = str(error)
         else:
             if hasattr(found, attribute):
                 return getattr(found, attribute)
@@ -42,7 +42,7 @@ def load(name: str, kind: str, known: Iterable[str]) -> Any:
 def check_options(
     function: Callable, arguments: int, options: Mapping[str, Any], what: str
 ) -> None:
-    """UsageError if a function, told as `what`, does not take these besides its first arguments."""
+    """UsageError, about `what`, if a function takes no such options after its first arguments."""
     try:
         inspect.signature(function).bind(*[None] * arguments, **options)
     except TypeError as e:

@@ -131,10 +131,10 @@ def test_damage_anywhere_costs_one_line_at_most(tmp_path, change):
     from lcn_jax.data.builders import cifar
 
     whole = tiny_archives.python2_pickle(batch(data=np.zeros((1, 3072), np.uint8), labels=[1]))
-    assert (cifar._pickled_rows(whole, 'batch', Cifar10.layout)[0, :1] == 1).all()
+    assert (cifar._pickled_rows(whole, 'batch', Cifar10.labels)[0, :1] == 1).all()
     content = whole[:250] + whole[-60:]  # the pixels are of no interest
     for at in range(len(content)):
         flipped = content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :]
         damaged = content[:at] if change == 'cut' else flipped
         with pytest.raises(UsageError, match=r'^batch '):
-            cifar._pickled_rows(damaged, 'batch', Cifar10.layout)
+            cifar._pickled_rows(damaged, 'batch', Cifar10.labels)

@@ -1,3 +1,4 @@
+import functools
 import io
 import struct
 
@@ -13,8 +14,8 @@ COLOUR = tiny_archives.pictures(1, (20, 30))[0]
 READERS = (
     encoded.stored,
     encoded.shape,
-    lambda file, name: encoded.decode(file, 3, name),
-    lambda file, name: encoded.decode(file, 1, name),
+    encoded.decode,
+    functools.partial(encoded.decode, channels=1),
 )
 
 

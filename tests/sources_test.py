@@ -117,7 +117,7 @@ def test_streamed_data_needs_given_statistics(data_dir):
 def test_data_that_is_not_image_classification_is_refused(tmp_path, features, message):
     builder = unheard_of.Odd(data_dir=str(tmp_path), **features)
     with pytest.raises(UsageError, match=re.escape(message)):
-        specs.of_prepared(builder)
+        specs.describe(builder)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import io
 import re
 
@@ -152,12 +153,17 @@ def test_crops_are_parts_of_the_image():
         def integers(self, high):
             return next(self.draws)
 
-    crop = photographs.random_resized_crop(file, 31, 3, Fixed(), 'image')
+    choose_box = functools.partial(photographs.random_box, rng=Fixed())
+    crop = photographs.crop(file, 'image', 31, 3, choose_box)
     side = round(np.sqrt(0.5 * 200 * 240))
     centres = (np.arange(31) + 0.5) * side / 31 - 0.5
     np.testing.assert_allclose(crop[1:-1, 5, 0], 30 + centres[1:-1], atol=1)
     np.testing.assert_allclose(crop[5, 1:-1, 1], 20 + centres[1:-1], atol=1)
     assert (crop[..., 2] == 77).all()
+
+
+def centre_crop(file, size, channels=3):
+    return photographs.crop(file, 'image', size, channels, photographs.centre_box)
 
 
 @pytest.mark.parametrize(('size', 'shape'), [(224, (300, 375)), (56, (480, 384))])
@@ -172,7 +178,7 @@ def test_centre_crop_is_resize_256_and_crop_224(size, shape):
     expected = np.asarray(resized)[top : top + size, left : left + size].astype(int)
     for file_format in ('PNG', 'JPEG'):  # a JPEG is decoded at a lower resolution
         file = tiny_archives.encode(image, file_format)
-        crop = photographs.centre_crop(file, size, 3, 'image')
+        crop = centre_crop(file, size)
         assert crop.shape == (size, size, 3)
         assert np.abs(crop - expected).mean() < 2.5
 
@@ -180,16 +186,16 @@ def test_centre_crop_is_resize_256_and_crop_224(size, shape):
 @pytest.mark.parametrize('mode', ['L', 'CMYK'])
 def test_other_colours_become_rgb(mode):
     image = np.repeat(tiny_archives.pictures(1, (64, 64))[0][..., :1], 3, -1)
-    crop = photographs.centre_crop(tiny_archives.encode(image, 'JPEG', mode), 32, 3, 'image')
-    expected = photographs.centre_crop(tiny_archives.encode(image), 32, 3, 'image')
+    crop = centre_crop(tiny_archives.encode(image, 'JPEG', mode), 32)
+    expected = centre_crop(tiny_archives.encode(image), 32)
     assert np.abs(crop.astype(int) - expected).mean() < 3
 
 
 @pytest.mark.parametrize('mode', ['L', 'RGB'])
 def test_grey_crops_have_one_channel(mode):
     image = np.repeat(tiny_archives.pictures(1, (64, 48))[0][..., :1], 3, -1)
-    grey = photographs.centre_crop(tiny_archives.encode(image, mode=mode), 32, 1, 'image')
-    expected = photographs.centre_crop(tiny_archives.encode(image), 32, 3, 'image')
+    grey = centre_crop(tiny_archives.encode(image, mode=mode), 32, 1)
+    expected = centre_crop(tiny_archives.encode(image), 32)
     assert grey.shape == (32, 32, 1)
     np.testing.assert_allclose(grey[..., 0].astype(int), expected[..., 0], atol=1)
 

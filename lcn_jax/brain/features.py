@@ -13,16 +13,15 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from lcn_jax.data import sources
 from lcn_jax.data.batches import Pixels, normalise
+from lcn_jax.data.builders.encoded import MODES
 from lcn_jax.data.shards import MISSING
 from lcn_jax.errors import UsageError
 from lcn_jax.training import checkpoint
 from lcn_jax.training.experiment import Experiment
-
-MODES = {1: 'L', 3: 'RGB'}  # Pillow's names, by number of channels
-NOT_BLOCKS = ('stem', 'pooled')  # activations before and after the blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +58,8 @@ def load(workdir: str, which: str = 'latest', data_dir: str | None = None) -> Ne
         step = checkpoints.find(which)
         trained = checkpoints.restore(step, experiment.shapes).state
     mean, std = sources.normalisation(config, sources.Source(config.dataset, config.data_dir))
-    return Network(
-        model=experiment.network.model,
-        variables=jax.device_put(trained.variables),
-        image_shape=experiment.network.image_shape,
-        mean=mean,
-        std=std,
-        step=step,
-    )
+    network, variables = experiment.network, jax.device_put(trained.variables)
+    return Network(network.model, variables, network.image_shape, mean, std, step)
 
 
 def blocks(network: Network) -> tuple[str, ...]:
@@ -74,7 +67,7 @@ def blocks(network: Network) -> tuple[str, ...]:
 
     () if the model sows none.
     """
-    return tuple(name for name in _sown(network) if name not in NOT_BLOCKS)
+    return tuple(name for name in _sown(network) if name not in ('stem', 'pooled'))
 
 
 def main_layers(network: Network) -> tuple[str, ...]:
@@ -106,32 +99,24 @@ def resized(images: Sequence[np.ndarray] | np.ndarray, shape: tuple[int, int, in
       UsageError: C is neither 1 nor 3.
       ValueError: an image has another shape or dtype.
     """
-    if shape[2] not in MODES:
+    height, width, channels = shape
+    if channels not in MODES:
         raise UsageError(
-            f'the network takes images of {shape[2]} channels; image files give 1 (grey) or 3 '
+            f'the network takes images of {channels} channels; image files give 1 (grey) or 3 '
             '(RGB).'
         )
-    return np.stack([_resized(image, shape) for image in images])
-
-
-def _resized(image, shape):
-    from PIL import Image
-
-    if (
-        image.dtype != np.uint8
-        or image.ndim not in (2, 3)
-        or image.shape[2:] not in ((), (1,), (3,))
-    ):
-        raise ValueError(
-            f'an image is {image.dtype} {image.shape}; it must be uint8 of shape (H, W), (H, W, 1) '
-            'or (H, W, 3).'
-        )
-    height, width, channels = shape
-    grey = image.shape[2:] == (1,)
-    picture = Image.fromarray(image[..., 0] if grey else image).convert(MODES[channels])
-    if picture.size != (width, height):
+    found = np.empty((len(images), *shape), np.uint8)
+    for i, image in enumerate(images):
+        if image.dtype != np.uint8 or (image.ndim, *image.shape[2:]) not in ((2,), (3, 1), (3, 3)):
+            raise ValueError(
+                f'an image is {image.dtype} {image.shape}; it must be uint8 of shape (H, W), '
+                '(H, W, 1) or (H, W, 3).'
+            )
+        pixels = image[..., 0] if image.shape[2:] == (1,) else image
+        picture = Image.fromarray(pixels).convert(MODES[channels])
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(picture).reshape(shape)
+        found[i] = np.asarray(picture).reshape(shape)
+    return found
 
 
 def extract(
@@ -162,15 +147,15 @@ def extract(
     parts = []
     for start in range(0, len(pixels), batch_size):
         batch = pixels[start : start + batch_size]
-        missing = batch_size - len(batch)  # padded, so that all batches run the same program
-        batch = np.pad(batch, [(0, missing)] + [(0, 0)] * 3)
+        # Padded, so that all batches run the same program.
+        padded = np.pad(batch, [(0, batch_size - len(batch))] + [(0, 0)] * 3)
         part = _activations(
             network.variables,
-            Pixels(batch, unlabelled, network.mean, network.std),
+            Pixels(padded, unlabelled, network.mean, network.std),
             model=network.model,
             layers=tuple(layers),
         )
-        parts.append({name: np.asarray(x)[: batch_size - missing] for name, x in part.items()})
+        parts.append({name: np.asarray(values)[: len(batch)] for name, values in part.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in layers}
 
 
@@ -185,8 +170,8 @@ def _activations(variables, pixels, *, model, layers):
         raise UsageError(f'unknown layer {unknown[0]!r}; known: {", ".join(found)}.')
     order = [getattr(model, 'layout', 'NHWC').index(axis) for axis in 'NCHW']
 
-    def channels_first(x):
-        return (x.transpose(order) if x.ndim == 4 else x).astype(np.float32)
+    def channels_first(values):
+        return (values.transpose(order) if values.ndim == 4 else values).astype(np.float32)
 
     return {name: channels_first(found[name]) for name in layers}
 
@@ -194,7 +179,7 @@ def _activations(variables, pixels, *, model, layers):
 def _by_name(intermediates: Mapping) -> dict[str, jax.Array]:
     """Activations that a model sowed, as 'path/of/module/name', or Flax captured, 'path/of/module'.
 
-    Of several values under a name the last; scalars and values that are no arrays are left out.
+    The last of several values under a name; without scalars and what is not an array.
     """
     found = {}
     for path, values in flax.traverse_util.flatten_dict(intermediates).items():

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
+from scipy import stats
 
 from lcn_jax.errors import UsageError
 
@@ -37,22 +38,17 @@ def prediction_correlations(
     Raises:
       UsageError: features are not finite, fewer than COMPONENTS of them vary independently, or
         there are too few images to split.
-      ValueError: shapes do not match.
+      ValueError: the numbers of images differ.
     """
-    from scipy import stats
     from sklearn.cross_decomposition import PLSRegression
     from sklearn.exceptions import ConvergenceWarning
+    from sklearn.utils import check_consistent_length
 
-    features, responses = np.asarray(features), np.asarray(responses)
-    if responses.ndim != 2 or len(features) != len(responses):
-        raise ValueError(
-            f'features {features.shape} and responses {responses.shape} must be (images, ...) and '
-            '(images, neurons).'
-        )
-    features = features.reshape(len(features), -1)
-    finite = np.isfinite(features).all(1)
-    if not finite.all():
-        raise UsageError(f'not finite for {(~finite).sum()} of {len(features)} images.')
+    check_consistent_length(features, responses)
+    features = np.reshape(features, (len(features), -1))
+    infinite = np.count_nonzero(~np.isfinite(features).all(1))
+    if infinite:
+        raise UsageError(f'not finite for {infinite} of {len(features)} images.')
     points = coordinates(features)
     splits = _splits(len(points), groups, SPLITS, TRAIN_SIZE)
     varying = _rank(points)
@@ -99,10 +95,10 @@ def mean(responses: np.ndarray) -> np.ndarray:
 
 
 def split_half_reliabilities(responses: np.ndarray) -> np.ndarray:
-    """Correlation of the means of two halves of the repetitions, corrected to all repetitions.
+    """Correlation r of the means of two halves of the repetitions, as 2 r / (1 + r).
 
-    The correction is that of Spearman and Brown, 2 r / (1 + r). The `aggregate` of the results is
-    the ceiling.
+    This is the correction of Spearman and Brown to all repetitions; the `aggregate` of the results
+    is the ceiling.
 
     Args:
       responses: (S, N, R) of N neurons to S images in R >= 2 repetitions, NaN if missing. Images
@@ -114,19 +110,12 @@ def split_half_reliabilities(responses: np.ndarray) -> np.ndarray:
     Raises:
       ValueError: there are fewer than two repetitions.
     """
-    from scipy import stats
     from sklearn.model_selection import ShuffleSplit
 
-    if responses.ndim != 3 or responses.shape[2] < 2:
-        raise ValueError(
-            f'responses {responses.shape} must be (images, neurons, repetitions) with at least 2 '
-            'repetitions.'
-        )
-    repetitions = np.arange(responses.shape[2])
-    halves = ShuffleSplit(SPLITS, train_size=0.5, random_state=SEED).split(repetitions)
     reliabilities = []
-    for first, second in halves:
-        means = np.stack([mean(responses[:, :, half]) for half in (first, second)])
+    shuffled = ShuffleSplit(SPLITS, train_size=0.5, random_state=SEED)
+    for split_halves in shuffled.split(np.arange(responses.shape[2])):
+        means = np.stack([mean(responses[:, :, half]) for half in split_halves])
         known = ~np.isnan(means).any((0, 2))
         r = np.asarray(stats.pearsonr(*means[:, known], axis=0)[0])
         reliabilities.append(2 * r / (1 + r))
@@ -149,26 +138,26 @@ def ceiled_until_2026(score, ceiling):
 
 
 def bootstrap_interval(
-    statistic: Callable[[np.ndarray], np.ndarray], neurons: int
+    statistic: Callable[..., np.ndarray], *values: np.ndarray
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a statistic of N neurons, resampling the neurons.
+    """Percentile bootstrap interval of statistic(*values), resampling the neurons.
 
     Args:
-      statistic: maps indices of neurons (..., N), drawn with replacement, to values (...).
+      statistic: reduces arrays (SPLITS, ..., N) to (...), as `aggregate` does.
+      values: (SPLITS, N) of the same N neurons.
 
     Returns:
       The bounds, NaN for a single neuron.
     """
-    from scipy import stats
-
-    if neurons < 2:
+    if values[0].shape[-1] < 2:
         return float('nan'), float('nan')
     bounds = stats.bootstrap(
-        (np.arange(neurons),),
-        lambda sample, axis: statistic(sample),
+        values,
+        lambda *resampled, axis: statistic(*resampled),
         n_resamples=RESAMPLES,
         batch=100,
         vectorized=True,
+        paired=True,
         axis=-1,
         confidence_level=CONFIDENCE,
         method='percentile',
@@ -195,5 +184,5 @@ def _splits(
     shuffled = split(count, train_size=train_size, random_state=SEED)
     try:
         return list(shuffled.split(np.zeros(stimuli), groups))
-    except ValueError as e:
-        raise UsageError(f'{stimuli} images cannot be split: {e}') from e
+    except ValueError as error:
+        raise UsageError(f'{stimuli} images cannot be split: {error}') from error

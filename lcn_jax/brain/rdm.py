@@ -6,6 +6,7 @@ stored as the vector of its P = S (S - 1) / 2 pairs.
 """
 
 import numpy as np
+from scipy import stats
 
 
 def rdm(features: np.ndarray) -> np.ndarray:
@@ -30,8 +31,8 @@ def similarity(model: np.ndarray, measured: np.ndarray) -> float:
 def noise_ceiling(measured: np.ndarray) -> tuple[float, float]:
     """Bounds (lower, upper) of the `similarity` of the best model with M >= 2 matrices (M, P).
 
-    The upper bound is reached by the mean of their ranks, which no model can exceed. For the lower
-    bound, each matrix is compared with the mean of the others.
+    The mean of their ranks reaches the upper bound, which no model can exceed. For the lower bound,
+    each matrix is compared with the mean of the others.
 
     Raises:
       ValueError: there are fewer than two.
@@ -49,8 +50,6 @@ def noise_ceiling(measured: np.ndarray) -> tuple[float, float]:
 
 def _standard_ranks(matrices: np.ndarray) -> np.ndarray:
     """(M, P) -> ranks with mean 0 and norm 1: products of two are Spearman correlations."""
-    from scipy import stats
-
     ranks = stats.rankdata(matrices, axis=-1, nan_policy='propagate')
     ranks -= ranks.mean(-1, keepdims=True)
     return ranks / np.linalg.norm(ranks, axis=-1, keepdims=True)

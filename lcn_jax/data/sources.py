@@ -34,12 +34,17 @@ class Source:
     @functools.cached_property
     def spec(self) -> Spec:
         """UsageError if the dataset must be prepared and is not, or is not of images and labels."""
-        return SPECS[self.name] if self.name in SPECS else specs.of_prepared(self.builder)
+        return SPECS[self.name] if self.name in SPECS else specs.describe(self.builder)
 
     @functools.cached_property
     def builder(self) -> Any:
         """The tfds builder, prepared; UsageError if it is not, or not in array_record form."""
-        folder = data_folder(self.data_dir)
+        if '://' in self.data_dir and not self.data_dir.startswith('gs://'):
+            raise UsageError(
+                f'datasets are read from folders and gs:// buckets, not from {self.data_dir}: copy '
+                'it to a folder, or mount it as one.'
+            )
+        folder = files.locate(self.data_dir)
         known = SPECS.get(self.name)
         on_first_use = known is not None and known.source is None
         if not (on_first_use or folder.is_dir()):
@@ -49,10 +54,24 @@ class Source:
             )
         builder = self._find(folder)
         if builder is None and on_first_use:
-            _prepare_quietly(specs.builder_class(self.name), os.fspath(folder))
+            import tensorflow_datasets as tfds
+
+            tfds.disable_progress_bar()  # it takes a second
+            with contextlib.redirect_stdout(io.StringIO()):
+                write(specs.builder_class(self.name)(data_dir=folder))
             builder = self._find(folder)
         if builder is None:
-            raise self._not_prepared()
+            missing = (
+                f'has not been prepared in {self.data_dir}; run: python -m experiments.prepare '
+                f'--dataset={self.name} --data_dir={self.data_dir}'
+            )
+            if known is not None:
+                missing += f' --source=PATH, where PATH is {known.source}.'
+                raise UsageError(f'{self.name} {missing}')
+            raise UsageError(
+                f'{self.name} is none of {", ".join(sorted(SPECS))}, and {missing}, for images of '
+                'your own with --source=PATH.'
+            )
         check_format(builder)
         return builder
 
@@ -64,21 +83,17 @@ class Source:
                 f'there are no {name} images in {self.builder.data_path}; it has '
                 f'{", ".join(splits) or "no splits"}. Prepare the dataset again in another folder.'
             )
-        return Split(
-            folder=os.fspath(self.builder.data_path),
-            name=name,
-            spec=self.spec,
-            examples=np.arange(splits[name].num_examples),
-        )
+        examples = np.arange(splits[name].num_examples)
+        return Split(os.fspath(self.builder.data_path), name, self.spec, examples)
 
     def train_and_evaluated(self, validation: int, train_images: int) -> tuple[Split, Split]:
         """The images to train on, and those to evaluate on.
 
-        If `validation` is not 0, this many training images are held out and evaluated on; if
-        `train_images` is not 0, only this many of the rest are trained on.
+        If `validation` is not 0, that many training images are held out to evaluate on; see
+        `divide`.
 
         Raises:
-          UsageError: there are fewer training images than that.
+          UsageError: there are too few training images, or none to evaluate on.
         """
         train = self.split('train')
         kept, held_out = divide(len(train), validation, train_images)
@@ -94,7 +109,7 @@ class Source:
     def pixel_statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation (C,) of the pixels of all training images, in [0, 1].
 
-        They are computed once, and kept beside the prepared data if it can be written to.
+        Computed once, and kept beside the prepared data if that can be written to.
         """
         path = self.builder.data_path / 'pixel_statistics.json'
         if path.exists():
@@ -115,19 +130,6 @@ class Source:
         except ValueError:  # not found, or not a name
             return None
 
-    def _not_prepared(self) -> UsageError:
-        known = SPECS.get(self.name)
-        command = f'python -m experiments.prepare --dataset={self.name} --data_dir={self.data_dir}'
-        if known is not None:
-            return UsageError(
-                f'{self.name} has not been prepared in {self.data_dir}; run: {command} '
-                f'--source=PATH, where PATH is {known.source}.'
-            )
-        return UsageError(
-            f'{self.name} is none of {", ".join(sorted(SPECS))}, and has not been prepared in '
-            f'{self.data_dir}; run: {command}, for images of your own with --source=PATH.'
-        )
-
 
 def normalisation(
     config: ml_collections.ConfigDict, source: Source
@@ -137,19 +139,17 @@ def normalisation(
     Those of `config`, else those of the training images.
 
     Raises:
-      UsageError: they are needed and cannot be computed.
+      UsageError: they are missing and cannot be computed, or a standard deviation is 0.
     """
     if config.mean:
-        return _checked(np.array(config.mean, np.float32), np.array(config.std, np.float32))
-    if not source.spec.fits:
+        mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
+    elif source.spec.fits:
+        mean, std = source.pixel_statistics()
+    else:
         raise UsageError(
             f'set config.mean and config.std: those of {source.name}, whose images differ in size, '
             'are not computed.'
         )
-    return _checked(*source.pixel_statistics())
-
-
-def _checked(mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not (std > 0).all():
         raise UsageError(
             f'the standard deviation of a channel is not positive ({std.tolist()}): set '
@@ -161,11 +161,11 @@ def _checked(mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 def divide(examples: int, validation: int, train_images: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the examples to train on, and of `validation` random ones to evaluate on.
 
-    If `train_images` is not 0, only this many random ones are trained on. Both in the order of the
-    files. The choice is the same in all runs, so that their results can be compared.
+    If `train_images` is not 0, only that many random ones are trained on. Both are in the order of
+    the files, and the same in all runs, so that results can be compared.
 
     Raises:
-      UsageError: there are fewer training images than that.
+      UsageError: there are too few training images.
     """
     if not 0 <= validation < examples:
         raise UsageError(
@@ -182,14 +182,14 @@ def divide(examples: int, validation: int, train_images: int) -> tuple[np.ndarra
     return np.sort(kept), np.sort(held_out)
 
 
-def data_folder(data_dir: str) -> Any:
-    """`data_dir` as an epath.Path; UsageError if array_record cannot read there."""
-    if '://' in data_dir and not data_dir.startswith('gs://'):
-        raise UsageError(
-            f'datasets are read from folders and gs:// buckets, not from {data_dir}: copy it to a '
-            'folder, or mount it as one.'
-        )
-    return files.locate(data_dir)
+def write(builder: Any) -> None:
+    """Writes the dataset of a tfds builder; UsageError if it cannot be written."""
+    with files.writing(builder.data_path):
+        try:
+            builder.download_and_prepare(file_format=FORMAT)
+        except OSError:
+            if not builder.is_prepared():  # another process may have been faster
+                raise
 
 
 def check_format(builder: Any) -> None:
@@ -201,16 +201,3 @@ def check_format(builder: Any) -> None:
             f'wrote; only {FORMAT} files are read: prepare {builder.name} in another --data_dir, '
             'and set --config.data_dir to it.'
         )
-
-
-def _prepare_quietly(builder: type, folder: str) -> None:
-    import tensorflow_datasets as tfds
-
-    tfds.disable_progress_bar()  # it takes a second
-    with files.writing(folder):
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                builder(data_dir=folder, file_format=FORMAT).download_and_prepare()
-        except OSError:
-            if not builder(data_dir=folder).is_prepared():  # else another run was faster
-                raise

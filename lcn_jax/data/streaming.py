@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lcn_jax.data.photographs import centre_crop, random_resized_crop
+from lcn_jax.data.photographs import centre_box, crop, random_box
 from lcn_jax.data.shards import MISSING, places_in_epoch, positions, steps_per_epoch
 from lcn_jax.data.splits import Split
 
@@ -40,11 +40,10 @@ class _Batches:
 
 @dataclasses.dataclass(frozen=True)
 class TrainBatches(_Batches):
-    """Process `shard` = (index, count)'s part of every training batch, by step.
+    """Training batches by step, with the images that `batches.train_batch` would choose.
 
-    As `batches.train_batch` chooses images: batch_size / repetitions a step, each decoded once and
-    cropped to size×size; its copies are the same here and lie batch_size / repetitions apart in
-    the whole batch.
+    A batch has batch_size / repetitions images, each decoded and cropped once; the copies of an
+    image are the same here and lie batch_size / repetitions apart in the whole batch.
     """
 
     seed: int
@@ -55,27 +54,26 @@ class TrainBatches(_Batches):
         return self.steps
 
     def __getitem__(self, step: int) -> Batch:
-        places = places_in_epoch(
-            step, len(self.split), self.batch_size, self.repetitions, self.shard
-        )
-        epoch = step // steps_per_epoch(len(self.split), self.batch_size, self.repetitions)
-        order = _order(self.seed, epoch, len(self.split))
+        examples, distinct_images = len(self.split), self.batch_size // self.repetitions
+        places = places_in_epoch(step, examples, self.batch_size, self.repetitions, self.shard)
+        epoch = step // steps_per_epoch(examples, self.batch_size, self.repetitions)
+        order = _epoch_order(self.seed, epoch, examples)
         distinct, copies = np.unique(places, return_inverse=True)
         images = np.empty((len(distinct), self.size, self.size, self.channels), np.uint8)
         labels = np.empty(len(distinct), np.int32)
         for i, place in enumerate(distinct):
-            member = place % (self.batch_size // self.repetitions)
-            rng = np.random.default_rng((self.seed, step, member))
+            rng = np.random.default_rng((self.seed, step, place % distinct_images))
             file, labels[i], name = self.split[int(order[place])]
-            images[i] = random_resized_crop(file, self.size, self.channels, rng, name)
+            choose_box = functools.partial(random_box, rng=rng)
+            images[i] = crop(file, name, self.size, self.channels, choose_box)
         return images[copies], labels[copies]
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalBatches(_Batches):
-    """Process `shard`'s part of every evaluation batch, in the order of the files.
+    """Evaluation batches in the order of the files; labels are MISSING beyond the end.
 
-    Every process has as many batches; labels are MISSING beyond the end.
+    Every process has the same number of batches.
     """
 
     def __len__(self) -> int:
@@ -87,8 +85,13 @@ class EvalBatches(_Batches):
         labels = np.full(len(examples), MISSING, np.int32)
         for i, example in enumerate(examples[examples < len(self.split)]):
             file, labels[i], name = self.split[example]
-            images[i] = centre_crop(file, self.size, self.channels, name)
+            images[i] = crop(file, name, self.size, self.channels, centre_box)
         return images, labels
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(examples)
 
 
 def stream(batches: TrainBatches | EvalBatches, first: int, workers: int) -> Iterator[Batch]:
@@ -126,7 +129,7 @@ class _Endless:
 
 
 def _live_with_parent(worker: int, workers: int) -> None:
-    """Makes a worker leave Ctrl-C to its parent, and end if that is killed."""
+    """Makes a worker leave Ctrl-C to its parent, and end if the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def wait():
@@ -136,9 +139,3 @@ def _live_with_parent(worker: int, workers: int) -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-@functools.lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, examples: int) -> np.ndarray:
-    """(examples,) the order of the images in an epoch."""
-    return np.random.default_rng((seed, epoch)).permutation(examples)

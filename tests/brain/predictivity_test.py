@@ -14,6 +14,7 @@ from scipy import stats
 from tiny_networks import noisy
 
 from lcn_jax.brain import assembly, predictivity, scores, stimuli
+from lcn_jax.data.builders import encoded
 from lcn_jax.errors import UsageError
 
 NEURAL_DIR = os.environ.get('LCN_NEURAL_DIR')
@@ -74,7 +75,7 @@ class TestPredictivity:
         ceiling = predictivity.aggregate(predictivity.split_half_reliabilities(responses))
         score = predictivity.aggregate(correlations)
         assert predictivity.ceiled_since_2026(score, ceiling) == pytest.approx(1, abs=0.05)
-        low, high = scores.interval(correlations)
+        low, high = predictivity.bootstrap_interval(predictivity.aggregate, correlations)
         assert low < score < high and high - low < 0.05
 
     def test_without_noise_the_readout_is_found(self):
@@ -90,7 +91,7 @@ class TestPredictivity:
         """
         x, y = rng(0).normal(size=(300, 80)), rng(1).normal(size=(300, 50))
         correlations = predictivity.prediction_correlations(x, y)
-        low, high = scores.interval(correlations)
+        low, high = predictivity.bootstrap_interval(predictivity.aggregate, correlations)
         assert low < 0 < high
         assert high - low < 0.08
 
@@ -140,7 +141,7 @@ class TestPredictivity:
         It depends on the density at the median, which 400 values estimate to within 30 %.
         """
         values = rng(0).normal(size=(1, 400))
-        low, high = scores.interval(values)
+        low, high = predictivity.bootstrap_interval(predictivity.aggregate, values)
         assert high - low == pytest.approx(2 * 1.96 * np.sqrt(np.pi / 800), rel=0.3)
 
     def test_differences_are_over_the_same_neurons(self):
@@ -191,7 +192,7 @@ def test_golden_numbers():
     files = stimuli.read(str(folder / 'v4_210325_images.zip'))
     # Those scores were for images resized by Pillow's default filter, unlike `features.resized`.
     pixels = np.stack([
-        np.asarray(Image.fromarray(stimuli.decode(file, name)).resize((32, 32))) / 255
+        np.asarray(Image.fromarray(encoded.decode(file, name)).resize((32, 32))) / 255
         for name, file in files.items()
     ])  # fmt: skip
     ceiling = predictivity.aggregate(predictivity.split_half_reliabilities(responses))

@@ -9,13 +9,8 @@ from lcn_jax.data.builders import archives, encoded
 from lcn_jax.errors import UsageError
 
 # Folder of a split -> the split's name in the dataset.
-SPLITS = {
-    'train': 'train',
-    'val': 'validation',
-    'valid': 'validation',
-    'validation': 'validation',
-    'test': 'test',
-}
+SPLITS = {name: name for name in ('train', 'validation', 'test')}
+SPLITS |= {'val': 'validation', 'valid': 'validation'}
 
 
 class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -43,18 +38,15 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            'image': tfds.features.Image(shape=(*self._size, self._channels)),
+            'label': tfds.features.ClassLabel(names=sorted(set(self._splits['train'].values()))),
+            'file_name': tfds.features.Text(),
+        }
         return tfds.core.DatasetInfo(
             builder=self,
             description=f'Images from the folders of classes in {self._source.name}.',
-            features=tfds.features.FeaturesDict(
-                {
-                    'image': tfds.features.Image(shape=(*self._size, self._channels)),
-                    'label': tfds.features.ClassLabel(
-                        names=sorted(set(self._splits['train'].values()))
-                    ),
-                    'file_name': tfds.features.Text(),
-                }
-            ),
+            features=tfds.features.FeaturesDict(features),
             supervised_keys=('image', 'label'),
         )
 

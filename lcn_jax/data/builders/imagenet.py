@@ -5,7 +5,8 @@ they unpack to, or the files as Kaggle packs them.
 """
 
 import csv
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from tensorflow_datasets.datasets.imagenet2012 import imagenet2012_dataset_builder
@@ -15,6 +16,7 @@ from lcn_jax.errors import UsageError
 
 OFFICIAL_LABELS = Path(imagenet2012_dataset_builder.__file__).with_name('validation_labels.txt')
 KAGGLE_LABELS = 'LOC_val_solution.csv'
+PLACE = re.compile('(.*/)?(train|val)/(?:([^/]+)/)?[^/]+')  # of an image: folder, split, wnid
 Images = Iterator[tuple[str, bytes, str, str]]  # file name, content, wnid, where it is
 
 
@@ -40,20 +42,21 @@ class Imagenet2012(imagenet2012_dataset_builder.Builder, skip_registration=True)
         tars = [source / f'ILSVRC2012_img_{split}.tar' for split in ('train', 'val')]
         if any(tar.is_file() for tar in tars):
             with archives.files(tars[0]) as classes:
-                _check_classes(map(_stem, classes), known, tars[0])
+                wnids = [_stem(path) for path in classes]
             with archives.files(tars[1]) as files:
                 validation = _labelled(list(files), files, tars[1], self._val_labels)
             train_images, val_images = _images_of_classes(tars[0]), _images(tars[1], validation)
         else:
             with archives.files(source) as files:
-                train, validation, unlabelled = _in_folders(files, known, source)
-                if unlabelled:
-                    validation = _labelled(unlabelled, files, source, self._val_labels)
+                train, validation = _in_folders(files, known, source)
+                if '' in validation.values():
+                    validation = _labelled(list(validation), files, source, self._val_labels)
                 elif self._val_labels:
                     raise UsageError(f'leave out --val_labels: {source} has them as folders.')
-            _check_classes(train.values(), known, source)
+            wnids = train.values()
             train_images, val_images = _images(source, train), _images(source, validation)
-        _check_classes(validation.values(), known, source)
+        for wnid in sorted({*wnids, *validation.values()} - known):
+            raise UsageError(f'{source}: {wnid!r} is not one of the {len(known)} classes.')
         return {
             'train': self._generate_examples(train_images),
             'validation': self._generate_examples(val_images),
@@ -88,35 +91,24 @@ def _images(source: Path, wnids: dict[str, str]) -> Images:
 
 
 def _in_folders(files: archives.Files, known: set[str], source: Path):
-    """Path -> wnid of the images in train/ and in val/, and paths of those directly in val/."""
-    paths = [path for path in files if archives.is_image(path)]
-    roots = set()
-    for path in paths:
-        match path.split('/'):
-            case [*root, 'train', wnid, _] if wnid in known:
-                roots.add('/'.join([*root, '']))
+    """Path -> wnid of the images in train/ and in val/; '' for those directly in val/."""
+    matches = {path: PLACE.fullmatch(path) for path in files if archives.is_image(path)}
+    places = {path: match.groups('') for path, match in matches.items() if match}
+    roots = {root for root, split, wnid in places.values() if split == 'train' and wnid in known}
     if len(roots) != 1:
         raise UsageError(
             f'{source} is not ImageNet: there must be the two official tars in it, or one folder '
             'train with a folder of images for each class.'
         )
     (root,) = roots
-    train, validation, unlabelled = {}, {}, []
-    for path in paths:
-        if path.startswith(root):
-            match path.removeprefix(root).split('/'):
-                case ['train', wnid, _]:
-                    train[path] = wnid
-                case ['val', wnid, _]:
-                    validation[path] = wnid
-                case ['val', _]:
-                    unlabelled.append(path)
-    if bool(validation) == bool(unlabelled):
+    train = {p: wnid for p, (*place, wnid) in places.items() if place == [root, 'train'] and wnid}
+    validation = {path: wnid for path, (*place, wnid) in places.items() if place == [root, 'val']}
+    if len({bool(wnid) for wnid in validation.values()}) != 1:
         raise UsageError(
             f'{source}: the validation images must be in {root}val, either all of them in folders '
             'of classes or none.'
         )
-    return train, validation, unlabelled
+    return train, validation
 
 
 def _labelled(
@@ -147,11 +139,6 @@ def _labelled(
         if not wnids.get(_stem(path)):
             raise UsageError(f'{labels_file} has no label of {path}.')
     return {path: wnids[_stem(path)] for path in paths}
-
-
-def _check_classes(wnids: Iterable[str], known: set[str], source: Path) -> None:
-    for wnid in sorted(set(wnids) - known):
-        raise UsageError(f'{source}: {wnid!r} is not one of the {len(known)} classes.')
 
 
 def _name(path: str) -> str:

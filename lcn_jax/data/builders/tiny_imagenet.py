@@ -19,51 +19,47 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version('1.0.0')
 
     def __init__(self, *, source: Path, **kwargs):
-        """`source` is the zip file or folder."""
         super().__init__(**kwargs)
         self._source = source
 
     def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            'image': tfds.features.Image(shape=(64, 64, 3)),
+            'label': tfds.features.ClassLabel(),  # named when the wnids are known
+            'file_name': tfds.features.Text(),
+        }
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.__doc__,
-            features=tfds.features.FeaturesDict(
-                {
-                    'image': tfds.features.Image(shape=(64, 64, 3)),
-                    'label': tfds.features.ClassLabel(),  # named when the wnids are known
-                    'file_name': tfds.features.Text(),
-                }
-            ),
+            features=tfds.features.FeaturesDict(features),
             supervised_keys=('image', 'label'),
             homepage='http://cs231n.stanford.edu/',
         )
 
     def _split_generators(self, dl_manager):
         with archives.files(self._source) as files:
-            root = _root(files, self._source)
-            wnids = _wnids(files, root, self._source)
+            roots = archives.folders_with('wnids.txt', files)
+            if len(roots) != 1:
+                raise UsageError(
+                    f'{self._source} is not TinyImageNet: there must be one wnids.txt in it.'
+                )
+            wnids = _wnids(files, roots[0], self._source)
+            train = _train_labels(files, roots[0], wnids, self._source)
+            validation = _validation_labels(files, roots[0], wnids, self._source)
         self.info.features['label'].names = wnids
         return {
-            'train': self._generate_examples(_train_labels, root, wnids),
-            'validation': self._generate_examples(_validation_labels, root, wnids),
+            'train': self._generate_examples(train),
+            'validation': self._generate_examples(validation),
         }
 
-    def _generate_examples(self, labels_of, root, wnids):
+    def _generate_examples(self, labels):
         with archives.files(self._source) as files:
-            for path, label in labels_of(files, root, wnids, self._source).items():
+            for path, wnid in labels.items():
                 if path not in files:
                     raise UsageError(f'{self._source}: there is no {path}.')
                 name = PurePosixPath(path).name
                 image = encoded.stored(files[path](), f'{self._source}: {path}')
-                yield name, {'image': image, 'label': label, 'file_name': name}
-
-
-def _root(files, source) -> str:
-    """The folder with `wnids.txt`: '' or a path that ends in a slash."""
-    roots = archives.folders_with('wnids.txt', files)
-    if len(roots) != 1:
-        raise UsageError(f'{source} is not TinyImageNet: there must be one wnids.txt in it.')
-    return roots[0]
+                yield name, {'image': image, 'label': wnid, 'file_name': name}
 
 
 def _wnids(files, root, source) -> list[str]:
@@ -77,20 +73,19 @@ def _wnids(files, root, source) -> list[str]:
 
 
 def _train_labels(files, root, wnids, source) -> dict[str, str]:
-    """Path -> wnid, class by class."""
-    by_class = {wnid: [] for wnid in wnids}
+    """Path -> wnid."""
+    labels = {}
     for path in files:
         match path.removeprefix(root).split('/'):
-            case ['train', wnid, 'images', name] if wnid in by_class and archives.is_image(name):
-                by_class[wnid].append(path)
-    for wnid, paths in by_class.items():
-        if not paths:
-            raise UsageError(f'{source}: there are no training images of class {wnid}.')
-    return {path: wnid for wnid, paths in by_class.items() for path in sorted(paths)}
+            case ['train', wnid, 'images', name] if wnid in wnids and archives.is_image(name):
+                labels[path] = wnid
+    for wnid in sorted(set(wnids) - set(labels.values())):
+        raise UsageError(f'{source}: there are no training images of class {wnid}.')
+    return labels
 
 
 def _validation_labels(files, root, wnids, source) -> dict[str, str]:
-    """Path -> wnid, in the order of the annotations."""
+    """Path -> wnid."""
     annotations = f'{root}val/val_annotations.txt'
     if annotations not in files:
         raise UsageError(f'{source}: there is no {annotations}.')
