@@ -14,11 +14,8 @@ from lcn_jax.errors import UsageError
 def load(name: str, kind: str, known: Iterable[str]) -> Any:
     """The attribute that `name`, 'package.module:attribute', stands for.
 
-    An exception of the module itself passes through.
-
-    Raises:
-      UsageError: there is no such module or attribute. The message says what `kind` of thing it
-        should be, and which names are `known` without a module.
+    UsageError if there is no such module or attribute; the message says what `kind` of thing it
+    should be, and which names are `known` without a module. The module's own errors pass through.
     """
     module, _, attribute = name.partition(':')
     reason = 'it names no module and attribute'
@@ -39,9 +36,7 @@ def load(name: str, kind: str, known: Iterable[str]) -> Any:
     )
 
 
-def check_options(
-    function: Callable, arguments: int, options: Mapping[str, Any], what: str
-) -> None:
+def check_options(function: Callable, arguments: int, options: Mapping, what: str) -> None:
     """UsageError, about `what`, if a function takes no such options after its first arguments."""
     try:
         inspect.signature(function).bind(*[None] * arguments, **options)

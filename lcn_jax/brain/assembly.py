@@ -35,17 +35,13 @@ class Assembly:
 
 
 def read(path: str, axes: tuple[str, ...] = AXES, group: str | None = None) -> Assembly:
-    """Reads an npz file, or a NetCDF file of Brain-Score.
+    """Reads an npz file, or a NetCDF file of Brain-Score; docs/brain_score.md describes both.
 
-    An npz file has `responses` with the axes in the order of `axes`, NaN if missing, and may have
-    `stimulus_id` (S,) and `region` (N,). If neurons have different numbers of repetitions, only the
-    first ones are kept, as many as the neuron with the fewest has.
-
-    A NetCDF file has the dimensions `presentation` and `neuroid`, the coordinate `stimulus_id` (or
-    `image_id`), and may have the coordinates `repetition` and `region`. Presentations of the same
-    image are its repetitions. As in Brain-Score, all are kept even if images differ in number.
+    If neurons in an npz file have different numbers of repetitions, the first ones are kept, as
+    `complete` does. From a NetCDF file all are kept, as in Brain-Score.
 
     Args:
+      axes: the order of the axes of `responses` in an npz file.
       group: name of the array (S,), or coordinate of presentations, with the categories of the
         images for stratified splits.
 
@@ -77,10 +73,7 @@ def read(path: str, axes: tuple[str, ...] = AXES, group: str | None = None) -> A
 def complete(responses: np.ndarray) -> np.ndarray:
     """(S, N, R), NaN if missing -> (S, N, r): the first r repetitions that are not missing.
 
-    r is the smallest number of repetitions of any neuron and image.
-
-    Raises:
-      UsageError: r is below two.
+    r is the smallest number of repetitions of any neuron and image; UsageError if it is below two.
     """
     missing = np.isnan(responses)
     fewest = int((~missing).sum(-1).min())

@@ -19,13 +19,9 @@ def write(
 
     It has `digest` (N,), the SHA-256 of each file in hexadecimal digits, which identifies an image
     whatever its name; and under the name of each layer float32 (N, C, H, W), or (N, ...) as
-    `extract` returns it. Files that cannot be decoded are left out.
+    `extract` returns it. Files that cannot be decoded are left out; returns {name: reason} of them.
 
-    Returns:
-      {name: reason} of the files that were left out.
-
-    Raises:
-      UsageError: there is no such layer, no file can be decoded, or the npz file cannot be written.
+    UsageError if there is no such layer, no file can be decoded, or nothing can be written.
     """
     images, digests, left_out = [], [], {}
     for name, file in files.items():

@@ -44,11 +44,7 @@ def load(workdir: str, which: str = 'latest', data_dir: str | None = None) -> Ne
     """The network of a run at a checkpoint: 'latest', 'best' or the number of a step.
 
     If the config has no mean and std, they are computed from the training images in `data_dir`, by
-    default config.data_dir.
-
-    Raises:
-      UsageError: there is no run or no such checkpoint, or the training images are needed but
-        missing.
+    default config.data_dir. UsageError if there is no run, no such checkpoint, or no such images.
     """
     config = checkpoint.read_config(workdir)
     if data_dir is not None:
@@ -62,20 +58,8 @@ def load(workdir: str, which: str = 'latest', data_dir: str | None = None) -> Ne
     return Network(network.model, variables, network.image_shape, mean, std, step)
 
 
-def blocks(network: Network) -> tuple[str, ...]:
-    """The names of the sown activations between 'stem' and 'pooled', in the order of computation.
-
-    () if the model sows none.
-    """
-    return tuple(name for name in _sown(network) if name not in ('stem', 'pooled'))
-
-
 def main_layers(network: Network) -> tuple[str, ...]:
     """The blocks and the layers after them: 'pooled', if the model sows it, and 'logits'."""
-    return (*(name for name in _sown(network) if name != 'stem'), 'logits')
-
-
-def _sown(network: Network) -> list[str]:
     names = []
 
     def trace(variables, images):
@@ -83,21 +67,24 @@ def _sown(network: Network) -> list[str]:
         names.extend(_by_name(dict(state).get('intermediates', {})))  # dicts leave a trace sorted
 
     jax.eval_shape(trace, network.variables, jnp.zeros((1, *network.image_shape)))
-    return names
+    return (*(name for name in names if name != 'stem'), 'logits')
+
+
+def blocks(network: Network) -> tuple[str, ...]:
+    """The sown activations between 'stem' and 'pooled', in the order of computation."""
+    return tuple(name for name in main_layers(network) if name not in ('pooled', 'logits'))
 
 
 def resized(images: Sequence[np.ndarray] | np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """Scales whole images to `shape` (H, W, C), and converts them to RGB (C = 3) or grey (C = 1).
+    """Whole images in RGB (C = 3) or grey (C = 1), scaled to `shape` (H, W, C): (N, H, W, C) uint8.
+
+    Interpolates bilinearly, with antialiasing.
 
     Args:
-      images: uint8, each (h, w), (h, w, 1) or (h, w, 3), of any sizes.
-
-    Returns:
-      (N, H, W, C) uint8, interpolated bilinearly with antialiasing.
+      images: uint8, each (h, w), (h, w, 1) or (h, w, 3), of any sizes; else ValueError.
 
     Raises:
       UsageError: C is neither 1 nor 3.
-      ValueError: an image has another shape or dtype.
     """
     height, width, channels = shape
     if channels not in MODES:
@@ -125,38 +112,29 @@ def extract(
     layers: Sequence[str],
     batch_size: int = 64,
 ) -> dict[str, np.ndarray]:
-    """The activations of some layers, all held in memory.
+    """The activations of some layers for images, which are `resized`; all held in memory.
 
     Layers are the activations that the model sows, 'logits' (the output of the model), and the
     outputs of all modules, named by their paths ('stage1_block1_conv1', or 'encoder/conv' if
     modules are nested). If a module is called several times, this is its last output.
-
-    Args:
-      images: as `resized` takes them.
 
     Returns:
       float32 by layer: (N, C, H, W), or (N, ...) as the model has it for layers without positions.
 
     Raises:
       UsageError: there is no such layer; the message lists all.
-      ValueError: an image has a wrong shape or dtype.
     """
     pixels = resized(images, network.image_shape)
     batch_size = min(batch_size, len(pixels))
     unlabelled = np.full(batch_size, MISSING, np.int32)
+    # Padded, so that all batches run the same program.
+    padded = np.pad(pixels, [(0, -len(pixels) % batch_size)] + [(0, 0)] * 3)
     parts = []
-    for start in range(0, len(pixels), batch_size):
-        batch = pixels[start : start + batch_size]
-        # Padded, so that all batches run the same program.
-        padded = np.pad(batch, [(0, batch_size - len(batch))] + [(0, 0)] * 3)
-        part = _activations(
-            network.variables,
-            Pixels(padded, unlabelled, network.mean, network.std),
-            model=network.model,
-            layers=tuple(layers),
-        )
-        parts.append({name: np.asarray(values)[: len(batch)] for name, values in part.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in layers}
+    for batch in padded.reshape(-1, batch_size, *network.image_shape):
+        batch = Pixels(batch, unlabelled, network.mean, network.std)
+        part = _activations(network.variables, batch, model=network.model, layers=tuple(layers))
+        parts.append(jax.device_get(part))
+    return {name: np.concatenate([part[name] for part in parts])[: len(pixels)] for name in layers}
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'layers'))

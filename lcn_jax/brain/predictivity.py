@@ -23,17 +23,15 @@ RESAMPLES, CONFIDENCE = 1000, 0.95
 def prediction_correlations(
     features: np.ndarray, responses: np.ndarray, groups: np.ndarray | None = None
 ) -> np.ndarray:
-    """Correlation of predicted with measured responses to held-out images.
+    """Correlation of predicted with measured responses to held-out images: (SPLITS, N) float64.
 
-    One partial least squares regression predicts all neurons.
+    One partial least squares regression predicts all neurons. NaN for neurons whose responses or
+    predictions do not vary in a split.
 
     Args:
-      features: (S, ...) of S images, flattened if they have more than two axes.
+      features: (S, ...) of S images.
       responses: (S, N) of N neurons, means over repetitions.
       groups: (S,) categories of the images, for stratified splits; None splits at random.
-
-    Returns:
-      (SPLITS, N) float64; NaN for neurons whose responses or predictions do not vary in a split.
 
     Raises:
       UsageError: features are not finite, fewer than COMPONENTS of them vary independently, or
@@ -95,20 +93,12 @@ def mean(responses: np.ndarray) -> np.ndarray:
 
 
 def split_half_reliabilities(responses: np.ndarray) -> np.ndarray:
-    """Correlation r of the means of two halves of the repetitions, as 2 r / (1 + r).
+    """Reliability of the mean over all repetitions: (SPLITS, N) float64; `aggregate` is the ceiling.
 
-    This is the correction of Spearman and Brown to all repetitions; the `aggregate` of the results
-    is the ceiling.
+    2 r / (1 + r), by Spearman and Brown, for the correlation r of the means over two halves of the
+    repetitions. Images that are missing in one of the halves are left out of it.
 
-    Args:
-      responses: (S, N, R) of N neurons to S images in R >= 2 repetitions, NaN if missing. Images
-        that are missing in one of the halves are left out of the correlation.
-
-    Returns:
-      (SPLITS, N) float64.
-
-    Raises:
-      ValueError: there are fewer than two repetitions.
+    responses: (S, N, R) of N neurons to S images, NaN if missing; ValueError if R is below 2.
     """
     from sklearn.model_selection import ShuffleSplit
 
@@ -142,12 +132,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of statistic(*values), resampling the neurons.
 
-    Args:
-      statistic: reduces arrays (SPLITS, ..., N) to (...), as `aggregate` does.
-      values: (SPLITS, N) of the same N neurons.
-
-    Returns:
-      The bounds, NaN for a single neuron.
+    values: (SPLITS, N) of the same N neurons; the bounds are NaN for a single one. statistic:
+    reduces arrays (SPLITS, ..., N) to (...), as `aggregate` does.
     """
     if values[0].shape[-1] < 2:
         return float('nan'), float('nan')
@@ -169,8 +155,7 @@ def bootstrap_interval(
 def halves(stimuli: int, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Indices of two halves of the images: one to choose a layer on, one to report it on.
 
-    Raises:
-      UsageError: there are too few images, or too few of a group.
+    UsageError if there are too few images, or too few of a group.
     """
     return _splits(stimuli, groups, 1, 0.5)[0]
 

@@ -14,8 +14,7 @@ from lcn_jax.errors import UsageError
 def read(source: str) -> dict[str, bytes]:
     """Path inside a folder or zip -> image file, in natural order: 2.png before 10.png.
 
-    Raises:
-      UsageError: `source` is missing, is corrupt, or has no images.
+    UsageError if `source` is missing, is corrupt, or has no images.
     """
 
     def natural(name):
@@ -31,8 +30,7 @@ def read(source: str) -> dict[str, bytes]:
 def choose(files: dict[str, bytes], ids: Sequence[str] | np.ndarray) -> dict[str, bytes]:
     """The files with these names, in the order of `ids`; folders and suffixes may be left out.
 
-    Raises:
-      UsageError: a name fits no file, or several.
+    UsageError if a name fits no file, or several.
     """
     by_id = {}
     for path in files:
@@ -51,9 +49,8 @@ def choose(files: dict[str, bytes], ids: Sequence[str] | np.ndarray) -> dict[str
 def shown(source: str, neurons: Assembly) -> list[np.ndarray]:
     """The images shown to the neurons, in the order of the responses: (H, W, 3) uint8, any sizes.
 
-    Raises:
-      UsageError: as `read` and `choose`; an image cannot be decoded; or the number of images is not
-        that of the responses.
+    UsageError as `read` and `choose`, or if an image cannot be decoded, or the number of images is
+    not that of the responses.
     """
     files = read(source)
     if neurons.stimuli is not None:

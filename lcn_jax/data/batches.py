@@ -89,13 +89,11 @@ def train_batch(
 ) -> tuple[jax.Array, jax.Array]:
     """Part `shard` = (index, count) of the training batch of a step, from the epoch's `order`.
 
+    images (batch_size / count, size, size, C) float32 and labels (batch_size / count,).
     Normalisation comes before the crop, so the padding is the mean colour. Without an `order`,
     `pixels` are this part already, copies included.
-
-    Returns:
-      images (batch_size / count, size, size, C) float32 and labels (batch_size / count,).
     """
-    batch_size, size, padding = spec.batch_size, spec.size, spec.padding
+    batch_size, padding = spec.batch_size, spec.padding
     mine = positions(batch_size, shard)
     if order is None:
         chosen = jnp.arange(len(mine))
@@ -104,7 +102,7 @@ def train_batch(
     offset_key, flip_key = jax.random.split(jax.random.fold_in(key, step))
     offsets = jax.random.randint(offset_key, (batch_size, 2), -padding, padding + 1)
     images = normalise(pixels.images[chosen], pixels)
-    images = crop(images, centre(pixels, size) + offsets[mine], size)
+    images = crop(images, centre(pixels, spec.size) + offsets[mine], spec.size)
     if spec.flips:
         flipped = jax.random.bernoulli(flip_key, shape=(batch_size,))[mine]
         images = jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)

@@ -24,8 +24,7 @@ def prepare(
       dataset: one of SPECS; 'module:Builder'; an image classification dataset of tfds, which needs
         tensorflow; or a new name for the images of `source`, which are in folders of classes.
       source: what SPECS says the dataset is prepared from; passed to a builder of the user's own.
-      val_labels: for ImageNet with validation images other than the official ones: a file with the
-        wnid of each, one a line, in the order of the image files, or a table like Kaggle's.
+      val_labels: for ImageNet with other validation images, as `Imagenet2012` takes it.
 
     Returns:
       The number of examples of each split.

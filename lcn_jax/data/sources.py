@@ -22,7 +22,7 @@ FORMAT = 'array_record'  # tfds' file format that can be read without tensorflow
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A dataset prepared under `data_dir`. Nothing is read before it is needed.
+    """A dataset prepared under `data_dir`, read when it is needed; errors are UsageErrors.
 
     name: of a dataset in SPECS; 'module:Builder'; or anything that tfds finds prepared under
     `data_dir`: 'fashion_mnist', 'name/config', 'name:version'.
@@ -33,12 +33,11 @@ class Source:
 
     @functools.cached_property
     def spec(self) -> Spec:
-        """UsageError if the dataset must be prepared and is not, or is not of images and labels."""
         return SPECS[self.name] if self.name in SPECS else specs.describe(self.builder)
 
     @functools.cached_property
     def builder(self) -> Any:
-        """The tfds builder, prepared; UsageError if it is not, or not in array_record form."""
+        """The tfds builder of the prepared dataset; if that needs no source, prepared now."""
         if '://' in self.data_dir and not self.data_dir.startswith('gs://'):
             raise UsageError(
                 f'datasets are read from folders and gs:// buckets, not from {self.data_dir}: copy '
@@ -61,22 +60,19 @@ class Source:
                 write(specs.builder_class(self.name)(data_dir=folder))
             builder = self._find(folder)
         if builder is None:
-            missing = (
-                f'has not been prepared in {self.data_dir}; run: python -m experiments.prepare '
-                f'--dataset={self.name} --data_dir={self.data_dir}'
-            )
+            unknown = f'is none of {", ".join(sorted(SPECS))}, and '
+            source = ', for images of your own with --source=PATH'
             if known is not None:
-                missing += f' --source=PATH, where PATH is {known.source}.'
-                raise UsageError(f'{self.name} {missing}')
+                unknown, source = '', f' --source=PATH, where PATH is {known.source}'
             raise UsageError(
-                f'{self.name} is none of {", ".join(sorted(SPECS))}, and {missing}, for images of '
-                'your own with --source=PATH.'
+                f'{self.name} {unknown}has not been prepared in {self.data_dir}; run: '
+                f'python -m experiments.prepare --dataset={self.name} --data_dir={self.data_dir}'
+                f'{source}.'
             )
         check_format(builder)
         return builder
 
     def split(self, name: str) -> Split:
-        """UsageError if the split is empty or was not prepared."""
         splits = self.builder.info.splits
         if name not in splits or not splits[name].num_examples:
             raise UsageError(
@@ -87,13 +83,9 @@ class Source:
         return Split(os.fspath(self.builder.data_path), name, self.spec, examples)
 
     def train_and_evaluated(self, validation: int, train_images: int) -> tuple[Split, Split]:
-        """The images to train on, and those to evaluate on.
+        """The images to train on, as `divide` chooses them, and those to evaluate on.
 
-        If `validation` is not 0, that many training images are held out to evaluate on; see
-        `divide`.
-
-        Raises:
-          UsageError: there are too few training images, or none to evaluate on.
+        The latter are the `validation` images held out, if that is not 0, else the dataset's split.
         """
         train = self.split('train')
         kept, held_out = divide(len(train), validation, train_images)
@@ -134,12 +126,10 @@ class Source:
 def normalisation(
     config: ml_collections.ConfigDict, source: Source
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (C,) float32 that images are normalised with.
+    """Mean and standard deviation (C,) float32 to normalise images with.
 
-    Those of `config`, else those of the training images.
-
-    Raises:
-      UsageError: they are missing and cannot be computed, or a standard deviation is 0.
+    Those of `config`, else those of the training images. UsageError if they cannot be computed, or
+    a standard deviation is not positive.
     """
     if config.mean:
         mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
@@ -162,10 +152,8 @@ def divide(examples: int, validation: int, train_images: int) -> tuple[np.ndarra
     """Indices of the examples to train on, and of `validation` random ones to evaluate on.
 
     If `train_images` is not 0, only that many random ones are trained on. Both are in the order of
-    the files, and the same in all runs, so that results can be compared.
-
-    Raises:
-      UsageError: there are too few training images.
+    the files, and the same in all runs, so that results can be compared. UsageError if there are
+    too few.
     """
     if not 0 <= validation < examples:
         raise UsageError(

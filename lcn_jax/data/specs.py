@@ -92,8 +92,7 @@ def is_own(name: str) -> bool:
 def builder_class(name: str) -> type:
     """The tfds builder of a dataset in SPECS, of 'module:Class', or of a name that tfds knows.
 
-    Raises:
-      UsageError: there is none.
+    UsageError if there is none.
     """
     import tensorflow_datasets as tfds
 
@@ -114,11 +113,7 @@ def builder_class(name: str) -> type:
 
 
 def describe(builder: Any) -> Spec:
-    """The `Spec` of a prepared dataset.
-
-    Raises:
-      UsageError: it is not a dataset of images with a class each.
-    """
+    """The `Spec` of a prepared dataset; UsageError unless it has images with a class each."""
     import tensorflow_datasets as tfds
 
     info = builder.info

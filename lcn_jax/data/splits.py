@@ -68,20 +68,15 @@ class Split:
         return self._parse(example, record)
 
     def read(self) -> Images:
-        """Decodes all images, which must have one size.
-
-        Raises:
-          UsageError: as `[]`, or an image is corrupt or has a size other than the dataset's.
-        """
-        images = np.empty((len(self), *self.spec.common_shape), np.uint8)
+        """Decodes all images; UsageError as `[]`, or if one is corrupt or of another size."""
+        shape = self.spec.common_shape
+        images = np.empty((len(self), *shape), np.uint8)
         labels = np.empty(len(self), np.int32)
         for start in range(0, len(self), READ_BLOCK):
             for i, (file, label, name) in enumerate(self._block(start), start):
-                image = encoded.decode(file, name, self.spec.image_shape[2])
-                if image.shape != images.shape[1:]:
-                    raise UsageError(
-                        f'{name} has shape {image.shape}; the dataset has {self.spec.image_shape}.'
-                    )
+                image = encoded.decode(file, name, shape[2])
+                if image.shape != shape:
+                    raise UsageError(f'{name} has shape {image.shape}; the dataset has {shape}.')
                 images[i], labels[i] = image, label
         return Images(images, labels)
 

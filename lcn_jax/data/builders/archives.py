@@ -41,11 +41,9 @@ def reading(name: str | os.PathLike) -> Iterator[None]:
 def files(source: Path) -> Iterator[Files]:
     """The files of a folder, or of a zip or tar archive, by their paths inside it.
 
-    Leaves out hidden files and what operating systems leave behind (Thumbs.db, __MACOSX/ and the
-    like); follows links to folders.
-
-    Raises:
-      UsageError: `source` does not exist or is not an archive, or, when a file is read, is corrupt.
+    Without hidden files and what operating systems leave behind (Thumbs.db, __MACOSX/ and the
+    like). Links to folders are followed. UsageError if `source` does not exist or is not an
+    archive, or, when a file is read, if it is corrupt.
     """
     if not source.exists():
         raise UsageError(f'there is no {source}.')
@@ -66,14 +64,11 @@ def files(source: Path) -> Iterator[Files]:
         yield _without_litter(paths, read_file, str(source))
 
 
-@contextlib.contextmanager
-def files_in_tar(content: bytes, name: str) -> Iterator[Files]:
+def files_in_tar(content: bytes, name: str) -> Files:
     """The files of an uncompressed tar archive that has been read already; as `files`."""
-    with contextlib.ExitStack() as stack:
-        with reading(name):
-            tar = stack.enter_context(tarfile.open(fileobj=io.BytesIO(content), mode='r:'))
-            members = _members(tar)
-        yield _without_litter(*members, name)
+    with reading(name):
+        paths, read_file = _members(tarfile.TarFile(fileobj=io.BytesIO(content)))
+    return _without_litter(paths, read_file, name)
 
 
 def folders_with(name: str, files: Files) -> list[str]:
@@ -94,10 +89,9 @@ def read(path: str | os.PathLike) -> bytes:
 
 
 def lines(content: bytes, name: str) -> list[str]:
-    """The lines of a text file without space around them, and without empty ones.
+    """The lines of a text file that are not empty, without space around them.
 
-    Raises:
-      UsageError: it is not UTF-8, or UTF-16 with a byte-order mark; the message starts with `name`.
+    UsageError if it is not UTF-8, or UTF-16 with a byte-order mark.
     """
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:

@@ -29,9 +29,9 @@ class Label:
 
 
 class _Cifar:
-    """Base class of the CIFAR builders. `source` is a folder or an archive.
+    """Base class of the builders.
 
-    split_files: without '.bin'. labels: in the order of a row's first bytes. meta: a pickle.
+    split_files: without '.bin'; labels: in the order of a row's first bytes; meta: a pickle.
     """
 
     split_files: dict[str, list[str]]
@@ -176,13 +176,7 @@ class _Unpickler(pickle.Unpickler):
     """Knows what needs no imports, and _Numpy."""
 
     def find_class(self, module, name):
-        numpy = {
-            'numpy.dtype',
-            'numpy.ndarray',
-            'numpy.core.multiarray._reconstruct',
-            'numpy._core.multiarray._reconstruct',
-        }
-        if f'{module}.{name}' in numpy:
+        if module.startswith('numpy') and name in ('dtype', 'ndarray', '_reconstruct'):
             return _Numpy
         raise pickle.UnpicklingError(f'it refers to {module}.{name}')
 

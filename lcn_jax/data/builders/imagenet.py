@@ -45,7 +45,10 @@ class Imagenet2012(imagenet2012_dataset_builder.Builder, skip_registration=True)
                 wnids = [_stem(path) for path in classes]
             with archives.files(tars[1]) as files:
                 validation = _labelled(list(files), files, tars[1], self._val_labels)
-            train_images, val_images = _images_of_classes(tars[0]), _images(tars[1], validation)
+            images = {
+                'train': _images_of_classes(tars[0]),
+                'validation': _images(tars[1], validation),
+            }
         else:
             with archives.files(source) as files:
                 train, validation = _in_folders(files, known, source)
@@ -54,13 +57,10 @@ class Imagenet2012(imagenet2012_dataset_builder.Builder, skip_registration=True)
                 elif self._val_labels:
                     raise UsageError(f'leave out --val_labels: {source} has them as folders.')
             wnids = train.values()
-            train_images, val_images = _images(source, train), _images(source, validation)
+            images = {'train': _images(source, train), 'validation': _images(source, validation)}
         for wnid in sorted({*wnids, *validation.values()} - known):
             raise UsageError(f'{source}: {wnid!r} is not one of the {len(known)} classes.')
-        return {
-            'train': self._generate_examples(train_images),
-            'validation': self._generate_examples(val_images),
-        }
+        return {split: self._generate_examples(found) for split, found in images.items()}
 
     def _generate_examples(self, images: Images):
         seen = set()
@@ -78,9 +78,9 @@ def _images_of_classes(tar: Path) -> Images:
     """The images in a tar of one tar for each class."""
     with archives.files(tar) as classes:
         for path, read in classes.items():
-            with archives.files_in_tar(read(), f'{tar}: {path}') as images:
-                for image, read_image in images.items():
-                    yield _name(image), read_image(), _stem(path), f'{tar}: {path}: {image}'
+            images = archives.files_in_tar(read(), f'{tar}: {path}')
+            for image, read_image in images.items():
+                yield _name(image), read_image(), _stem(path), f'{tar}: {path}: {image}'
 
 
 def _images(source: Path, wnids: dict[str, str]) -> Images:

@@ -38,19 +38,8 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         with archives.files(self._source) as files:
-            roots = archives.folders_with('wnids.txt', files)
-            if len(roots) != 1:
-                raise UsageError(
-                    f'{self._source} is not TinyImageNet: there must be one wnids.txt in it.'
-                )
-            wnids = _wnids(files, roots[0], self._source)
-            train = _train_labels(files, roots[0], wnids, self._source)
-            validation = _validation_labels(files, roots[0], wnids, self._source)
-        self.info.features['label'].names = wnids
-        return {
-            'train': self._generate_examples(train),
-            'validation': self._generate_examples(validation),
-        }
+            self.info.features['label'].names, splits = _labels(files, self._source)
+        return {split: self._generate_examples(labels) for split, labels in splits.items()}
 
     def _generate_examples(self, labels):
         with archives.files(self._source) as files:
@@ -62,42 +51,38 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
                 yield name, {'image': image, 'label': wnid, 'file_name': name}
 
 
-def _wnids(files, root, source) -> list[str]:
-    name = f'{root}wnids.txt'
-    wnids = archives.lines(files[name](), f'{source}: {name}')
-    if not wnids:
-        raise UsageError(f'{source}: {name} lists no classes.')
+def _labels(files: archives.Files, source: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """The wnids of the classes, and split -> path -> wnid of the images."""
+    roots = archives.folders_with('wnids.txt', files)
+    if len(roots) != 1:
+        raise UsageError(f'{source} is not TinyImageNet: there must be one wnids.txt in it.')
+    (root,) = roots
+
+    def lines(file, what):
+        if root + file not in files:
+            raise UsageError(f'{source}: there is no {root}{file}.')
+        found = archives.lines(files[root + file](), f'{source}: {root}{file}')
+        if not found:
+            raise UsageError(f'{source}: {root}{file} lists no {what}.')
+        return found
+
+    wnids, annotations = lines('wnids.txt', 'classes'), 'val/val_annotations.txt'
     if len(set(wnids)) < len(wnids):
-        raise UsageError(f'{source}: {name} lists a class twice.')
-    return wnids
-
-
-def _train_labels(files, root, wnids, source) -> dict[str, str]:
-    """Path -> wnid."""
-    labels = {}
+        raise UsageError(f'{source}: {root}wnids.txt lists a class twice.')
+    train, validation = {}, {}
     for path in files:
         match path.removeprefix(root).split('/'):
             case ['train', wnid, 'images', name] if wnid in wnids and archives.is_image(name):
-                labels[path] = wnid
-    for wnid in sorted(set(wnids) - set(labels.values())):
+                train[path] = wnid
+    for wnid in sorted(set(wnids) - set(train.values())):
         raise UsageError(f'{source}: there are no training images of class {wnid}.')
-    return labels
-
-
-def _validation_labels(files, root, wnids, source) -> dict[str, str]:
-    """Path -> wnid."""
-    annotations = f'{root}val/val_annotations.txt'
-    if annotations not in files:
-        raise UsageError(f'{source}: there is no {annotations}.')
-    labels = {}
-    for line in archives.lines(files[annotations](), f'{source}: {annotations}'):
+    for line in lines(annotations, 'images'):
         match line.split('\t'):
             case [name, wnid, *_] if wnid in wnids:
-                labels[f'{root}val/images/{name}'] = wnid
+                validation[f'{root}val/images/{name}'] = wnid
             case _:
                 raise UsageError(
-                    f'{source}: {annotations} has a line without a class of wnids.txt: {line!r}.'
+                    f'{source}: {root}{annotations} has a line without a class of wnids.txt: '
+                    f'{line!r}.'
                 )
-    if not labels:
-        raise UsageError(f'{source}: {annotations} lists no images.')
-    return labels
+    return wnids, {'train': train, 'validation': validation}
