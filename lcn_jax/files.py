@@ -42,11 +42,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def locate(path: Path) -> epath.Path:
-    """The absolute path, with ~ expanded, or the URL.
-
-    Raises:
-      UsageError: no installed package opens this kind of URL.
-    """
+    """The absolute path, with ~ expanded; or the URL, if an installed package opens such URLs."""
     scheme, separator, _ = os.fspath(path).partition('://')
     if not separator:
         return epath.Path(path).expanduser().absolute()

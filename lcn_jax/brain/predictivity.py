@@ -93,7 +93,7 @@ def mean(responses: np.ndarray) -> np.ndarray:
 
 
 def split_half_reliabilities(responses: np.ndarray) -> np.ndarray:
-    """Reliability of the mean over all repetitions: (SPLITS, N) float64; `aggregate` is the ceiling.
+    """Reliability of responses, (SPLITS, N) float64, whose `aggregate` is the ceiling.
 
     2 r / (1 + r), by Spearman and Brown, for the correlation r of the means over two halves of the
     repetitions. Images that are missing in one of the halves are left out of it.

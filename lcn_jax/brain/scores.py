@@ -17,8 +17,7 @@ class Scorer:
     def __init__(self, responses: np.ndarray, groups: np.ndarray | None):
         """responses: (S, N, R), NaN if missing; groups: (S,) categories of the images, or None.
 
-        Raises:
-          UsageError: a response has fewer than two repetitions, or there are too few images.
+        UsageError if a response has fewer than two repetitions, or there are too few images.
         """
         repetitions = np.moveaxis(assembly.complete(responses), -1, 0)
         self._rdms = np.stack([rdm.rdm(repetition) for repetition in repetitions])
@@ -36,8 +35,7 @@ class Scorer:
     def layer(self, activations: np.ndarray) -> dict:
         """The scores of a layer (S, ...) over all images, and `chosen_by`, that on one half.
 
-        Raises:
-          UsageError: the layer cannot be scored.
+        UsageError if the layer cannot be scored.
         """
         scores = self.scores(self.correlations(activations, slice(None)))
         on_half = aggregate(self.correlations(activations, self.chosen_on))

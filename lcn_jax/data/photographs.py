@@ -16,8 +16,7 @@ def crop(
 ) -> np.ndarray:
     """(size, size, channels) uint8: the part of the image in `choose_box(width, height)`, resized.
 
-    Raises:
-      UsageError: the file is not a whole image; the message starts with `name`.
+    UsageError, with the `name`, if the file is not a whole image.
     """
     from PIL import Image
 

@@ -63,29 +63,26 @@ def _local(flag: str, path: str) -> Path:
 
 def _builder(dataset: str, folder: Path, given: dict[str, Path]) -> Any:
     """The tfds builder that makes `dataset` in `folder` from the `given` source and labels."""
+    import tensorflow_datasets as tfds
+
     known = SPECS.get(dataset)
     if known is None and not specs.is_own(dataset):
-        make = _folder_builder if given else _tfds_builder
-        return make(dataset, folder, **given)
+        if given:
+            return _folder_builder(dataset, folder, **given)
+        specs.builder_class(dataset)  # raises if tfds does not know it
+        if not _has_tensorflow():
+            raise UsageError(
+                f'{dataset} is prepared by tfds, which needs tensorflow: pip install '
+                "'lcn_jax[prepare]'. For images of your own, give their folder with --source."
+            )
+        return tfds.builder(dataset, data_dir=folder)
     if known and given and not known.source:
         raise UsageError(f'{dataset} needs nothing to be prepared from: leave out --source.')
     if known and known.source and 'source' not in given:
         if not (known.downloads and _has_tensorflow()):
             raise UsageError(f'set --source to {known.source}.')
-        return _tfds_builder(dataset, folder)
+        return tfds.builder(dataset, data_dir=folder)
     return specs.builder_class(dataset)(data_dir=folder, **given)
-
-
-def _tfds_builder(name: str, folder: Path) -> Any:
-    import tensorflow_datasets as tfds
-
-    specs.builder_class(name)  # complains of an unknown name
-    if not _has_tensorflow():
-        raise UsageError(
-            f"{name} is prepared by tfds, which needs tensorflow: pip install 'lcn_jax[prepare]'. "
-            'For images of your own, give their folder with --source.'
-        )
-    return tfds.builder(name, data_dir=folder)
 
 
 def _has_tensorflow() -> bool:

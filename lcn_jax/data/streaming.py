@@ -40,10 +40,10 @@ class _Batches:
 
 @dataclasses.dataclass(frozen=True)
 class TrainBatches(_Batches):
-    """Training batches by step, with the images that `batches.train_batch` would choose.
+    """Training batches by step, each with `repetitions` copies of every image in it.
 
-    A batch has batch_size / repetitions images, each decoded and cropped once; the copies of an
-    image are the same here and lie batch_size / repetitions apart in the whole batch.
+    Images are decoded and cropped once, so their copies are the same here; in the whole batch they
+    lie batch_size / repetitions apart.
     """
 
     seed: int
@@ -54,7 +54,7 @@ class TrainBatches(_Batches):
         return self.steps
 
     def __getitem__(self, step: int) -> Batch:
-        examples, distinct_images = len(self.split), self.batch_size // self.repetitions
+        examples, images_per_batch = len(self.split), self.batch_size // self.repetitions
         places = places_in_epoch(step, examples, self.batch_size, self.repetitions, self.shard)
         epoch = step // steps_per_epoch(examples, self.batch_size, self.repetitions)
         order = _epoch_order(self.seed, epoch, examples)
@@ -62,7 +62,7 @@ class TrainBatches(_Batches):
         images = np.empty((len(distinct), self.size, self.size, self.channels), np.uint8)
         labels = np.empty(len(distinct), np.int32)
         for i, place in enumerate(distinct):
-            rng = np.random.default_rng((self.seed, step, place % distinct_images))
+            rng = np.random.default_rng((self.seed, step, place % images_per_batch))
             file, labels[i], name = self.split[int(order[place])]
             choose_box = functools.partial(random_box, rng=rng)
             images[i] = crop(file, name, self.size, self.channels, choose_box)

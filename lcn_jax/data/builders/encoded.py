@@ -16,8 +16,7 @@ MODES = {1: 'L', 3: 'RGB'}  # number of channels -> Pillow's name
 def opened(file: bytes, name: str) -> Iterator[Any]:
     """The file as a Pillow image, whose pixels the body of the `with` decodes.
 
-    Raises:
-      UsageError: it is truncated or not an image; the message starts with `name`.
+    UsageError if it is truncated or not an image; the message starts with `name`.
     """
     from PIL import Image
 
@@ -53,10 +52,7 @@ def png(pixels: np.ndarray) -> bytes:
 def stored(file: bytes, name: str, channels: int = 3) -> bytes:
     """What a dataset keeps of an image: a JPEG with the right channels as it is, else a PNG.
 
-    Transparency is dropped.
-
-    Raises:
-      UsageError: as `opened`, or the image has more than 8 bits per channel.
+    Transparency is dropped. UsageError as `opened`, or for more than 8 bits per channel.
     """
     with opened(file, name) as image:
         if (image.format, image.mode) == ('JPEG', MODES[channels]):

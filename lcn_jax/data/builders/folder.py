@@ -63,9 +63,8 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 def classes_of_images(files: archives.Files, source: Path) -> dict[str, dict[str, str]]:
     """Split -> path -> class of all images.
 
-    Raises:
-      UsageError: the images are not in folders of splits and classes, or there are fewer than two
-        classes, or a class has no images to train on.
+    UsageError if the images are not in folders of splits and classes, there are fewer than two
+    classes, or a class has no images to train on.
     """
     images = sorted(path for path in files if archives.is_image(path))
     if not images:

@@ -7,7 +7,8 @@ they unpack to, or the files as Kaggle packs them.
 import csv
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from posixpath import basename, splitext
 
 from tensorflow_datasets.datasets.imagenet2012 import imagenet2012_dataset_builder
 
@@ -80,14 +81,14 @@ def _images_of_classes(tar: Path) -> Images:
         for path, read in classes.items():
             images = archives.files_in_tar(read(), f'{tar}: {path}')
             for image, read_image in images.items():
-                yield _name(image), read_image(), _stem(path), f'{tar}: {path}: {image}'
+                yield basename(image), read_image(), _stem(path), f'{tar}: {path}: {image}'
 
 
 def _images(source: Path, wnids: dict[str, str]) -> Images:
     """The images of `source` with these paths."""
     with archives.files(source) as files:
         for path, wnid in wnids.items():
-            yield _name(path), files[path](), wnid, f'{source}: {path}'
+            yield basename(path), files[path](), wnid, f'{source}: {path}'
 
 
 def _in_folders(files: archives.Files, known: set[str], source: Path):
@@ -115,7 +116,7 @@ def _labelled(
     paths: list[str], files: archives.Files, source: Path, val_labels: Path | None
 ) -> dict[str, str]:
     """Path -> wnid of validation images."""
-    kaggle = [path for path in files if _name(path) == KAGGLE_LABELS]
+    kaggle = [path for path in files if basename(path) == KAGGLE_LABELS]
     if not val_labels and len(kaggle) == 1:
         content, labels_file = files[kaggle[0]](), f'{source}: {kaggle[0]}'
     else:
@@ -132,7 +133,7 @@ def _labelled(
                 f'{source} has {len(paths)} validation images and {labels_file} {len(rows)} '
                 'labels: give the labels of these images with --val_labels.'
             )
-        return {path: row[0] for path, row in zip(sorted(paths, key=_name), rows)}
+        return {path: row[0] for path, row in zip(sorted(paths, key=basename), rows)}
     # Kaggle's rows: name of the image, wnid and place of an object, wnid and place of the next.
     wnids = {_stem(row[0]): row[1].partition(' ')[0] for row in rows if len(row) > 1}
     for path in paths:
@@ -141,9 +142,5 @@ def _labelled(
     return {path: wnids[_stem(path)] for path in paths}
 
 
-def _name(path: str) -> str:
-    return PurePosixPath(path).name
-
-
 def _stem(path: str) -> str:
-    return PurePosixPath(path).stem
+    return splitext(basename(path))[0]
