@@ -14,17 +14,21 @@ from lcn_jax.data.shards import MISSING
 from lcn_jax.data.sources import Source
 from lcn_jax.data.splits import Images
 from lcn_jax.errors import UsageError
-from lcn_jax.training import config as configs
 from lcn_jax.training import inputs
 from lcn_jax.training.train import train_and_evaluate
 
 KEY = jax.random.key(0)
+SIZES = {'digits': 16, 'tiny_imagenet': 48}  # of images; 32 for the other datasets
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
     return tiny_archives.prepare_all(tmp_path_factory.mktemp('data'))
+
+
+def cifar_config(data_dir, name='cifar10'):
+    return tiny_archives.config_for(name, data_dir, image_size=32, batch_size=4)
 
 
 def random_pixels(number=12, size=8, channels=3) -> Pixels:
@@ -48,13 +52,7 @@ def windows(image, pixels, size, padding) -> dict[tuple[int, int], np.ndarray]:
 
 
 def make_batch(pixels, step=0, *, key=KEY, **options):
-    options = {
-        'batch_size': 12,
-        'size': 8,
-        'padding': 2,
-        'repetitions': 1,
-        'flips': False,
-    } | options
+    options = {'batch_size': 12, 'size': 8, 'padding': 2} | options
     order, shard = batches.epoch_order(key, 0, len(pixels.labels)), options.pop('shard', (0, 1))
     spec = batches.BatchSpec(**options)
     images, labels = batches.train_batch(pixels, order, key, jnp.int32(step), spec, shard)
@@ -217,7 +215,7 @@ def test_division_is_disjoint_complete_and_random():
 
 @pytest.mark.parametrize(('validation', 'train_images'), [(0, 0), (5, 0), (0, 7), (5, 7)])
 def test_resident_input_trains_on_the_rest(data_dir, validation, train_images):
-    config = small_config('cifar10', data_dir)
+    config = cifar_config(data_dir)
     config.validation, config.train_images = validation, train_images
     made = inputs.make(config, KEY)
     train, test = (Source('cifar10', data_dir).split(name).read() for name in ('train', 'test'))
@@ -234,7 +232,7 @@ def test_resident_input_trains_on_the_rest(data_dir, validation, train_images):
 
 
 def test_resident_input_orders_each_epoch_anew(data_dir):
-    config = small_config('cifar10', data_dir)  # 5 steps an epoch
+    config = cifar_config(data_dir)  # 5 steps an epoch
     made = inputs.make(config, KEY)
     orders = [
         np.asarray(order[0]) for step in (0, 3, 5) for _, order, _ in made.train(step, step + 1)
@@ -260,7 +258,7 @@ def test_pixel_statistics_are_kept_and_can_be_given(data_dir, monkeypatch):
     np.testing.assert_array_equal(Source('cifar100', data_dir).pixel_statistics(), computed)
     monkeypatch.undo()
 
-    config = small_config('cifar100', data_dir)
+    config = cifar_config(data_dir, 'cifar100')
     ((pixels, _, _),) = inputs.make(config, KEY).train(0, 1)
     np.testing.assert_array_equal(pixels.mean[0], computed[0])
     np.testing.assert_array_equal(pixels.std[0], computed[1])
@@ -306,7 +304,7 @@ def test_what_is_not_there_is_named(data_dir, tmp_path):
     ],
 )
 def test_impossible_configs(data_dir, tmp_path, changes, message):
-    config = small_config('cifar10', data_dir)
+    config = cifar_config(data_dir)
     config.batch_size = 8
     config.update(changes)
     with pytest.raises(UsageError, match=message):
@@ -315,7 +313,7 @@ def test_impossible_configs(data_dir, tmp_path, changes, message):
 
 @pytest.mark.slow
 def test_validation_is_reported_as_such(data_dir, tmp_path):
-    config = small_config('cifar10', data_dir)
+    config = cifar_config(data_dir)
     config.batch_size, config.validation, config.epochs = 8, 4, 1
     last = train_and_evaluate(config, str(tmp_path))
     assert last['step'] == 2
@@ -323,7 +321,7 @@ def test_validation_is_reported_as_such(data_dir, tmp_path):
     assert 'test_top1' not in last
 
 
-GOLDEN = os.path.join(os.path.dirname(__file__), 'golden_batches.json')
+GOLDEN = Path(__file__).with_name('golden_batches.json')
 
 
 @pytest.mark.parametrize('name', sources.SPECS)
@@ -333,8 +331,8 @@ def test_golden_batch(data_dir, name):
 
     If batches are meant to change, run `RENEW_GOLDEN=1 pytest tests/data_test.py -k golden`.
     """
-    config = small_config(name, data_dir)
-    config.batch_size, config.translations.padding, config.translations.repetitions = 8, 2, 2
+    config = tiny_archives.config_for(name, data_dir, SIZES.get(name, 32))
+    config.translations.padding, config.translations.repetitions = 2, 2
     config.flip = name == 'imagenet2012'
     made = inputs.make(config, KEY)
     ((pixels, order, _),) = made.train(1, 2)
@@ -348,19 +346,8 @@ def test_golden_batch(data_dir, name):
     images, labels = batches.train_batch(on_first, order, KEY, jnp.int32(1), spec)
     batch = {'labels': labels.tolist(), 'means': images.mean((1, 2, 3)).tolist()}
     if os.environ.get('RENEW_GOLDEN'):
-        golden = json.loads(Path(GOLDEN).read_text()) if os.path.exists(GOLDEN) else {}
-        Path(GOLDEN).write_text(json.dumps(golden | {name: batch}, indent=1) + '\n')
-    golden = json.loads(Path(GOLDEN).read_text())[name]
+        golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+        GOLDEN.write_text(json.dumps(golden | {name: batch}, indent=1) + '\n')
+    golden = json.loads(GOLDEN.read_text())[name]
     assert batch['labels'] == golden['labels']
     np.testing.assert_allclose(batch['means'], golden['means'], atol=2e-3)
-
-
-def small_config(name, data_dir):
-    config = configs.default()
-    config.dataset, config.data_dir = name, data_dir
-    config.image_size = {'digits': 16, 'tiny_imagenet': 48}.get(name, 32)
-    config.model.stage_sizes, config.model.width = (), 2
-    config.batch_size, config.epochs, config.workers = 4, 2, 0
-    if name == 'imagenet2012':
-        config.mean, config.std = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
-    return config

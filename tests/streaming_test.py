@@ -1,6 +1,5 @@
 import dataclasses
 import functools
-import io
 import re
 
 import jax
@@ -15,7 +14,6 @@ from lcn_jax.data.shards import MISSING
 from lcn_jax.data.sources import Source
 from lcn_jax.data.splits import Split
 from lcn_jax.errors import UsageError
-from lcn_jax.training import config as configs
 from lcn_jax.training import inputs
 from lcn_jax.training.train import train_and_evaluate
 
@@ -200,20 +198,15 @@ def test_grey_crops_have_one_channel(mode):
     np.testing.assert_allclose(grey[..., 0].astype(int), expected[..., 0], atol=1)
 
 
-def config_for(data_dir):
-    config = configs.default()
-    config.dataset, config.data_dir = 'imagenet2012', data_dir
-    config.image_size, config.flip = 16, True
-    config.mean, config.std = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
+def imagenet_config(data_dir):
+    config = tiny_archives.config_for('imagenet2012', data_dir, image_size=16)
     config.translations.padding, config.translations.repetitions = 2, 2
-    config.model.stage_sizes, config.model.width = (), 2
-    config.batch_size, config.epochs, config.workers = 8, 2, 0
-    config.log_every = 2
+    config.flip, config.log_every = True, 2
     return config
 
 
 def test_input_resumes_from_the_step(data_dir, monkeypatch):
-    config, key, opened = config_for(data_dir), jax.random.key(0), []
+    config, key, opened = imagenet_config(data_dir), jax.random.key(0), []
     stream = streaming.stream
     monkeypatch.setattr(streaming, 'stream', lambda *args: opened.append(args) or stream(*args))
     made = inputs.make(config, key)
@@ -231,7 +224,7 @@ def test_input_resumes_from_the_step(data_dir, monkeypatch):
 @pytest.mark.parametrize('workers', [0, 1])
 @pytest.mark.slow
 def test_trains_and_evaluates(data_dir, tmp_path, workers):
-    config = config_for(data_dir)
+    config = imagenet_config(data_dir)
     config.workers = workers
     records = []
     last = train_and_evaluate(config, str(tmp_path), records.append)
@@ -243,7 +236,7 @@ def test_trains_and_evaluates(data_dir, tmp_path, workers):
 
 
 def test_holds_out_validation_images(data_dir):
-    config = config_for(data_dir)
+    config = imagenet_config(data_dir)
     config.validation, config.train_images = 4, 5
     made = inputs.make(config, jax.random.key(0))
     assert made.examples == 5
@@ -252,7 +245,7 @@ def test_holds_out_validation_images(data_dir):
 
 
 def test_statistics_must_be_given(data_dir):
-    config = config_for(data_dir)
+    config = imagenet_config(data_dir)
     config.mean, config.std = (), ()
     with pytest.raises(UsageError, match=re.escape('set config.mean and config.std')):
         inputs.make(config, jax.random.key(0))
@@ -273,6 +266,5 @@ class Broken:
         return 1
 
     def __getitem__(self, index):
-        file = io.BytesIO()
-        Image.fromarray(tiny_archives.pictures(1, (64, 64))[0]).save(file, 'JPEG')
-        return file.getvalue()[:600], 0, 'broken.JPEG'
+        file = tiny_archives.encode(tiny_archives.pictures(1, (64, 64))[0], 'JPEG')
+        return file[:600], 0, 'broken.JPEG'

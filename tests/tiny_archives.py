@@ -9,7 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from lcn_jax.data.prepare import prepare
+from lcn_jax.data.sources import Source
+from lcn_jax.errors import UsageError
+from lcn_jax.training import config as configs
 
 WNIDS = ('n01443537', 'n01440764', 'n02102040')  # not sorted, as in TinyImageNet's wnids.txt
 
@@ -75,17 +81,23 @@ def tiny_imagenet_files(per_class: int = 4) -> dict[str, bytes]:
     return files
 
 
-def write_zip(path: Path, files: dict[str, bytes], folder: str = 'tiny-imagenet-200/') -> Path:
-    with zipfile.ZipFile(path, 'w') as archive:
-        for name, content in files.items():
-            archive.writestr(folder + name, content)
-    return path
-
-
 def write_folder(path: Path, files: dict[str, bytes]) -> Path:
     for name, content in files.items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(content)
+    return path
+
+
+def write(path: Path, files: dict[str, bytes], form: str) -> Path:
+    """Writes the files as a 'folder', 'zip' or 'tar', or as a tar with a compression: 'tar.gz'."""
+    if form == 'folder':
+        return write_folder(path, files)
+    if form == 'zip':
+        with zipfile.ZipFile(path, 'w') as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+    else:
+        path.write_bytes(tar(files, form.removeprefix('tar').removeprefix('.')))
     return path
 
 
@@ -181,18 +193,22 @@ def python2_pickle(value, protocol: int = 2) -> bytes:
     return file.getvalue().replace(b'numpy._core', b'numpy.core')
 
 
+def _python_batch(rows: np.ndarray, keys: tuple[bytes, ...]) -> bytes:
+    """A batch of the Python version; its keys for the first columns of `rows`."""
+    batch = {
+        b'batch_label': b'batch',
+        b'filenames': [b'%d.png' % number for number in range(len(rows))],
+        b'data': np.ascontiguousarray(rows[:, len(keys) :]),
+    }
+    return python2_pickle(batch | {key: rows[:, i].tolist() for i, key in enumerate(keys)})
+
+
 def cifar10_python_files(per_file: int = 4) -> dict[str, bytes]:
     """The images of `cifar10_files` in the Python version."""
-    files = {}
-    for i, name in enumerate([f'data_batch_{i}' for i in range(1, 6)] + ['test_batch']):
-        rows = cifar_rows(per_file, (10,), i)
-        batch = {
-            b'batch_label': f'batch {i}'.encode(),
-            b'labels': rows[:, 0].tolist(),
-            b'data': np.ascontiguousarray(rows[:, 1:]),
-            b'filenames': [b'%d.png' % number for number in range(per_file)],
-        }
-        files[name] = python2_pickle(batch)
+    files = {
+        name: _python_batch(cifar_rows(per_file, (10,), i), (b'labels',))
+        for i, name in enumerate([f'data_batch_{i}' for i in range(1, 6)] + ['test_batch'])
+    }
     names = [f'class {i}'.encode() for i in range(10)]
     meta = {b'num_cases_per_batch': per_file, b'label_names': names, b'num_vis': 3072}
     return files | {'batches.meta': python2_pickle(meta, protocol=0), 'readme.html': b''}
@@ -200,17 +216,10 @@ def cifar10_python_files(per_file: int = 4) -> dict[str, bytes]:
 
 def cifar100_python_files(per_file: int = 20) -> dict[str, bytes]:
     """The images of `cifar100_files` in the Python version."""
-    files = {}
-    for i, (name, number) in enumerate((('train', per_file), ('test', per_file // 2))):
-        rows = cifar_rows(number, (20, 100), i)
-        batch = {
-            b'filenames': [b'%d.png' % number for number in range(number)],
-            b'batch_label': b'batch',
-            b'fine_labels': rows[:, 1].tolist(),
-            b'coarse_labels': rows[:, 0].tolist(),
-            b'data': np.ascontiguousarray(rows[:, 2:]),
-        }
-        files[name] = python2_pickle(batch)
+    files = {
+        name: _python_batch(cifar_rows(number, (20, 100), i), (b'coarse_labels', b'fine_labels'))
+        for i, (name, number) in enumerate((('train', per_file), ('test', per_file // 2)))
+    }
     meta = {
         f'{kind}_label_names'.encode(): [f'{kind} {i}'.encode() for i in range(number)]
         for kind, number in (('fine', 100), ('coarse', 20))
@@ -218,16 +227,53 @@ def cifar100_python_files(per_file: int = 20) -> dict[str, bytes]:
     return files | {'meta': python2_pickle(meta)}
 
 
+def under(folder: str, files: dict[str, bytes]) -> dict[str, bytes]:
+    return {f'{folder}/{name}': content for name, content in files.items()}
+
+
+def cut(content: bytes, part: float = 0.6) -> bytes:
+    return content[: int(len(content) * part)]
+
+
+def changed(files: dict[str, bytes], changes: dict) -> dict[str, bytes]:
+    """The files with other contents, given or computed from the old ones; None takes one out."""
+    files = dict(files)
+    for name, content in changes.items():
+        files[name] = content(files[name]) if callable(content) else content
+    return {name: content for name, content in files.items() if content is not None}
+
+
+def check_refused(folder: Path, name: str, source: Path, message: str, val_labels=None) -> None:
+    """One line that names the source, and nothing that could be mistaken for data."""
+    data_dir = folder / 'data'
+    with pytest.raises(UsageError, match=message) as error:
+        prepare(name, str(data_dir), str(source), val_labels)
+    assert str(source) in str(error.value)
+    assert '\n' not in str(error.value)
+    assert [path for path in data_dir.rglob('*') if path.is_file()] == []
+    with pytest.raises(UsageError, match=r'has not been prepared|there is no folder'):
+        Source(name, str(data_dir)).split('train')
+
+
 def prepare_all(folder: Path) -> str:
     """Prepares every dataset from its small archive; returns the data_dir."""
-    from lcn_jax.data.prepare import prepare
-
     data_dir = str(folder / 'data')
     imagenet = write_folder(folder / 'imagenet', imagenet_files())
     prepare('digits', data_dir)
     prepare('cifar10', data_dir, str(write_folder(folder / 'cifar10', cifar10_files())))
     prepare('cifar100', data_dir, str(write_folder(folder / 'cifar100', cifar100_files())))
-    zip_file = write_zip(folder / 'tiny.zip', tiny_imagenet_files())
+    zip_file = write(folder / 'tiny.zip', under('tiny-imagenet-200', tiny_imagenet_files()), 'zip')
     prepare('tiny_imagenet', data_dir, str(zip_file))
     prepare('imagenet2012', data_dir, str(imagenet), str(imagenet / 'labels.txt'))
     return data_dir
+
+
+def config_for(dataset: str, data_dir: str, image_size: int = 8, batch_size: int = 8):
+    """Two epochs of a network without stages."""
+    config = configs.default()
+    config.dataset, config.data_dir, config.image_size = dataset, data_dir, image_size
+    config.model.stage_sizes, config.model.width = (), 2
+    config.batch_size, config.epochs, config.workers = batch_size, 2, 0
+    if dataset in ('imagenet2012', 'postcards'):  # of images that differ in size
+        config.mean, config.std = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
+    return config
