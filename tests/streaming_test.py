@@ -244,13 +244,6 @@ def test_holds_out_validation_images(data_dir):
     assert (labels != MISSING).sum() == 4
 
 
-def test_statistics_must_be_given(data_dir):
-    config = imagenet_config(data_dir)
-    config.mean, config.std = (), ()
-    with pytest.raises(UsageError, match=re.escape('set config.mean and config.std')):
-        inputs.make(config, jax.random.key(0))
-
-
 @pytest.mark.parametrize('workers', [0, 1])
 @pytest.mark.slow
 def test_broken_image_is_named(workers):

@@ -53,32 +53,24 @@ def littered(files: dict[str, bytes]) -> dict[str, bytes]:
             lines = content.decode().splitlines()
             content = '\r\n\r\n'.join([*lines, '']).encode('utf-8-sig')
         litter[name] = content
-        for junk in (
-            '.DS_Store',
-            f'._{base}',
-            'Thumbs.db',
-            'desktop.ini',
-            '.ipynb_checkpoints/1.png',
-        ):
+        for junk in f'.DS_Store ._{base} Thumbs.db desktop.ini .ipynb_checkpoints/1.png'.split():
             litter[f'{folder}{slash}{junk}'] = b'\0\5\x16\7'
         litter[f'__MACOSX/{folder}{slash}._{base}'] = litter[f'{folder}{slash}@eaDir/{base}'] = b''
     return litter
 
 
-def tiny_imagenet_files(per_class: int = 4) -> dict[str, bytes]:
+def tiny_imagenet_files() -> dict[str, bytes]:
     """Path -> content; one training image of each class and one validation image are greyscale."""
-    images = iter(pictures(len(WNIDS) * (per_class + 1), (64, 64)))
+    images = iter(pictures(5 * len(WNIDS), (64, 64)))
     files = {'wnids.txt': '\n'.join(WNIDS).encode()}
     for wnid in WNIDS:
-        for i in range(per_class):
+        for i in range(4):
             content = encode(next(images), mode='L' if i == 1 else 'RGB')
             files[f'train/{wnid}/images/{wnid}_{i}.JPEG'] = content
-    lines = []
-    for i, wnid in enumerate(WNIDS):
+    for i in range(len(WNIDS)):
         files[f'val/images/val_{i}.JPEG'] = encode(next(images), mode='L' if i == 1 else 'RGB')
-        lines.append(f'val_{i}.JPEG\t{wnid}\t0\t0\t63\t63')
-    files['val/val_annotations.txt'] = '\n'.join(lines).encode()
-    return files
+    lines = [f'val_{i}.JPEG\t{wnid}\t0\t0\t63\t63' for i, wnid in enumerate(WNIDS)]
+    return files | {'val/val_annotations.txt': '\n'.join(lines).encode()}
 
 
 def write_folder(path: Path, files: dict[str, bytes]) -> Path:
@@ -135,10 +127,8 @@ def imagenet_kaggle_files() -> dict[str, bytes]:
     rows = ['ImageId,PredictionString']
     for (name, image), wnid in zip(validation.items(), WNIDS):
         files[f'{data}/val/{name}'] = image
-        # Places of one object or two, not in the order of the names.
-        rows.insert(
-            1, f'{name.removesuffix(".JPEG")},{f"{wnid} 85 1 499 272 " * (len(rows) % 2 + 1)}'
-        )
+        places = f'{wnid} 85 1 499 272 ' * (len(rows) % 2 + 1)  # of one object or two
+        rows.insert(1, f'{name.removesuffix(".JPEG")},{places}')  # not in the order of the names
     return files | {'LOC_val_solution.csv': '\n'.join(rows).encode()}
 
 
@@ -156,19 +146,26 @@ def cifar_rows(number: int, classes: tuple[int, ...], seed: int) -> np.ndarray:
     return np.concatenate([np.stack(labels, 1).astype(np.uint8), pixels], 1)
 
 
-def cifar10_files(per_file: int = 4) -> dict[str, bytes]:
-    names = [f'data_batch_{i}.bin' for i in range(1, 6)] + ['test_batch.bin']
-    files = {name: cifar_rows(per_file, (10,), i).tobytes() for i, name in enumerate(names)}
+def _cifar10_rows() -> dict[str, np.ndarray]:
+    names = [*(f'data_batch_{i}' for i in range(1, 6)), 'test_batch']
+    return {name: cifar_rows(4, (10,), seed) for seed, name in enumerate(names)}
+
+
+def _cifar100_rows() -> dict[str, np.ndarray]:
+    return {'train': cifar_rows(20, (20, 100), 0), 'test': cifar_rows(10, (20, 100), 1)}
+
+
+def cifar10_files() -> dict[str, bytes]:
+    files = {f'{name}.bin': rows.tobytes() for name, rows in _cifar10_rows().items()}
     return files | {'batches.meta.txt': '\n'.join(f'class {i}' for i in range(10)).encode()}
 
 
-def cifar100_files(per_file: int = 20) -> dict[str, bytes]:
-    return {
-        'train.bin': cifar_rows(per_file, (20, 100), 0).tobytes(),
-        'test.bin': cifar_rows(per_file // 2, (20, 100), 1).tobytes(),
-        'coarse_label_names.txt': '\n'.join(f'coarse {i}' for i in range(20)).encode(),
-        'fine_label_names.txt': '\n'.join(f'fine {i}' for i in range(100)).encode(),
-    }
+def cifar100_files() -> dict[str, bytes]:
+    files = {f'{name}.bin': rows.tobytes() for name, rows in _cifar100_rows().items()}
+    for kind, classes in (('coarse', 20), ('fine', 100)):
+        names = '\n'.join(f'{kind} {i}' for i in range(classes))
+        files[f'{kind}_label_names.txt'] = names.encode()
+    return files
 
 
 class _Python2(pickle._Pickler):
@@ -203,26 +200,21 @@ def _python_batch(rows: np.ndarray, keys: tuple[bytes, ...]) -> bytes:
     return python2_pickle(batch | {key: rows[:, i].tolist() for i, key in enumerate(keys)})
 
 
-def cifar10_python_files(per_file: int = 4) -> dict[str, bytes]:
+def cifar10_python_files() -> dict[str, bytes]:
     """The images of `cifar10_files` in the Python version."""
-    files = {
-        name: _python_batch(cifar_rows(per_file, (10,), i), (b'labels',))
-        for i, name in enumerate([f'data_batch_{i}' for i in range(1, 6)] + ['test_batch'])
-    }
-    names = [f'class {i}'.encode() for i in range(10)]
-    meta = {b'num_cases_per_batch': per_file, b'label_names': names, b'num_vis': 3072}
+    files = {name: _python_batch(rows, (b'labels',)) for name, rows in _cifar10_rows().items()}
+    names = [b'class %d' % i for i in range(10)]
+    meta = {b'num_cases_per_batch': 4, b'label_names': names, b'num_vis': 3072}
     return files | {'batches.meta': python2_pickle(meta, protocol=0), 'readme.html': b''}
 
 
-def cifar100_python_files(per_file: int = 20) -> dict[str, bytes]:
+def cifar100_python_files() -> dict[str, bytes]:
     """The images of `cifar100_files` in the Python version."""
-    files = {
-        name: _python_batch(cifar_rows(number, (20, 100), i), (b'coarse_labels', b'fine_labels'))
-        for i, (name, number) in enumerate((('train', per_file), ('test', per_file // 2)))
-    }
+    keys = (b'coarse_labels', b'fine_labels')
+    files = {name: _python_batch(rows, keys) for name, rows in _cifar100_rows().items()}
     meta = {
-        f'{kind}_label_names'.encode(): [f'{kind} {i}'.encode() for i in range(number)]
-        for kind, number in (('fine', 100), ('coarse', 20))
+        b'fine_label_names': [b'fine %d' % i for i in range(100)],
+        b'coarse_label_names': [b'coarse %d' % i for i in range(20)],
     }
     return files | {'meta': python2_pickle(meta)}
 

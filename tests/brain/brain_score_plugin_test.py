@@ -8,7 +8,8 @@ import types
 
 import numpy as np
 import pytest
-from tiny_networks import LAYERS, call, png
+from tiny_archives import encode
+from tiny_networks import LAYERS, call
 
 from lcn_jax.brain import features
 
@@ -146,7 +147,7 @@ class TestPlugin:
         paths = {}
         for number, image in enumerate(images):
             paths[f'id{number}'] = tmp_path / f'shown{number}.png'
-            paths[f'id{number}'].write_bytes(png(image))
+            paths[f'id{number}'].write_bytes(encode(image))
         return StandIn.Stimuli(stimulus_id=[*list(paths)[:-1], 'id0'], paths=paths)
 
     def save(self, path, shown, part, **layers):
@@ -169,7 +170,7 @@ class TestPlugin:
         missing = folder / 'missing_images'
         assert str(missing) in str(stopped.value) and len(list(missing.iterdir())) == 6
         path = folder / 'lcn_jax_lc/first.npz'
-        (missing / 'broken.png').write_bytes(png(np.zeros((8, 8, 3), np.uint8))[:-30])
+        (missing / 'broken.png').write_bytes(encode(np.zeros((8, 8, 3), np.uint8))[:-30])
         printed, errors = call(
             'features',
             '--workdir=' + str(runs['lc']),
@@ -178,7 +179,7 @@ class TestPlugin:
             status=1,
         )
         assert '4 layers of 6 images' in printed
-        assert re.search(r'left out of .*first\.npz: broken\.png is not a whole image', errors)
+        assert re.search(r'not in .*first\.npz: broken\.png is not a whole image', errors)
         model = registry['lcn_jax_lc']()
         assert model.identifier == 'lcn_jax_lc'
         assert model.layers == [*LAYERS[1:]]

@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_networks import call, noisy, png
+from tiny_archives import encode
+from tiny_networks import call, noisy
 
 from experiments.reports import brain as brain_report
 from lcn_jax.brain import assembly, features, stimuli
@@ -23,7 +24,7 @@ def session(networks, tmp_path_factory):
     shown = rng(5).integers(0, 256, (160, 8, 8, 3), np.uint8)
     with zipfile.ZipFile(folder / 'images.zip', 'w') as archive:
         for number, image in enumerate(shown):
-            archive.writestr(f'{number}.png', png(image))
+            archive.writestr(f'{number}.png', encode(image))
     read = features.extract(networks['conv'], list(shown), ['stage2_block1'])['stage2_block1']
     signal = read.reshape(160, -1) @ rng(6).normal(size=(128, 12))
     responses = noisy(signal, 0.9, repetitions=4, seed=7)
