@@ -45,14 +45,14 @@ def test_links_to_folders_are_followed_and_a_hidden_parent_is_not_litter(tmp_pat
     assert read(source) == {'linked/1.png': b'one', '2.png': b'two'}
 
 
-def test_a_link_to_nothing_is_named(tmp_path):
+def test_a_broken_link_is_named(tmp_path):
     (tmp_path / 'lost.png').symlink_to(tmp_path / 'nowhere')
     with pytest.raises(UsageError, match=r'lost\.png cannot be read'):
         read(tmp_path)
 
 
 @pytest.mark.parametrize('form', ['zip', *TARS])
-def test_what_is_cut_anywhere_is_refused_unless_only_its_end_is_missing(tmp_path, form):
+def test_a_cut_archive_is_refused_or_complete(tmp_path, form):
     content = write(tmp_path / 'whole', FILES, form).read_bytes()
     path = tmp_path / 'cut'
     for length in np.linspace(0, len(content) - 1, 50, dtype=int):
@@ -68,7 +68,7 @@ def test_what_is_cut_anywhere_is_refused_unless_only_its_end_is_missing(tmp_path
 
 
 @pytest.mark.parametrize('form', ['zip', *TARS])
-def test_a_flipped_bit_costs_one_line_at_most(tmp_path, form):
+def test_a_flipped_bit_is_harmless_or_one_line(tmp_path, form):
     content = write(tmp_path / 'whole', FILES, form).read_bytes()
     path = tmp_path / 'flipped'
     for at in range(0, len(content), max(1, len(content) // 150)):
@@ -90,7 +90,7 @@ def test_an_encrypted_zip_is_named(tmp_path):
         read(path)
 
 
-def test_no_archive(tmp_path):
+def test_other_files_are_not_archives(tmp_path):
     with pytest.raises(UsageError, match=r'there is no \S*nowhere'):
         read(tmp_path / 'nowhere')
     (tmp_path / 'text').write_text('text')
@@ -105,7 +105,7 @@ def test_lines(encoding, end):
     assert archives.lines(content, 'labels') == ['première', 'second', 'a b']
 
 
-def test_lines_of_something_else():
+def test_lines_of_a_binary_file_are_refused():
     with pytest.raises(UsageError, match=r'labels\.txt is not a text file in UTF-8'):
         archives.lines(b'\xff\x80\x81', 'labels.txt')
 

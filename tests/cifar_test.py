@@ -28,7 +28,7 @@ class Call:
 
 @pytest.mark.parametrize('protocol', range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize('where', ['data_batch_2', 'batches.meta'])
-def test_a_pickle_cannot_run_anything(tmp_path, protocol, where):
+def test_a_pickle_cannot_run_code(tmp_path, protocol, where):
     evidence = tmp_path / 'evidence'
     call = Call(os.mkdir, str(evidence))
     pickle.loads(pickle.dumps(call, protocol))
@@ -43,7 +43,7 @@ def test_a_pickle_cannot_run_anything(tmp_path, protocol, where):
     'call',
     [Call(eval, '1'), Call(getattr, 'a', 'b'), Call(np.load, 'a'), Call(np.frombuffer, b'a')],
 )
-def test_nothing_else_is_imported(tmp_path, call):
+def test_a_pickle_cannot_import_other_functions(tmp_path, call):
     files = tiny_archives.cifar10_python_files() | {'test_batch': pickle.dumps(call)}
     refused(tmp_path, files, 'test_batch cannot be read.*refers to')
 
@@ -74,7 +74,7 @@ def batch(**changes):
         (3, 'is not the pickle of a dictionary'),
     ],
 )
-def test_a_pickle_of_something_else(tmp_path, value, message):
+def test_other_pickles_are_refused(tmp_path, value, message):
     files = tiny_archives.cifar10_python_files()
     refused(tmp_path, files | {'data_batch_1': tiny_archives.python2_pickle(value)}, message)
 
@@ -89,7 +89,7 @@ def test_a_pickle_of_something_else(tmp_path, value, message):
         ({b'label_names': [b'a'] * 10}, 'has 1 names for 10 classes'),
     ],
 )
-def test_names_of_something_else(tmp_path, meta, message):
+def test_wrong_names_of_classes_are_refused(tmp_path, meta, message):
     files = tiny_archives.cifar10_python_files()
     files['batches.meta'] = tiny_archives.python2_pickle(meta)
     refused(tmp_path, files, message)
@@ -102,13 +102,13 @@ def test_names_of_something_else(tmp_path, meta, message):
         ('batches.meta', 'is neither the binary nor the Python version'),
     ],
 )
-def test_a_file_is_missing(tmp_path, missing, message):
+def test_a_missing_file_is_named(tmp_path, missing, message):
     files = tiny_archives.cifar10_python_files()
     del files[missing]
     refused(tmp_path, tiny_archives.under('parent', files), message)
 
 
-def test_the_python_version_of_the_other_cifar(tmp_path):
+def test_the_python_version_of_cifar100_is_not_cifar10(tmp_path):
     files = tiny_archives.cifar100_python_files()
     refused(tmp_path, files, 'is neither the binary nor the Python version')
 
@@ -120,7 +120,7 @@ def test_names_of_the_binary_version_are_counted(tmp_path):
 
 
 @pytest.mark.parametrize('change', ['cut', 'flipped'])
-def test_damage_anywhere_costs_one_line_at_most(tmp_path, change):
+def test_damage_anywhere_is_refused_in_one_line(tmp_path, change):
     whole = tiny_archives.python2_pickle(batch(data=np.zeros((1, 3072), np.uint8), labels=[1]))
     assert (cifar._pickled_rows(whole, 'batch', cifar.Cifar10.labels)[0, :1] == 1).all()
     content = whole[:250] + whole[-60:]  # the pixels are of no interest

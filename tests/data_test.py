@@ -73,7 +73,7 @@ def test_crop_is_zero_outside(offset):
 
 
 @pytest.mark.slow
-def test_padding_is_the_mean_colour_and_offsets_are_all_taken():
+def test_padding_is_the_mean_colour_and_every_offset_occurs():
     pixels = random_pixels()
     seen = set()
     for step in range(30):
@@ -96,13 +96,13 @@ def test_larger_images_are_cropped_around_the_centre():
     assert exists.all()
 
 
-def test_without_padding_nothing_moves():
+def test_crops_do_not_move_without_padding():
     pixels = random_pixels()
     images, labels = make_batch(pixels, padding=0)
     np.testing.assert_allclose(images, batches.normalise(pixels.images[labels], pixels), atol=1e-6)
 
 
-def test_repetitions_are_one_image_at_different_offsets():
+def test_copies_of_an_image_have_different_offsets():
     pixels = random_pixels()
     offsets_differ = 0
     for step in range(4):
@@ -116,7 +116,7 @@ def test_repetitions_are_one_image_at_different_offsets():
 
 
 @pytest.mark.parametrize('repetitions', [1, 2, 4])
-def test_every_image_once_an_epoch(repetitions):
+def test_an_epoch_has_every_image_once(repetitions):
     pixels = random_pixels()
     steps = shards.steps_per_epoch(12, 4, repetitions)
     labels = [
@@ -135,7 +135,7 @@ def test_shards_make_the_whole_batch():
     assert all(len(set(labels)) == 3 for _, labels in parts)
 
 
-def test_a_batch_that_is_there_is_not_gathered():
+def test_without_an_order_images_are_the_batch_already():
     pixels = random_pixels()
     spec = batches.BatchSpec(batch_size=12, size=8, repetitions=2)
     images, labels = batches.train_batch(pixels, None, KEY, jnp.int32(7), spec)
@@ -170,7 +170,7 @@ def test_batches_follow_the_key_and_the_step():
 @pytest.mark.parametrize('examples', [1, 7, 8, 13])
 @pytest.mark.parametrize(('processes', 'devices'), [(1, 1), (1, 8), (2, 4)])
 @pytest.mark.parametrize('batch_size', [3, 8])
-def test_evaluation_counts_every_example_once(examples, processes, devices, batch_size):
+def test_evaluation_has_every_example_once(examples, processes, devices, batch_size):
     pixels = random_pixels(examples, size=4)
     all_images = Images(pixels.images, pixels.labels)
     local = devices // processes
@@ -193,24 +193,24 @@ def test_evaluation_counts_every_example_once(examples, processes, devices, batc
     assert parts[0] % local == 0
 
 
-def test_division_is_disjoint_complete_and_random():
-    train, validation = sources.divide(1000, 100, 0)
+def test_held_out_images_are_random_and_not_trained_on():
+    train, validation = sources.hold_out(1000, 100, 0)
     assert len(validation) == 100
     np.testing.assert_array_equal(np.sort(np.concatenate([train, validation])), np.arange(1000))
     assert (np.diff(validation) > 0).all()
     assert 30 < np.sum(validation < 500) < 70
-    np.testing.assert_array_equal(validation, sources.divide(1000, 100, 0)[1])
-    assert len(sources.divide(1000, 0, 0)[1]) == 0
-    few = sources.divide(1000, 100, 50)[0]
+    np.testing.assert_array_equal(validation, sources.hold_out(1000, 100, 0)[1])
+    assert len(sources.hold_out(1000, 0, 0)[1]) == 0
+    few = sources.hold_out(1000, 100, 50)[0]
     assert len(few) == 50
     assert set(few) <= set(train)
     assert 10 < np.sum(few < 500) < 40
     for wrong in (1000, -1):
         with pytest.raises(UsageError, match=f'config.validation is {wrong}'):
-            sources.divide(1000, wrong, 0)
+            sources.hold_out(1000, wrong, 0)
     for wrong in (901, -1):
         with pytest.raises(UsageError, match=f'train_images is {wrong}; there are 900'):
-            sources.divide(1000, 100, wrong)
+            sources.hold_out(1000, 100, wrong)
 
 
 @pytest.mark.parametrize(('validation', 'train_images'), [(0, 0), (5, 0), (0, 7), (5, 7)])
@@ -219,7 +219,7 @@ def test_resident_input_trains_on_the_rest(data_dir, validation, train_images):
     config.validation, config.train_images = validation, train_images
     made = inputs.make(config, KEY)
     train, test = (Source('cifar10', data_dir).split(name).read() for name in ('train', 'test'))
-    kept, held_out = sources.divide(20, validation, train_images)
+    kept, held_out = sources.hold_out(20, validation, train_images)
     expected = train.labels[held_out] if validation else test.labels
     ((pixels, order, steps),) = made.train(0, 2)
     assert made.examples == (train_images or 20 - validation)
@@ -231,7 +231,7 @@ def test_resident_input_trains_on_the_rest(data_dir, validation, train_images):
     np.testing.assert_array_equal(labels[labels != MISSING], expected)
 
 
-def test_resident_input_orders_each_epoch_anew(data_dir):
+def test_resident_input_shuffles_every_epoch(data_dir):
     config = cifar_config(data_dir)  # 5 steps an epoch
     made = inputs.make(config, KEY)
     orders = [
@@ -268,7 +268,7 @@ def test_pixel_statistics_are_kept_and_can_be_given(data_dir, monkeypatch):
     np.testing.assert_allclose(pixels.std[0], (0.4, 0.5, 0.6), rtol=1e-6)
 
 
-def test_reading_in_blocks_loses_nothing(data_dir, monkeypatch):
+def test_reading_in_blocks_gives_every_image(data_dir, monkeypatch):
     split = Source('cifar10', data_dir).split('train')
     whole = split.read()
     monkeypatch.setattr(splits, 'READ_BLOCK', 7)
@@ -283,7 +283,7 @@ def test_reading_in_blocks_loses_nothing(data_dir, monkeypatch):
     assert found == images
 
 
-def test_what_is_not_there_is_named(data_dir, tmp_path):
+def test_errors_name_missing_folders_datasets_and_splits(data_dir, tmp_path):
     with pytest.raises(UsageError, match='there is no folder /not/there'):
         Source('cifar10', '/not/there').split('train')
     with pytest.raises(UsageError, match=f'not been prepared in {tmp_path}.*--source=PATH'):
@@ -327,7 +327,7 @@ GOLDEN = Path(__file__).with_name('golden_batches.json')
 @pytest.mark.parametrize('name', sources.SPECS)
 @pytest.mark.slow
 def test_golden_batch(data_dir, name):
-    """Labels and mean of each image of one batch, as they came out when this was written.
+    """Labels and mean of each image of one batch are what they were when this was written.
 
     If batches are meant to change, run `RENEW_GOLDEN=1 pytest tests/data_test.py -k golden`.
     """

@@ -132,7 +132,7 @@ def test_images_of_other_sizes_and_formats(tmp_path):
             assert example['image'] == files['ant/photograph.JPG']
 
 
-def test_two_datasets_in_one_data_dir_and_none_twice(tmp_path):
+def test_a_data_dir_holds_several_datasets_but_none_twice(tmp_path):
     first = stored(images(), tmp_path, 'first')
     second = stored(images(per_class=1, seed=3), tmp_path / 'second', 'first')
     other = tiny_archives.write_folder(tmp_path / 'other', images(per_class=1, seed=3))
@@ -145,12 +145,12 @@ def test_two_datasets_in_one_data_dir_and_none_twice(tmp_path):
     np.testing.assert_equal(read(tmp_path, 'first'), first)
 
 
-def test_a_killed_attempt_is_not_in_the_way(tmp_path):
+def test_a_killed_attempt_does_not_matter(tmp_path):
     (tmp_path / 'data' / 'mine' / 'incomplete.ABC_1.0.0').mkdir(parents=True)
     assert len(stored(images(), tmp_path)['train']) == 6
 
 
-def test_the_images_are_not_written_among(tmp_path):
+def test_a_dataset_is_not_written_among_its_images(tmp_path):
     files = images()
     source = tiny_archives.write_folder(tmp_path / 'data' / 'mine', files)
     with pytest.raises(UsageError, match=r'would be written into \S+/data/mine itself'):
@@ -183,7 +183,7 @@ IMAGE = images()['cat/0.png']
         (images() | {'cat/16.png': GREY16.getvalue()}, 'cat/16.png has more than 8 bits a channel'),
     ],
 )
-def test_refused(tmp_path, files, message):
+def test_bad_folders_are_refused(tmp_path, files, message):
     source = tiny_archives.write_folder(tmp_path / 'in', files)
     source.mkdir(exist_ok=True)
     tiny_archives.check_refused(tmp_path, 'mine', source, re.escape(message))

@@ -86,7 +86,7 @@ def test_cifar100_from_an_archive_has_fine_labels(tmp_path):
 
 
 def check_validation_labels(data_dir, wnids):
-    """The number in the name of a validation image is the place of its class in `wnids`."""
+    """The wnid of validation image number n is wnids[n - 1]."""
     names = names_of_classes('imagenet2012', data_dir)
     for example in examples('imagenet2012', data_dir, 'validation'):
         number = int(re.search(r'_(\d{8})\.', example['file_name'].decode()).group(1))
@@ -331,14 +331,14 @@ def test_damaged_imagenet_folders(tmp_path, changes, message):
     check_refused(tmp_path, 'imagenet2012', source, re.escape(message))
 
 
-def test_labels_for_validation_images_that_have_them(tmp_path):
+def test_labels_are_refused_if_folders_give_them(tmp_path):
     source = write_folder(tmp_path / 'in', tiny_archives.imagenet_folders())
     (tmp_path / 'labels.txt').write_text('\n'.join(WNIDS))
     labels = str(tmp_path / 'labels.txt')
     check_refused(tmp_path, 'imagenet2012', source, 'leave out --val_labels', labels)
 
 
-def test_given_labels_come_before_those_of_kaggle(tmp_path):
+def test_given_labels_override_those_of_kaggle(tmp_path):
     source = write_folder(tmp_path / 'in', KAGGLE)
     (tmp_path / 'labels.txt').write_text('\n'.join(reversed(WNIDS)))
     data_dir = str(tmp_path / 'data')
@@ -410,7 +410,7 @@ def test_a_dataset_that_tensorflow_wrote_is_left_alone(tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')}
 
 
-def test_what_is_not_a_dataset_is_not_taken_for_one(tmp_path):
+def test_an_empty_folder_is_not_a_dataset(tmp_path):
     (tmp_path / 'digits' / '1.0.0').mkdir(parents=True)
     with pytest.raises(UsageError, match=r'digits/1\.0\.0 is not a whole dataset: delete it'):
         prepare('digits', str(tmp_path))
@@ -436,7 +436,7 @@ except UsageError as error:
 """
 
 
-def test_a_full_disk_costs_one_line_and_leaves_nothing(tmp_path):
+def test_a_full_disk_is_one_line_and_leaves_no_files(tmp_path):
     source = write_folder(tmp_path / 'in', tiny_archives.tiny_imagenet_files())
     assert sum(path.stat().st_size for path in source.rglob('*.JPEG')) > 30_000
     data_dir = tmp_path / 'data'
@@ -473,7 +473,7 @@ class Stripes(own_builders.Own, skip_registration=True):
             yield i, {'image': encoded.png(image), 'label': i % 5}
 
 
-def test_a_builder_of_ones_own(tmp_path):
+def test_a_builder_of_the_user(tmp_path):
     (tmp_path / 'number').write_text('7')
     name, data_dir = f'{__name__}:Stripes', str(tmp_path / 'data')
     assert prepare(name, data_dir, str(tmp_path / 'number')) == {'train': 7}
@@ -499,7 +499,7 @@ prepare('tiny_imagenet', *sys.argv[1:])
 """
 
 
-def test_what_was_killed_is_not_taken_for_whole(tmp_path):
+def test_a_killed_attempt_is_not_a_dataset(tmp_path):
     source = write(tmp_path / 'tiny.zip', tiny_archives.tiny_imagenet_files(), 'zip')
     data_dir = tmp_path / 'data'
     run = subprocess.run(

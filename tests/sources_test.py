@@ -50,7 +50,7 @@ def test_prepared_datasets_are_described_by_their_info(data_dir, name, expected)
     assert Source(name, data_dir).spec == expected
 
 
-def test_own_images_are_read_as_they_were_written(data_dir):
+def test_user_images_are_read_as_they_were_written(data_dir):
     for split, number in (('train', 24), ('validation', 9)):
         read = Source('own_builders:Stripes', data_dir).split(split).read()
         found = {image.tobytes(): label for image, label in zip(read.images, read.labels)}
@@ -64,7 +64,7 @@ def test_own_images_are_read_as_they_were_written(data_dir):
     [('stripes', 3, 1, 3, 9), ('postcards', 2, 3, 2, 5)],
 )
 @pytest.mark.slow
-def test_own_data_trains_by_config_alone(
+def test_user_data_trains_from_a_config_alone(
     data_dir, tmp_path, name, classes, channels, steps, evaluated
 ):
     config = config_for(name, data_dir)
@@ -78,7 +78,7 @@ def test_own_data_trains_by_config_alone(
     assert params['stem_conv']['kernel'].shape[2] == channels
 
 
-def test_own_data_without_a_split_to_evaluate_on(tmp_path):
+def test_user_data_without_a_split_to_evaluate_on(tmp_path):
     own_builders.prepare(own_builders.Odd, str(tmp_path))
     config = config_for('odd', str(tmp_path))
     with pytest.raises(
@@ -159,14 +159,14 @@ def test_a_corrupt_record_is_named(tmp_path):
         ('own_builders:Odd', 'own_builders:Odd is none of .* has not been prepared in'),
     ],
 )
-def test_what_is_not_prepared_is_refused_in_one_line(data_dir, name, message):
+def test_an_unprepared_dataset_is_refused_in_one_line(data_dir, name, message):
     with pytest.raises(UsageError, match=message) as error:
         _ = Source(name, data_dir).spec
     assert '\n' not in str(error.value)
 
 
 def as_tfrecord(folder: str) -> None:
-    """What tfds with tensorflow writes by default, as far as it is looked at: the metadata."""
+    """Makes the metadata what tfds writes with tensorflow; the records themselves are not read."""
     info = Path(folder, 'dataset_info.json')
     content = json.loads(info.read_text())
     assert content['fileFormat'] == 'array_record'
@@ -189,7 +189,7 @@ def test_files_of_tensorflow_are_refused_in_one_line(tmp_path, name):
 
 
 def test_buckets(data_dir):
-    """A bucket, played by a folder: all but the records themselves is read through epath."""
+    """A folder stands in for a bucket: all but the records is read through epath."""
     folder = Source('stripes', data_dir).builder.data_path
     statistics = {'mean': [0.25], 'std': [0.5]}
     kept = folder / 'pixel_statistics.json'
@@ -207,13 +207,13 @@ def test_buckets(data_dir):
     kept.unlink()
 
 
-def test_a_channel_that_does_not_vary_is_refused():
+def test_a_constant_channel_is_refused():
     config = ConfigDict({'mean': (0.5, 0.5), 'std': (0.2, 0.0)})
     with pytest.raises(UsageError, match='deviation of a channel is not positive'):
         sources.normalisation(config, None)
 
 
-def test_places_that_cannot_be_read_are_refused(tmp_path):
+def test_unreadable_places_are_refused(tmp_path):
     for url in ('s3://bucket/data', 'memory://data'):
         with pytest.raises(UsageError, match=f'not from {url}'):
             Source('cifar10', url).split('train')

@@ -60,7 +60,7 @@ def test_workers_and_resuming_change_nothing(data_dir):
         assert all(same(a, b) for a, b in zip(made, expected[first:]))
 
 
-def test_every_image_once_an_epoch_in_another_order(data_dir):
+def test_an_epoch_has_every_image_once_in_a_new_order(data_dir):
     batches = train_batches(data_dir, batch_size=6, repetitions=2)
     numbered = dataclasses.replace(batches, split=Numbered(batches.split))
     epochs = [[numbered[step][1] for step in range(4 * e, 4 * e + 4)] for e in (0, 1)]
@@ -69,7 +69,7 @@ def test_every_image_once_an_epoch_in_another_order(data_dir):
     assert not same(*epochs)
 
 
-def test_copies_of_an_image_lie_apart_and_shards_make_the_whole(data_dir):
+def test_copies_lie_apart_and_shards_make_the_whole_batch(data_dir):
     batches = train_batches(data_dir, batch_size=12, repetitions=3)
     images, labels = batches[1]
     for i in range(4):
@@ -91,7 +91,7 @@ def test_crops_differ_by_image_step_and_seed(data_dir):
 
 @pytest.mark.parametrize('batch_size', [2, 4, 6])
 @pytest.mark.parametrize('processes', [1, 2])
-def test_evaluation_counts_every_example_once(data_dir, batch_size, processes):
+def test_evaluation_has_every_example_once(data_dir, batch_size, processes):
     split = Numbered(Source('imagenet2012', data_dir).split('validation'))
     labels, lengths = [], set()
     for process in range(processes):

@@ -48,13 +48,13 @@ def prediction_correlations(
     if infinite:
         raise UsageError(f'not finite for {infinite} of {len(features)} images.')
     points = coordinates(features)
-    splits = _splits(len(points), groups, SPLITS, TRAIN_SIZE)
+    parts = splits(len(points), groups, SPLITS, TRAIN_SIZE)
     varying = _rank(points)
-    if varying - max(len(test) for _, test in splits) < COMPONENTS:  # or no split can have fewer
-        varying = min(_rank(points[train]) for train, _ in splits)
+    if varying - max(len(test) for _, test in parts) < COMPONENTS:  # else all splits have enough
+        varying = min(_rank(points[train]) for train, _ in parts)
     if varying < COMPONENTS:
         raise UsageError(
-            f'only {varying} units vary independently over {len(splits[0][0])} images; '
+            f'only {varying} units vary independently over {len(parts[0][0])} images; '
             f'{COMPONENTS} components need {COMPONENTS}.'
         )
     regression = PLSRegression(COMPONENTS, scale=False)
@@ -62,7 +62,7 @@ def prediction_correlations(
     with warnings.catch_warnings():
         # Power iterations that do not converge stop after as many as in Brain-Score.
         warnings.simplefilter('ignore', ConvergenceWarning)
-        for train, test in splits:
+        for train, test in parts:
             predicted = regression.fit(points[train], responses[train]).predict(points[test])
             correlations.append(stats.pearsonr(responses[test], predicted, axis=0)[0])
     return np.stack(correlations)
@@ -117,14 +117,12 @@ def aggregate(values: np.ndarray) -> np.ndarray:
     return np.nanmedian(values, axis=-1).mean(0)
 
 
-def ceiled_since_2026(score, ceiling):
-    """r² / ceiling: explained over explainable variance; Brain-Score's since January 2026."""
-    return score**2 / ceiling
+def ceiled(score: float, ceiling: float) -> dict[str, float]:
+    """A score relative to its ceiling, as Brain-Score computes it since January 2026, and before.
 
-
-def ceiled_until_2026(score, ceiling):
-    """(r / ceiling)²: Brain-Score's before January 2026, and that of earlier papers."""
-    return (score / ceiling) ** 2
+    r² / ceiling is explained over explainable variance; (r / ceiling)² is that of earlier papers.
+    """
+    return {'ceiled_since_2026': score**2 / ceiling, 'ceiled_until_2026': (score / ceiling) ** 2}
 
 
 def bootstrap_interval(
@@ -152,22 +150,18 @@ def bootstrap_interval(
     return float(bounds.low), float(bounds.high)
 
 
-def halves(stimuli: int, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of two halves of the images: one to choose a layer on, one to report it on.
+def splits(
+    images: int, groups: np.ndarray | None, count: int, train_size: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Indices of two parts of the images, `count` times; stratified if `groups` are given.
 
     UsageError if there are too few images, or too few of a group.
     """
-    return _splits(stimuli, groups, 1, 0.5)[0]
-
-
-def _splits(
-    stimuli: int, groups: np.ndarray | None, count: int, train_size: float
-) -> list[tuple[np.ndarray, np.ndarray]]:
     from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
 
     split = ShuffleSplit if groups is None else StratifiedShuffleSplit
     shuffled = split(count, train_size=train_size, random_state=SEED)
     try:
-        return list(shuffled.split(np.zeros(stimuli), groups))
+        return list(shuffled.split(np.zeros(images), groups))
     except ValueError as error:
-        raise UsageError(f'{stimuli} images cannot be split: {error}') from error
+        raise UsageError(f'{images} images cannot be split: {error}') from error

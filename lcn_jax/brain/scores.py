@@ -22,7 +22,7 @@ class Scorer:
         repetitions = np.moveaxis(assembly.complete(responses), -1, 0)
         self._rdms = np.stack([rdm.rdm(repetition) for repetition in repetitions])
         self._means, self._groups = predictivity.mean(responses), groups
-        self.chosen_on, self.reported_on = predictivity.halves(len(responses), groups)
+        ((self.chosen_on, self.reported_on),) = predictivity.splits(len(responses), groups, 1, 0.5)
         reliabilities = predictivity.split_half_reliabilities(responses)
         self.ceiling = float(aggregate(reliabilities))
         self.whole = {
@@ -54,12 +54,8 @@ class Scorer:
     def scores(self, correlations: np.ndarray) -> dict:
         """The aggregate of correlations (SPLITS, N), its interval, and both ceiled scores."""
         score = float(aggregate(correlations))
-        return {
-            'score': score,
-            'interval': bootstrap_interval(aggregate, correlations),
-            'ceiled_since_2026': predictivity.ceiled_since_2026(score, self.ceiling),
-            'ceiled_until_2026': predictivity.ceiled_until_2026(score, self.ceiling),
-        }
+        interval = bootstrap_interval(aggregate, correlations)
+        return {'score': score, 'interval': interval} | predictivity.ceiled(score, self.ceiling)
 
 
 def difference(first: np.ndarray, other: np.ndarray) -> dict:

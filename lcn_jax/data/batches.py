@@ -73,7 +73,7 @@ def normalise(images: Array, pixels: Pixels) -> jax.Array:
     return (jnp.asarray(images, jnp.float32) / 255 - pixels.mean) / pixels.std
 
 
-def centre(pixels: Pixels, size: int) -> jax.Array:
+def centre_offset(pixels: Pixels, size: int) -> jax.Array:
     """(2,) offset of the centre crop."""
     height, width = pixels.images.shape[1:3]
     return jnp.array([(height - size) // 2, (width - size) // 2])
@@ -102,7 +102,7 @@ def train_batch(
     offset_key, flip_key = jax.random.split(jax.random.fold_in(key, step))
     offsets = jax.random.randint(offset_key, (batch_size, 2), -padding, padding + 1)
     images = normalise(pixels.images[chosen], pixels)
-    images = crop(images, centre(pixels, spec.size) + offsets[mine], spec.size)
+    images = crop(images, centre_offset(pixels, spec.size) + offsets[mine], spec.size)
     if spec.flips:
         flipped = jax.random.bernoulli(flip_key, shape=(batch_size,))[mine]
         images = jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)
@@ -119,6 +119,6 @@ def eval_batch(
     examples = start + jnp.arange(batch_size)
     chosen = jnp.minimum(examples, len(pixels.labels) - 1)
     labels = pixels.labels[chosen]
-    offsets = jnp.broadcast_to(centre(pixels, size), (batch_size, 2))
+    offsets = jnp.broadcast_to(centre_offset(pixels, size), (batch_size, 2))
     images = crop(normalise(pixels.images[chosen], pixels), offsets, size)
     return images, labels, (examples < len(pixels.labels)) & (labels != MISSING)

@@ -66,7 +66,7 @@ def _builder(dataset: str, folder: Path, given: dict[str, Path]) -> Any:
     import tensorflow_datasets as tfds
 
     known = SPECS.get(dataset)
-    if known is None and not specs.is_own(dataset):
+    if known is None and not specs.is_plugin(dataset):
         if given:
             return _folder_builder(dataset, folder, **given)
         specs.builder_class(dataset)  # raises if tfds does not know it

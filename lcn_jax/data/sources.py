@@ -83,12 +83,12 @@ class Source:
         return Split(os.fspath(self.builder.data_path), name, self.spec, examples)
 
     def train_and_evaluated(self, validation: int, train_images: int) -> tuple[Split, Split]:
-        """The images to train on, as `divide` chooses them, and those to evaluate on.
+        """The images to train on, as `hold_out` chooses them, and those to evaluate on.
 
         The latter are the `validation` images held out, if that is not 0, else the dataset's split.
         """
         train = self.split('train')
-        kept, held_out = divide(len(train), validation, train_images)
+        kept, held_out = hold_out(len(train), validation, train_images)
         if validation:
             return train.take(kept), train.take(held_out)
         if self.spec.evaluation is None:
@@ -116,7 +116,7 @@ class Source:
         """A reader of the prepared dataset, which needs no code of its builder; None if missing."""
         from tensorflow_datasets.core import read_only_builder
 
-        name = specs.builder_class(self.name).name if specs.is_own(self.name) else self.name
+        name = specs.builder_class(self.name).name if specs.is_plugin(self.name) else self.name
         try:
             return read_only_builder.builder_from_files(name, data_dir=folder)
         except ValueError:  # not found, or not a name
@@ -148,7 +148,7 @@ def normalisation(
     return mean, std
 
 
-def divide(examples: int, validation: int, train_images: int) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(examples: int, validation: int, train_images: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the examples to train on, and of `validation` random ones to evaluate on.
 
     If `train_images` is not 0, only that many random ones are trained on. Both are in the order of

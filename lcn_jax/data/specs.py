@@ -84,7 +84,7 @@ SPECS = {
 }
 
 
-def is_own(name: str) -> bool:
+def is_plugin(name: str) -> bool:
     """Whether it is 'module:Builder'; after a colon, tfds itself has versions: 'mnist:3.0.1'."""
     return name.partition(':')[2].isidentifier()
 
@@ -97,7 +97,7 @@ def builder_class(name: str) -> type:
     import tensorflow_datasets as tfds
 
     path = (SPECS[name].builder if name in SPECS else None) or name
-    if is_own(path):
+    if is_plugin(path):
         found = plugins.load(path, 'dataset', SPECS)
     else:
         try:

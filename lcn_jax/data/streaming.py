@@ -108,7 +108,7 @@ def stream(batches: TrainBatches | EvalBatches, first: int, workers: int) -> Ite
         grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
     )
     options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers)
-    iterator = iter(dataset.mp_prefetch(options, worker_init_fn=_live_with_parent))
+    iterator = iter(dataset.mp_prefetch(options, worker_init_fn=_end_with_parent))
     try:
         yield from itertools.islice(iterator, max(len(batches) - first, 0))
     finally:
@@ -128,7 +128,7 @@ class _Endless:
         return self.batches[index] if index < len(self.batches) else ()
 
 
-def _live_with_parent(worker: int, workers: int) -> None:
+def _end_with_parent(worker: int, workers: int) -> None:
     """Makes a worker leave Ctrl-C to its parent, and end if the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -15,7 +15,7 @@ from lcn_jax.brain import features
 
 
 class StandIn:
-    """What Brain-Score 2.4.2 does with a model, in short: it cannot be installed beside lcn_jax.
+    """Does with a model what Brain-Score 2.4.2 does, which cannot be installed beside lcn_jax.
 
     Its arrays have named axes and coordinates, which are left out here.
     """
@@ -204,7 +204,7 @@ class TestPlugin:
                 rtol=1e-5, atol=1e-6,
             )  # fmt: skip
 
-    def test_blocks_of_a_model_that_is_not_ours(self, registry, found, folder, shown):
+    def test_blocks_of_a_users_model(self, registry, found, folder, shown):
         """Blocks are the layers between 'stem' and 'pooled', whatever their names."""
         layers = dict(zip(('stem', 'first', 'deep/out', 'pooled', 'logits'), found['lc'].values()))
         self.save(folder / 'lcn_jax_lc/a.npz', shown, slice(0, 6), **layers)
@@ -219,7 +219,7 @@ class TestPlugin:
             self.record(model, 'IT', shown), self.expected(layers['deep/out'])
         )
 
-    def test_another_file_adds_images(self, registry, found, folder, shown):
+    def test_several_files_hold_more_images(self, registry, found, folder, shown):
         layer = found['lc']['stage1_block1']
         for part in (slice(0, 3), slice(3, 6)):
             path = folder / f'lcn_jax_lc/{part.start}.npz'
@@ -228,7 +228,7 @@ class TestPlugin:
             self.record(registry['lcn_jax_lc'](), 'IT', shown), self.expected(layer)
         )
 
-    def test_what_is_kept_of_other_files_is_not_used(self, registry, found, folder, shown):
+    def test_activations_cached_from_other_files_are_not_used(self, registry, found, folder, shown):
         """Brain-Score keeps activations under the name of the model."""
         names = set()
         for kind in ('conv', 'lc', 'conv'):
@@ -240,7 +240,7 @@ class TestPlugin:
         assert len(names) == len(StandIn.Extractor.kept) == 2
         assert all(name.startswith('lcn_jax_lc-') for name in names)
 
-    def test_what_files_lack_is_named(self, registry, found, folder, shown):
+    def test_missing_layers_and_images_are_named(self, registry, found, folder, shown):
         layer = found['lc']['stage1_block1']
         self.save(folder / 'lcn_jax_lc/a.npz', shown, slice(0, 6), stage1_block1=layer)
         model = registry['lcn_jax_lc']()
@@ -268,7 +268,7 @@ class TestPlugin:
             (folder / 'lcn_jax_lc').unlink()
         assert len(names) == 2
 
-    def test_a_run_sees_images_that_move(self, registry, networks, runs, folder, shown, images):
+    def test_a_run_sees_shifted_images(self, registry, networks, runs, folder, shown, images):
         (folder / 'lcn_jax_lc').rmdir()
         (folder / 'lcn_jax_lc').symlink_to(runs['lc'])
         model = registry['lcn_jax_lc']()

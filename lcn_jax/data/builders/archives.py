@@ -41,9 +41,9 @@ def reading(name: str | os.PathLike) -> Iterator[None]:
 def files(source: Path) -> Iterator[Files]:
     """The files of a folder, or of a zip or tar archive, by their paths inside it.
 
-    Without hidden files and what operating systems leave behind (Thumbs.db, __MACOSX/ and the
-    like). Links to folders are followed. UsageError if `source` does not exist or is not an
-    archive, or, when a file is read, if it is corrupt.
+    Leaves out hidden files and what operating systems leave behind (Thumbs.db, __MACOSX/ and the
+    like), and follows links to folders. UsageError if `source` does not exist or is not an archive;
+    reading a corrupt file raises it, too.
     """
     if not source.exists():
         raise UsageError(f'there is no {source}.')
@@ -65,7 +65,7 @@ def files(source: Path) -> Iterator[Files]:
 
 
 def files_in_tar(content: bytes, name: str) -> Files:
-    """The files of an uncompressed tar archive that has been read already; as `files`."""
+    """As `files`, for the content of an uncompressed tar archive."""
     with reading(name):
         paths, read_file = _members(tarfile.TarFile(fileobj=io.BytesIO(content)))
     return _without_litter(paths, read_file, name)
@@ -78,7 +78,7 @@ def folders_with(name: str, files: Files) -> list[str]:
 
 
 def is_image(path: str) -> bool:
-    """Whether the file is an image by its name."""
+    """Whether the name of a file is that of an image."""
     return PurePosixPath(path).suffix.lower() in IMAGES
 
 
@@ -89,9 +89,9 @@ def read(path: str | os.PathLike) -> bytes:
 
 
 def lines(content: bytes, name: str) -> list[str]:
-    """The lines of a text file that are not empty, without space around them.
+    """The lines of a text file, stripped, without empty ones.
 
-    UsageError if it is not UTF-8, or UTF-16 with a byte-order mark.
+    UsageError if it is neither UTF-8 nor UTF-16 with a byte-order mark.
     """
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
@@ -128,11 +128,8 @@ def _without_litter(paths: Iterable[str], read_file: Callable[[str], bytes], arc
             return read_file(path)
 
     tidy = {path.removeprefix('./'): path for path in paths if not path.endswith('/')}
-    return {
-        name: functools.partial(read_member, path)
-        for name, path in tidy.items()
-        if not _is_litter(name)
-    }
+    names = [name for name in tidy if not _is_litter(name)]
+    return {name: functools.partial(read_member, tidy[name]) for name in names}
 
 
 def _is_litter(path: str) -> bool:

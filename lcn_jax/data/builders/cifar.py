@@ -161,7 +161,7 @@ def _pickled_names(content: bytes, name: str, labels: dict[str, Label]) -> list[
 
 
 class _Numpy:
-    """Stands in for numpy's arrays and dtypes in a pickle: keeps their state and does nothing."""
+    """An array or dtype in a pickle: keeps its state and does nothing with it."""
 
     state = None
 
@@ -173,7 +173,7 @@ class _Numpy:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows what needs no imports, and _Numpy."""
+    """Imports nothing: `_Numpy` stands in for numpy's arrays, and other imports are errors."""
 
     def find_class(self, module, name):
         if module.startswith('numpy') and name in ('dtype', 'ndarray', '_reconstruct'):

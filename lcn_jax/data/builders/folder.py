@@ -1,4 +1,4 @@
-"""A dataset of one's own, from a folder or an archive in which every class has a folder."""
+"""A dataset of the user's own images, from a folder or an archive with a folder for each class."""
 
 import posixpath
 from pathlib import Path, PurePosixPath
@@ -17,7 +17,7 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Images from {train,val,test}/CLASS/ or, all of them to train on, from CLASS/.
 
     The classes are in the order of their names. The images are greyscale if all files are, else
-    RGB. JPEGs are stored as they are, other images as PNGs.
+    RGB.
     """
 
     VERSION = tfds.core.Version('1.0.0')
