@@ -37,17 +37,12 @@ class Assembly:
 def read(path: str, axes: tuple[str, ...] = AXES, group: str | None = None) -> Assembly:
     """Reads an npz file, or a NetCDF file of Brain-Score; docs/brain_score.md describes both.
 
-    If neurons in an npz file have different numbers of repetitions, the first ones are kept, as
-    `complete` does. From a NetCDF file all are kept, as in Brain-Score.
+    axes: the order of those of `responses` in an npz file; group: the name of the array (S,), or
+    coordinate of presentations, with the categories of the images for stratified splits.
 
-    Args:
-      axes: the order of the axes of `responses` in an npz file.
-      group: name of the array (S,), or coordinate of presentations, with the categories of the
-        images for stratified splits.
-
-    Raises:
-      UsageError: there is no such file, its content has another form, a response is infinite, or
-        a response in an npz file has fewer than two repetitions.
+    From an npz file only the repetitions that all neurons have are kept (see `complete`), from a
+    NetCDF file all, as in Brain-Score. UsageError if there is no such file, it has another form, or
+    a response is infinite.
     """
     if not Path(path).is_file():
         raise UsageError(f'there is no file {path}.')

@@ -78,13 +78,8 @@ def blocks(network: Network) -> tuple[str, ...]:
 def resized(images: Sequence[np.ndarray] | np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """Whole images in RGB (C = 3) or grey (C = 1), scaled to `shape` (H, W, C): (N, H, W, C) uint8.
 
-    Interpolates bilinearly, with antialiasing.
-
-    Args:
-      images: uint8, each (h, w), (h, w, 1) or (h, w, 3), of any sizes; else ValueError.
-
-    Raises:
-      UsageError: C is neither 1 nor 3.
+    Interpolates bilinearly, with antialiasing. images: uint8, each (h, w), (h, w, 1) or (h, w, 3),
+    of any sizes; else ValueError. UsageError if C is neither 1 nor 3.
     """
     height, width, channels = shape
     if channels not in MODES:
@@ -116,13 +111,11 @@ def extract(
 
     Layers are the activations that the model sows, 'logits' (the output of the model), and the
     outputs of all modules, named by their paths ('stage1_block1_conv1', or 'encoder/conv' if
-    modules are nested). If a module is called several times, this is its last output.
+    modules are nested). If a module is called several times, this is its last output. UsageError,
+    which lists all layers, if there is no such layer.
 
     Returns:
       float32 by layer: (N, C, H, W), or (N, ...) as the model has it for layers without positions.
-
-    Raises:
-      UsageError: there is no such layer; the message lists all.
     """
     pixels = resized(images, network.image_shape)
     batch_size = min(batch_size, len(pixels))

@@ -28,15 +28,10 @@ def prediction_correlations(
     One partial least squares regression predicts all neurons. NaN for neurons whose responses or
     predictions do not vary in a split.
 
-    Args:
-      features: (S, ...) of S images.
-      responses: (S, N) of N neurons, means over repetitions.
-      groups: (S,) categories of the images, for stratified splits; None splits at random.
-
-    Raises:
-      UsageError: features are not finite, fewer than COMPONENTS of them vary independently, or
-        there are too few images to split.
-      ValueError: the numbers of images differ.
+    features: (S, ...) of S images; responses: (S, N), means over repetitions; groups: (S,)
+    categories of the images, for stratified splits, or None to split at random. UsageError if
+    features are not finite, fewer than COMPONENTS of them vary independently, or there are too few
+    images to split; ValueError if the numbers of images differ.
     """
     from sklearn.cross_decomposition import PLSRegression
     from sklearn.exceptions import ConvergenceWarning

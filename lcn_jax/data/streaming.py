@@ -26,13 +26,10 @@ Batch = tuple[np.ndarray, np.ndarray]  # images (N, size, size, C) uint8 and lab
 
 @dataclasses.dataclass(frozen=True)
 class _Batches:
-    """Batches of `size`×`size` images, of which process `shard` = (index, count) makes its part.
-
-    batch_size: over all processes; channels: 1 or 3.
-    """
+    """The part of process `shard` = (index, count) in batches of `size`×`size` images."""
 
     split: Split
-    batch_size: int
+    batch_size: int  # over all processes
     size: int
     channels: int
     shard: tuple[int, int]
@@ -57,7 +54,7 @@ class TrainBatches(_Batches):
         examples, images_per_batch = len(self.split), self.batch_size // self.repetitions
         places = places_in_epoch(step, examples, self.batch_size, self.repetitions, self.shard)
         epoch = step // steps_per_epoch(examples, self.batch_size, self.repetitions)
-        order = _epoch_order(self.seed, epoch, examples)
+        order = _order(self.seed, epoch, examples)
         distinct, copies = np.unique(places, return_inverse=True)
         images = np.empty((len(distinct), self.size, self.size, self.channels), np.uint8)
         labels = np.empty(len(distinct), np.int32)
@@ -69,12 +66,14 @@ class TrainBatches(_Batches):
         return images[copies], labels[copies]
 
 
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, examples: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(examples)
+
+
 @dataclasses.dataclass(frozen=True)
 class EvalBatches(_Batches):
-    """Evaluation batches in the order of the files; labels are MISSING beyond the end.
-
-    Every process has the same number of batches.
-    """
+    """The same number of batches in every process; labels are MISSING beyond the last image."""
 
     def __len__(self) -> int:
         return -(-len(self.split) // self.batch_size)
@@ -87,11 +86,6 @@ class EvalBatches(_Batches):
             file, labels[i], name = self.split[example]
             images[i] = crop(file, name, self.size, self.channels, centre_box)
         return images, labels
-
-
-@functools.lru_cache(maxsize=2)
-def _epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(examples)
 
 
 def stream(batches: TrainBatches | EvalBatches, first: int, workers: int) -> Iterator[Batch]:

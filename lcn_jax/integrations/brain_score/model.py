@@ -66,17 +66,15 @@ class StoredFeatures:
     def activations(self, paths: Sequence[str], layers: Sequence[str]) -> OrderedDict:
         """{layer: (N, C, H, W) or (N, C) float32} for image files."""
         rows = self.check(paths)
-        return OrderedDict((layer, self._layer(layer)[rows]) for layer in layers)
-
-    def _layer(self, name: str) -> np.ndarray:
-        if name not in self.layers:
-            raise RuntimeError(
-                f'the files of features have {", ".join(self.layers)} but no {name}: run '
-                f'experiments.features with {name} in --layers.'
-            )
-        if name not in self._arrays:  # too slow to read for every batch
-            self._arrays[name] = np.concatenate([file[name] for file in self._files])
-        return self._arrays[name]
+        for layer in layers:
+            if layer not in self.layers:
+                raise RuntimeError(
+                    f'the files of features have {", ".join(self.layers)} but no {layer}: run '
+                    f'experiments.features with {layer} in --layers.'
+                )
+            if layer not in self._arrays:  # too slow to read for every batch
+                self._arrays[layer] = np.concatenate([file[layer] for file in self._files])
+        return OrderedDict((layer, self._arrays[layer][rows]) for layer in layers)
 
 
 class LiveNetwork:
