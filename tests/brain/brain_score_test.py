@@ -132,7 +132,7 @@ class TestExperiment:
             f'--out={tmp_path}',
             status=1,
         )
-        assert f'error: {tmp_path} lacks runs that cannot be loaded: gone: ' in errors
+        assert f'cannot be loaded and are not in {tmp_path}: gone: ' in errors
         report = json.loads((tmp_path / 'brain_score.json').read_text())
         assert report['workdirs'] == dict(zip(('conv', 'lc', 'gone'), workdirs))
         assert list(report['regions']) == ['IT', 'V4']
