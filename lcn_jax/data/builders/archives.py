@@ -4,13 +4,13 @@ import codecs
 import contextlib
 import functools
 import io
-import lzma
 import os
-import tarfile
-import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from lzma import LZMAError
 from pathlib import Path, PurePosixPath
+from tarfile import BLOCKSIZE, ReadError, TarError, TarFile, is_tarfile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 from lcn_jax.errors import UsageError
 
@@ -25,15 +25,8 @@ def reading(name: str | os.PathLike) -> Iterator[None]:
     """Turns errors of reading an archive or a file into a UsageError that names it."""
     try:
         yield
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        EOFError,
-        OSError,
-        RuntimeError,  # an encrypted zip, or a compression that Python cannot read
-    ) as error:
+    # RuntimeError: an encrypted zip, or a compression that Python cannot read.
+    except (TarError, BadZipFile, LZMAError, zlib.error, EOFError, OSError, RuntimeError) as error:
         raise UsageError(f'{name} cannot be read, it may be corrupt: {error}.') from error
 
 
@@ -51,10 +44,10 @@ def files(source: Path) -> Iterator[Files]:
         with reading(source):
             if source.is_dir():
                 paths, read_file = _paths_in(source), lambda path: read(source / path)
-            elif tarfile.is_tarfile(source):
-                paths, read_file = _members(stack.enter_context(tarfile.open(source)))
-            elif zipfile.is_zipfile(source):
-                archive = stack.enter_context(zipfile.ZipFile(source))
+            elif is_tarfile(source):
+                paths, read_file = _members(stack.enter_context(TarFile.open(source)))
+            elif is_zipfile(source):
+                archive = stack.enter_context(ZipFile(source))
                 paths, read_file = archive.namelist(), archive.read
             else:
                 raise UsageError(
@@ -67,7 +60,7 @@ def files(source: Path) -> Iterator[Files]:
 def files_in_tar(content: bytes, name: str) -> Files:
     """As `files`, for the content of an uncompressed tar archive."""
     with reading(name):
-        paths, read_file = _members(tarfile.TarFile(fileobj=io.BytesIO(content)))
+        paths, read_file = _members(TarFile(fileobj=io.BytesIO(content)))
     return _without_litter(paths, read_file, name)
 
 
@@ -108,11 +101,11 @@ def _paths_in(folder: Path) -> Iterable[str]:
         yield from ((inside / name).as_posix() for name in names)
 
 
-def _members(tar: tarfile.TarFile) -> tuple[Iterable[str], Callable[[str], bytes]]:
+def _members(tar: TarFile) -> tuple[Iterable[str], Callable[[str], bytes]]:
     members = {member.name: member for member in tar if member.isfile()}
     tar.fileobj.seek(tar.offset)
-    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError('the end is missing')
+    if tar.fileobj.read(BLOCKSIZE) != bytes(BLOCKSIZE):
+        raise ReadError('the end is missing')
 
     def extract(path):
         file = tar.extractfile(members[path])

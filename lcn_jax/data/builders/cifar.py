@@ -17,6 +17,9 @@ from lcn_jax.data.builders import archives, encoded
 from lcn_jax.errors import UsageError
 
 PIXELS = 3 * 32 * 32
+# What corrupt pickles raise.
+CORRUPT = (pickle.UnpicklingError, ArithmeticError, AttributeError, EOFError)
+CORRUPT += (LookupError, MemoryError, TypeError, ValueError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,16 +187,7 @@ class _Unpickler(pickle.Unpickler):
 def _unpickled(content: bytes, name: str) -> dict:
     try:
         found = _Unpickler(io.BytesIO(content), encoding='bytes').load()
-    except (  # what corrupt pickles raise
-        pickle.UnpicklingError,
-        ArithmeticError,
-        AttributeError,
-        EOFError,
-        LookupError,
-        MemoryError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except CORRUPT as error:
         raise UsageError(f'{name} cannot be read, it may be corrupt: {error}.') from error
     if not isinstance(found, dict):
         raise UsageError(f'{name} is not the pickle of a dictionary.')
