@@ -9,6 +9,9 @@ OUT/table.json and OUT/table.png of all runs that are done; they name runs that 
 repetitions take n times more steps in an epoch; a batch size that n does not divide is rounded
 down.
 
+Several processes, also on several hosts, may run the same command at the same time: each takes the
+next run that no other trains, and the last to finish writes the table.
+
 With --search it looks instead for the best learning rate and weight decay of each row, on a tenth
 of the training images that is held out, and prints them: they belong in the config. A point of the
 grid at which training diverges counts as 0 %.
@@ -27,7 +30,7 @@ from experiments.common.provenance import provenance
 from experiments.reports import rows as known
 from experiments.reports import table as table_report
 from lcn_jax.data import sources
-from lcn_jax.errors import Diverged, Stopped, UsageError
+from lcn_jax.errors import Diverged, InUse, Stopped, UsageError
 from lcn_jax.files import from_json, local_folder, to_json, write_text, writing
 from lcn_jax.training import checkpoint, faults
 from lcn_jax.training import config as configs
@@ -165,34 +168,46 @@ def config_of(row: str, padding: int, seed: int) -> ConfigDict:
 
 
 def train_all(runs: dict[str, ConfigDict]) -> tuple[dict[str, dict], dict[str, str]]:
-    """Trains each config in its workdir, unless that has been done.
+    """Trains each config in its workdir, unless that has been done or another process does it.
 
     Returns:
       The last record and provenance of every run, and the reasons of those that failed, both by
       workdir.
+
+    Raises:
+      Stopped: a signal came, or other processes still train some of the runs.
     """
-    done, failed, experiment = {}, {}, None
+    done, failed, left, experiment = {}, {}, list(runs), None
     with faults.StopRequests() as requests:  # that come between runs
-        for number, (workdir, config) in enumerate(runs.items(), 1):
-            if requests.should_stop():
-                raise Stopped(STOPPED)
-            name = os.path.relpath(workdir, OUT.value)
-            try:
-                result = read_done(config, workdir)
-                if result is None:
-                    if not experiment or experiment.config != configs.without_seed(config):
-                        experiment = Experiment.create(config)
-                    result = train_one(config, workdir, Progress(name), experiment)
-            except UsageError as e:
-                failed[workdir] = str(e)
-                print(f'{number}/{len(runs)}  {name}  failed: {e}', flush=True)
-                continue
-            done[workdir] = result
-            accuracy = result[f'{evaluated_split(config)}_top1']
-            print(
-                f'{number}/{len(runs)}  {name}  accuracy {accuracy:.1%}  {result["seconds"]:.0f} s',
-                flush=True,
-            )
+        while left:
+            in_use = []
+            for workdir in left:
+                if requests.should_stop():
+                    raise Stopped(STOPPED)
+                config, name = runs[workdir], os.path.relpath(workdir, OUT.value)
+                try:
+                    result = read_done(config, workdir)
+                    if result is None:
+                        if not experiment or experiment.config != configs.without_seed(config):
+                            experiment = Experiment.create(config)
+                        result = train_one(config, workdir, Progress(name), experiment)
+                except InUse:
+                    in_use.append(workdir)
+                    continue
+                except UsageError as e:
+                    failed[workdir], outcome = str(e), f'failed: {e}'
+                else:
+                    done[workdir] = result
+                    accuracy = result[f'{evaluated_split(config)}_top1']
+                    outcome = f'accuracy {accuracy:.1%}  {result["seconds"]:.0f} s'
+                number = f'{len(done) + len(failed)}/{len(runs)}'
+                print(f'{number}  {name}  {outcome}', flush=True)
+            if len(in_use) == len(left):
+                raise Stopped(
+                    f'{len(done) + len(failed)} of {len(runs)} runs have ended; other processes '
+                    'are training the rest, and the last of them to finish goes on from there.'
+                )
+            left = in_use  # those of them that have ended meanwhile are read, or continued
     return done, failed
 
 

@@ -12,6 +12,10 @@ class Diverged(UsageError):
     """The training loss or a parameter is no longer finite."""
 
 
+class InUse(UsageError):
+    """Another process writes to the workdir."""
+
+
 class Stopped(Exception):
     """The run was asked to stop and has saved everything; the message says how to continue.
 

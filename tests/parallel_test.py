@@ -1,6 +1,7 @@
 """Many devices do what one does, and many processes what one does; lost ones end the others."""
 
 import functools
+import os
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from lcn_jax import sleep
 from lcn_jax.data.batches import Pixels
 from lcn_jax.errors import UsageError
 from lcn_jax.networks.resnet import ResNet
-from lcn_jax.training import parallel, sleep_step, state, wake
+from lcn_jax.training import ownership, parallel, sleep_step, state, wake
 from lcn_jax.training.metrics import Sums
 
 SHAPE, EXAMPLES, BATCH = (8, 8, 1), 48, 16
@@ -289,6 +290,15 @@ def test_processes_with_different_configs_are_refused_in_one_line(starter, start
         error = tiny_runs.finish(process, 1).splitlines()[-1]
         assert error.startswith('error: the processes of the run have different values of')
         assert 'config.shard_kernels:' in error
+
+
+@pytest.mark.slow
+def test_processes_are_refused_a_workdir_that_another_run_owns(start_two, tmp_path):
+    """The first of them asks for all."""
+    with ownership.owned(str(tmp_path)):
+        for process in start_two(tmp_path):
+            error = tiny_runs.finish(process, 1).splitlines()[-1]
+            assert error.startswith(f'error: {tmp_path} is in use by process {os.getpid()} on ')
 
 
 # Once they have joined, a process is missed sooner.

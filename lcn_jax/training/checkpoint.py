@@ -3,13 +3,15 @@
     WORKDIR/config.json         the config of the run
     WORKDIR/checkpoints/STEP/   a `Snapshot` at the end of a step
 
-A workdir belongs to one config, and all processes of a run share it. It may be a URL.
+A workdir belongs to one config, and one run at a time writes to it (`ownership.py`). All processes
+of a run share it. It may be a URL.
 """
 
+import contextlib
 import dataclasses
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -22,10 +24,10 @@ from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from lcn_jax.errors import UsageError
-from lcn_jax.files import locate, make_folder, write_text, writing
+from lcn_jax.files import locate, write_text, writing
 from lcn_jax.layer.backends import divided
 from lcn_jax.training import config as configs
-from lcn_jax.training import parallel
+from lcn_jax.training import ownership, parallel
 from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.metrics import Sums
 from lcn_jax.training.state import TrainState
@@ -186,8 +188,10 @@ class Checkpoints:
         """
         like = jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes)
         try:
-            fields = self._manager.item_metadata(step)['snapshot'].tree['state']
-            if 'last_sleep' in fields:
+            metadata = self._manager.item_metadata(step)['snapshot']
+            if metadata is None:
+                raise ValueError('its metadata is missing')
+            if 'last_sleep' in metadata.tree['state']:
                 stored = self._read(step, Snapshot.of(like))
             else:
                 stored = self._read(step, Snapshot.of(_State01.like(like)))
@@ -231,13 +235,20 @@ def _whole(stored: np.ndarray, like: np.ndarray) -> np.ndarray:
     return stored if stored.shape == like.shape else divided.joined(stored, like.shape)
 
 
-def claim(workdir: str, config: ConfigDict) -> None:
-    """Writes the config, unless the workdir has checkpoints of another one: a UsageError."""
-    if latest_step(workdir) is not None:
-        check_same(workdir, config)
-    make_folder(workdir)
-    if jax.process_index() == 0:
-        write_text(_config_path(workdir), _as_json(config))
+@contextlib.contextmanager
+def claim(workdir: str, config: ConfigDict) -> Iterator[None]:
+    """A context in which a run of this config owns the workdir, and keeps its config there.
+
+    Raises:
+      InUse: another run owns it.
+      UsageError: it has checkpoints of another config, or cannot be written.
+    """
+    with ownership.owned(workdir):
+        if latest_step(workdir) is not None:
+            check_same(workdir, config)
+        if jax.process_index() == 0:
+            write_text(_config_path(workdir), _as_json(config))
+        yield
 
 
 def check_same(workdir: str, config: ConfigDict) -> None:

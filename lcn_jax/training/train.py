@@ -24,7 +24,8 @@ def train_and_evaluate(
     """Trains as `config` says, from the latest checkpoint in `workdir`; returns the last record.
 
     `experiment` is that of the config, of any seed. A run that resumes computes, bit for bit, what
-    it would have computed uninterrupted. Raises UsageError, Diverged, or Stopped after a signal.
+    it would have computed uninterrupted. Raises UsageError, InUse if another process writes to
+    `workdir`, Diverged, or Stopped after a signal.
     """
     from lcn_jax.training import checkpoint  # needs orbax, which the steps do not
 
@@ -34,8 +35,11 @@ def train_and_evaluate(
     images = inputs.make(config, data_key)
     schedule, wake = experiment.schedule, experiment.wake
     sleep = experiment.sleep if schedule.sleep_every else None
-    checkpoint.claim(workdir, config)
-    with checkpoint.Checkpoints(workdir) as checkpoints, faults.StopRequests() as requests:
+    with (
+        checkpoint.claim(workdir, config),
+        checkpoint.Checkpoints(workdir) as checkpoints,
+        faults.StopRequests() as requests,
+    ):
         state, now = checkpoint.start(checkpoints, experiment, init_key)
         step, best, stopping = int(now.state.step), now.best, False
         log = open_log(config, workdir, schedule, now, report)
