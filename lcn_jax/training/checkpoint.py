@@ -92,6 +92,8 @@ class Checkpoints:
                 [LatestN(2), BestN(get_metric_fn=accuracy, n=1)]
             ),
             best_fn=accuracy,  # or orbax does not store it
+            # Or its threads wait 5 minutes for a folder that cannot be made.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             create=not read_only,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
