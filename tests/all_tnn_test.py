@@ -20,6 +20,7 @@ from lcn_jax import LocalConv
 from lcn_jax.training import config as configs
 from lcn_jax.training import cost
 from lcn_jax.training.experiment import Experiment
+from lcn_jax.training.network import Network
 
 FEATURES = (64, 81, 81, 256, 256)
 KERNELS = (7, 3, 3, 3, 3)
@@ -115,7 +116,7 @@ def test_the_cost_of_the_full_size_by_hand():
 
     config = configs.default()
     config.batch_size, config.connectivity = 8, 'lc'
-    experiment = Experiment(config, LinenTNN(), (150, 150, 3))
+    experiment = Experiment(config, Network(LinenTNN(), (150, 150, 3)))
     parameters = sum(products) + dense + biases
     assert experiment.network.parameters == parameters
     memory = cost.memory(experiment.shapes, layers, 8, jnp.dtype('float32'))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lcn_jax import convert, sleep
+from lcn_jax.convert.shared import kernel_to_shared
 from lcn_jax.layer.grid import Grid
 from lcn_jax.layer.grids import grids
 from lcn_jax.layer.linen import LocalConv
@@ -91,11 +92,11 @@ def test_there_and_back_gives_the_same_bits():
 def test_the_convolution_is_the_mean_over_positions_before_and_after_a_sleep():
     grid = Grid.create((8, 7), 3)  # pools of 9, 6 and 4 positions
     kernel = np.random.RandomState(0).randn(8, 7, 3, 3, 2, 4).astype(np.float32)
-    shared = convert.kernel_to_shared(kernel, grid)
+    shared = kernel_to_shared(kernel, grid)
     np.testing.assert_allclose(shared, kernel.mean((0, 1)), atol=1e-6)
     slept = sleep.mean(kernel, grid, KEY, border='include')
     assert np.abs(slept - shared).max() > 0.1  # the pools still differ
-    np.testing.assert_allclose(convert.kernel_to_shared(slept, grid), shared, atol=1e-6)
+    np.testing.assert_allclose(kernel_to_shared(slept, grid), shared, atol=1e-6)
 
 
 def test_layers_of_other_models_convert_too():

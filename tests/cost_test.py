@@ -23,9 +23,11 @@ def resnet(local, stage_sizes=(1,), width=4, **fields):
 
 def shapes(model, optimizer, size):
     """Of the training state of one replica, for images size×size×3."""
-    create = functools.partial(
-        state.create, model=model, optimizer=optimizer, image_shape=(size, size, 3)
-    )
+
+    def create(key):
+        variables = model.init(key, jnp.zeros((1, size, size, 3)), train=False)
+        return state.of_variables(variables, optimizer, kept={})
+
     return jax.eval_shape(create, jax.random.key(0))
 
 
@@ -76,7 +78,7 @@ def test_a_compiled_step_takes_about_the_estimated_memory_and_flops(local, width
     replica = shapes(model, optimizer, size)
 
     def compiled(model):
-        update = functools.partial(wake.update, model=model, optimizer=optimizer)
+        update = functools.partial(wake.update, learner=wake.Learner(model, optimizer))
         states = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), replica
         )

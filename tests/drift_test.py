@@ -8,6 +8,7 @@ import tiny_runs
 from experiments.measure import drift
 from lcn_jax.layer.grid import Grid
 from lcn_jax.layer.local_parameters import LocalParameter
+from lcn_jax.sleep.pools import pool_numbers
 from lcn_jax.training import inputs, parallel, train
 from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.metrics import Sums
@@ -30,9 +31,9 @@ def test_the_common_part_of_a_layers_changes():
 
     data_key = train.keys(0)[1]
     images = inputs.make(config, data_key)
-    wake = experiment.wake(train.make_schedule(config, images.examples).total_steps)
+    wake = experiment.wake
     now, sums = parallel.replicate((state, Sums.zero()))
-    pools = experiment.network.grids['stem_conv']['kernel'].pools('exclude')
+    pools = pool_numbers(experiment.network.grids['stem_conv']['kernel'], 'exclude')
     first = state.params['stem_conv']['kernel'].astype(np.float64)
     for steps, part in zip([1, 3], found):
         wanted = steps - int(parallel.first(now).step)

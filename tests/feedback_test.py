@@ -125,7 +125,7 @@ def initial(of):
 
 
 def batch(of):
-    images = RANDOM.standard_normal((8, *of.image_shape)).astype(np.float32)
+    images = RANDOM.standard_normal((8, *of.network.image_shape)).astype(np.float32)
     return images, RANDOM.integers(10, size=8)
 
 
@@ -134,7 +134,7 @@ def batch(of):
 def test_alignment_with_the_weights_of_the_layers_is_backprop(connectivity):
     """Weights that are what each layer's `init` makes of its key are their own feedback."""
     of = experiment(connectivity)
-    model, variables, (images, labels) = of.model, initial(of), batch(of)
+    model, variables, (images, labels) = of.network.model, initial(of), batch(of)
     feedback_weights = {}
 
     def note(call, args, kwargs, context):
@@ -162,7 +162,7 @@ def test_alignment_with_the_weights_of_the_layers_is_backprop(connectivity):
 @pytest.mark.slow
 def test_without_errors_only_the_readout_learns_and_statistics_go_on():
     of = experiment()
-    model, variables, (images, labels) = of.model, initial(of), batch(of)
+    model, variables, (images, labels) = of.network.model, initial(of), batch(of)
     _, expected = gradients('backprop', model, variables, images, labels)
     _, grads = gradients('readout', model, variables, images, labels)
     chex.assert_trees_all_close(grads.pop('logits'), expected['logits'], atol=1e-6)
@@ -183,8 +183,7 @@ def test_a_step_has_the_same_feedback_on_all_devices_and_at_all_times(rule, dtyp
         **{'model.dtype': dtype, 'model.norm': 'none', 'weight_decay': 0.0, 'drops_at': ()},
     )
     images, labels = batch(of)
-    options = of.wake_step(1).keywords
-    step = functools.partial(wake.update, **{k: v for k, v in options.items() if k != 'batch'})
+    step = functools.partial(wake.update, learner=of.learner(total_steps=1))
 
     def learn(devices, key, number):
         state = jax.jit(of.initial_state)(jax.random.key(0)).replace(step=jnp.int32(number))

@@ -211,4 +211,4 @@ def test_bad_geometry_is_refused(arguments, message):
 
 def test_an_unknown_border_is_refused():
     with pytest.raises(ValueError, match=r"border must be one of .*'include', 'exclude'"):
-        Grid.create(8, 3).pools('some')
+        pool_numbers(Grid.create(8, 3), 'some')

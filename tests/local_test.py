@@ -23,7 +23,9 @@ from lcn_jax.layer.backends import bilinear, native
 from lcn_jax.layer.functional import conv_local
 from lcn_jax.layer.grid import Grid
 from lcn_jax.layer.linen import LocalConv
+from lcn_jax.layer.local_parameters import LocalParameter
 from lcn_jax.layer.parameters import he_normal, tile_kernel
+from lcn_jax.sleep.pools import num_pools, pool_numbers
 
 TOLERANCES = {'float32': 1e-5, 'float64': 1e-12, 'bfloat16': 2e-2, 'float16': 3e-3}
 PLAIN = dict(
@@ -200,7 +202,6 @@ def test_what_is_not_finite_stays_where_it_is_seen(implementation):
         ({'kernel_dilation': 3, 'padding': 'VALID'}, 'dilated by .* does not fit'),
         ({'input_dilation': 0}, 'input_dilation must be'),
         ({'mask': np.ones((3, 3, 4, 8))}, r'mask must have the shape of the kernel, \(6, 6, 3'),
-        ({'precision': 'exact'}, 'precision'),
         ({'layout': 'NCHW'}, 'layout must be'),
         ({'implementation': 'magic'}, 'implementation must be'),
     ],
@@ -252,7 +253,7 @@ def test_module_is_a_drop_in_for_conv(layout):
     x = x if layout == 'NHWC' else x.transpose(1, 2, 0, 3)
     module = LocalConv(**arguments, padding=1, layout=layout)
     variables = module.init(jax.random.key(0), x)
-    assert lcn_jax.grids(module, x) == {'kernel': Grid.create(8, 3, 2, 1)}
+    assert lcn_jax.grids(module, x) == {'kernel': LocalParameter(Grid.create(8, 3, 2, 1))}
     chex.assert_tree_all_finite(variables)
     tiled = params | {'kernel': tile_kernel(params['kernel'], (4, 4))}
     chex.assert_trees_all_equal_shapes(variables, {'params': tiled})
@@ -279,8 +280,8 @@ class Two(nn.Module):
 
 
 TWO = {
-    'first': {'kernel': Grid.create((8,), 3)},
-    'second': {'kernel': Grid.create((8,), 2, 2)},
+    'first': {'kernel': LocalParameter(Grid.create((8,), 3))},
+    'second': {'kernel': LocalParameter(Grid.create((8,), 2, 2))},
 }
 
 
@@ -289,6 +290,18 @@ def test_grids_of_any_model():
     assert lcn_jax.grids(Two(), x, 2.0, deterministic=True) == TWO
     assert lcn_jax.grids(Two(), (8, 1), np.float32(2), deterministic=False) == TWO
     assert lcn_jax.grids(nn.Dense(3), (8,)) == {}
+
+
+def test_pools_are_joined_by_a_map_over_the_tree():
+    grids = lcn_jax.grids(Two(), (8, 1), np.float32(2), deterministic=True)
+    assert set(map(num_pools, jax.tree.leaves(grids))) == {3, 1}
+    joined = jax.tree.map(lambda local: local.joined_pools(), grids)
+    for name, kernel in (('first', (8, 3, 1, 3)), ('second', (4, 2, 3, 3))):
+        local = joined[name]['kernel']
+        assert num_pools(local) == 1 and not pool_numbers(local).any()
+        kernel = np.random.RandomState(0).randn(*kernel).astype(np.float32)
+        shared = sleep.mean(kernel, local, None, border='include')
+        np.testing.assert_allclose(shared, np.broadcast_to(kernel.mean(0), kernel.shape), atol=1e-6)
 
 
 def sleep_of(params, grids):
@@ -335,7 +348,8 @@ def test_models_with_lifted_layers_have_grids_and_sleep():
     params = Ensemble().init(jax.random.key(0), x)['params']
     grid = Grid.create((7,), 3)
     grids = lcn_jax.grids(Ensemble(), x)
-    assert grids == {'members': {'kernel': grid}, 'layers': {'conv': {'kernel': grid}}}
+    lifted = LocalParameter(grid, ensemble=(0,))
+    assert grids == {'members': {'kernel': lifted}, 'layers': {'conv': {'kernel': lifted}}}
     slept = sleep_of(params, grids)
     for before, after in (
         (params['members'], slept['members']),

@@ -113,16 +113,18 @@ def test_a_layer_is_one_batched_product(spatial, dtype, platform):
 def test_a_training_step_has_three_products_a_layer(dtype, platform):
     model, optimizer = network(dtype), optax.adamw(1e-3)
     image_shape = (SIZE, SIZE, 3)
-    create = functools.partial(
-        state.create, model=model, optimizer=optimizer, image_shape=image_shape
-    )
+
+    def create(key):
+        variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
+        return state.of_variables(variables, optimizer, kept={})
+
     arguments = (
         jax.eval_shape(create, jax.random.key(0)),
         jax.ShapeDtypeStruct((IMAGES, *image_shape), jnp.float32),
         jax.ShapeDtypeStruct((IMAGES,), jnp.int32),
     )
     step = jax.shard_map(
-        functools.partial(wake.update, model=model, optimizer=optimizer),
+        functools.partial(wake.update, learner=wake.Learner(model, optimizer)),
         mesh=Mesh(np.array(jax.devices()[:1]), (parallel.AXIS,)),
         in_specs=PartitionSpec(),
         out_specs=PartitionSpec(),

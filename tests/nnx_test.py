@@ -5,16 +5,17 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import lcn_jax.nnx
 import numpy as np
 import optax
 import pytest
 from flax import nnx
 from tiny_runs import ROOT
 
+import lcn_jax.nnx
 from lcn_jax import sleep
 from lcn_jax.layer.grid import Grid
 from lcn_jax.layer.linen import LocalConv
+from lcn_jax.layer.local_parameters import LocalParameter
 
 
 def random(*shape, seed=0):
@@ -71,9 +72,8 @@ def test_a_model_learns_and_sleeps():
     model, x = Net(nnx.Rngs(0)), random(4, 7, 2)
     optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
     grids = lcn_jax.nnx.grids(model)
-    assert grids == {
-        'blocks': {0: {'kernel': Grid.create((7,), (3,))}, 1: {'kernel': Grid.create((7,), (2,))}}
-    }
+    kernels = [{'kernel': LocalParameter(Grid.create((7,), size))} for size in (3, 2)]
+    assert grids == {'blocks': dict(enumerate(kernels))}
 
     @nnx.jit
     def learn(model, optimizer):

@@ -42,9 +42,10 @@ def trained(of, steps, state=None, learner=None):
     """The states after each of the next steps, with the sleeps that the config has."""
     state = jax.jit(of.initial_state)(KEY) if state is None else state
     learner = learner or of.optimizer(STEPS)
-    learn = functools.partial(wake.update, model=of.model, optimizer=learner)
+    learner = wake.Learner(of.network.model, learner)
+    learn = functools.partial(wake.update, learner=learner)
     schedule = Schedule.of(of.config, EPOCH)
-    sleep = jax.jit(of.sleep_step) if schedule.sleep_every else None
+    sleep = jax.jit(of.sleep_step(of.network.grids)) if schedule.sleep_every else None
 
     @jax.jit
     def step(state, images, labels):
@@ -56,7 +57,7 @@ def trained(of, steps, state=None, learner=None):
     after = []
     for number in range(int(state.step), int(state.step) + steps):
         random = np.random.default_rng(number)
-        images = random.normal(size=(16, *of.image_shape)).astype(np.float32)
+        images = random.normal(size=(16, *of.network.image_shape)).astype(np.float32)
         state = step(state, images, random.integers(10, size=16))
         if sleep and schedule.events(number + 1).sleep:
             state = sleep(state, KEY)
@@ -67,7 +68,7 @@ def trained(of, steps, state=None, learner=None):
 def from_local(conv, state, grids):
     """The first state of a convolutional network that starts as this local one does."""
     shared = convert.to_shared(state.params, grids)
-    return of_variables(state.variables | {'params': shared}, conv.optimizer(STEPS))
+    return of_variables(state.variables | {'params': shared}, conv.optimizer(STEPS), {})
 
 
 def assert_near(one, other, atol):
@@ -85,9 +86,9 @@ def test_sleeping_after_every_step_in_joined_pools_is_a_convolution(norm):
     norm = {'model.norm': norm}
     local, conv = experiment('lc', **SLEEP | norm), experiment('conv', **norm)
     start = jax.jit(local.initial_state)(KEY)
-    convolutional = trained(conv, 8, from_local(conv, start, local.grids))
+    convolutional = trained(conv, 8, from_local(conv, start, local.network.grids))
     for one, other in zip(trained(local, 8), convolutional):
-        assert_near(one.params, convert.to_local(other.params, local.grids), atol=2e-5)
+        assert_near(one.params, convert.to_local(other.params, local.network.grids), atol=2e-5)
     moved = jax.tree.map(jnp.subtract, start.params, one.params)
     assert max(map(np.ptp, jax.tree.leaves(moved))) > 0.1
 
@@ -98,10 +99,12 @@ def test_the_last_sleep_relaxes_a_convolution_as_tiling_it_with_its_moments_does
     local = experiment('lc', **SLEEP, **{'sleep.share_moments': True, 'sleep.until': 1})
     conv, free = experiment('conv'), experiment('lc', **{'sleep.pools': 'joined'})
     start = jax.jit(local.initial_state)(KEY)
-    *_, tiled = trained(conv, EPOCH, from_local(conv, start, local.grids))
-    trace = convert.to_local(optax.tree_utils.tree_get(tiled.opt_state, 'trace'), local.grids)
+    *_, tiled = trained(conv, EPOCH, from_local(conv, start, local.network.grids))
+    trace = convert.to_local(
+        optax.tree_utils.tree_get(tiled.opt_state, 'trace'), local.network.grids
+    )
     tiled = tiled.replace(
-        params=convert.to_local(tiled.params, local.grids),
+        params=convert.to_local(tiled.params, local.network.grids),
         opt_state=optax.tree_utils.tree_set(tiled.opt_state, trace=trace),
     )
     *_, relaxed, later, last = trained(local, EPOCH + 2)
@@ -121,7 +124,7 @@ def test_other_sleeps_are_not(change):
     local, conv = experiment('lc', **SLEEP | change), experiment('conv', **change)
     start = jax.jit(local.initial_state)(KEY)
     (*_, one) = trained(local, 3)
-    (*_, other) = trained(conv, 3, from_local(conv, start, local.grids))
+    (*_, other) = trained(conv, 3, from_local(conv, start, local.network.grids))
     name = 'stage1_block1_conv1'
     difference = one.params[name]['kernel'] - other.params[name]['kernel']
     assert np.abs(difference).max() > 1e-2

@@ -16,7 +16,7 @@ import tiny_runs
 
 import lcn_jax
 from lcn_jax import sleep
-from lcn_jax.data.batches import Pixels
+from lcn_jax.data.batches import BatchSpec, Pixels
 from lcn_jax.errors import UsageError
 from lcn_jax.networks.resnet import ResNet
 from lcn_jax.training import ownership, parallel, sleep_step, state, wake
@@ -31,19 +31,17 @@ def train(devices, sync_batch_norm):
         (1,), 4, 'cifar', 10, local=True, batch_axis=parallel.AXIS if sync_batch_norm else None
     )
     optimizer = optax.sgd(0.05)
-    batch = dict(batch_size=BATCH, size=8, padding=1, repetitions=2, flips=True)
+    batch = BatchSpec(batch_size=BATCH, size=8, padding=1, repetitions=2, flips=True)
 
     def on_devices(program, in_axes):
         return jax.pmap(program, parallel.AXIS, in_axes=in_axes, devices=jax.devices()[:devices])
 
-    wake_step = on_devices(
-        functools.partial(wake.step, model=model, optimizer=optimizer, batch=batch),
-        (0, 0, None, None, None),
-    )
+    learner = wake.Learner(model, optimizer, batch=batch)
+    wake_step = on_devices(functools.partial(wake.step, learner=learner), (0, 0, None, None, None))
     rule = sleep.resolve('mean', {'border': 'include'})
     asleep = on_devices(
         functools.partial(
-            sleep_step.step, grids=lcn_jax.grids(model, SHAPE), rule=rule, share_moments=False
+            sleep_step.step, grids=lcn_jax.grids(model, SHAPE), rule=rule, optimizer=optimizer
         ),
         (0, None),
     )
@@ -54,7 +52,11 @@ def train(devices, sync_batch_norm):
     key = jax.random.key(1)
     mesh = jax.sharding.Mesh(jax.devices()[:devices], (parallel.AXIS,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(parallel.AXIS))
-    create = functools.partial(state.create, model=model, optimizer=optimizer, image_shape=SHAPE)
+
+    def create(key):
+        variables = model.init(key, jnp.zeros((1, *SHAPE)), train=False)
+        return state.of_variables(variables, optimizer, kept={})
+
     train_state, sums = jax.tree.map(
         lambda leaf: jax.device_put(np.stack([leaf] * devices), sharding),
         (jax.jit(create)(key), Sums.zero()),
@@ -312,15 +314,15 @@ jax.distributed.initialize = initialize_soon
 STUCK = f"""{SOON}
 import time
 from lcn_jax.training import faults
-heard, calls = faults.StopRequests.heard, []
+should_stop, calls = faults.StopRequests.should_stop, []
 def hang(requests):
     calls.append(True)
     if len(calls) < 5:
-        return heard(requests)
+        return should_stop(requests)
     faults.STUCK_SECONDS = 1
-    heard(requests)
+    should_stop(requests)
     time.sleep(10**6)
-faults.StopRequests.heard = hang
+faults.StopRequests.should_stop = hang
 """
 
 

@@ -11,6 +11,7 @@ import tiny_config
 from lcn_jax.errors import UsageError
 from lcn_jax.layer.backends import divided
 from lcn_jax.layer.grid import Grid
+from lcn_jax.layer.local_parameters import LocalParameter
 from lcn_jax.learning import penalties
 from lcn_jax.sleep.pools import pool_numbers
 from lcn_jax.training import parallel, sharding, wake
@@ -72,14 +73,14 @@ def test_neurons_that_are_alike_cost_nothing_opposite_neighbours_1_and_dead_ones
 
 
 def test_smoothness_needs_two_dimensions():
-    with pytest.raises(UsageError, match='two dimensions, not 1'):
+    with pytest.raises(ValueError, match='two dimensions, not 1'):
         smoothness(np.zeros((4, 3, 1, 2)), None, Grid.create((4,), (3,)))
 
 
 @pytest.mark.parametrize('border', ['include', 'exclude'])
 @pytest.mark.parametrize('joined', [False, True])
 def test_deviation_and_its_gradient_in_closed_form(joined, border):
-    grid = GRID.joined_pools() if joined else GRID
+    grid = LocalParameter(GRID, joined=joined)
     pools = pool_numbers(grid, border)
     expected, gradient = 0.0, np.zeros(SHAPE)
     for pool in set(pools.ravel()) - {-1}:
@@ -108,19 +109,18 @@ def experiment(name, weight=1.0, **changes):
 
 def learn(of, devices):
     """Whole parameters before and after a step on that many devices, and the sum of the losses."""
-    random, grids = np.random.default_rng(1), of.divided_grids
-    images = random.standard_normal((devices, 8 // devices, *of.image_shape), np.float32)
+    random, shape = np.random.default_rng(1), of.network.image_shape
+    images = random.standard_normal((devices, 8 // devices, *shape), np.float32)
     labels = random.integers(10, size=images.shape[:2])
     on_devices = functools.partial(
         jax.pmap, axis_name=parallel.AXIS, devices=jax.devices()[:devices]
     )
     start = of.initial_state(jax.random.key(0))
-    state = on_devices(lambda _: sharding.own(start, grids))(np.zeros(devices))
-    options = of.wake_step(1).keywords
-    step = functools.partial(wake.update, **{k: v for k, v in options.items() if k != 'batch'})
+    state = on_devices(lambda _: sharding.own(start, of.owners))(np.zeros(devices))
+    step = functools.partial(wake.update, learner=of.learner(total_steps=1))
     state, sums = jax.device_get(on_devices(step)(state, images, labels))
     params = jax.tree.map(lambda leaf: leaf[0], state.params)
-    if grids:
+    if of.network.divided:
         parts = state.params['stem_conv']['kernel']
         kernel = divided.joined(parts, start.params['stem_conv']['kernel'].shape)
         params = params | {'stem_conv': {'kernel': kernel}}
@@ -133,11 +133,10 @@ def test_a_step_descends_the_weighted_penalty_on_any_number_of_devices(name):
     """The difference to a step without one; SGD multiplies by the size of the pool."""
     before, without, loss = learn(experiment('none'), 1)
     of = experiment(name, 0.5)
-    kernel, grid = before['stem_conv']['kernel'], of.grids['stem_conv']['kernel']
+    kernel, grid = before['stem_conv']['kernel'], of.network.grids['stem_conv']['kernel']
     penalty = functools.partial(penalties.PENALTIES[name], border='include')
-    pool = np.bincount(pool_numbers(grid).ravel())[pool_numbers(grid)].reshape(
-        grid.in_pool('include').shape
-    )
+    pool = np.bincount(pool_numbers(grid).ravel())[pool_numbers(grid)]
+    pool = pool.reshape(*pool.shape, 1, 1, 1, 1)
     expected = -0.1 * 0.5 * pool * jax.grad(penalty)(kernel, None, grid)
     assert np.abs(expected).max() > 1e-3
     sharded = experiment(name, 0.5, shard_kernels=True)
@@ -186,7 +185,7 @@ def test_what_is_added_to_the_loss_is_recorded():
     of = experiment('deviation', 3.0)
     state = jax.device_get(jax.jit(of.initial_state)(jax.random.key(0)))
     found = parallel.first(of.similarity(parallel.replicate(state)))
-    kernel, grid = state.params['stem_conv']['kernel'], of.grids['stem_conv']['kernel']
+    kernel, grid = state.params['stem_conv']['kernel'], of.network.grids['stem_conv']['kernel']
     expected = 3 * penalties.deviation(kernel, None, grid, border='include')
     np.testing.assert_allclose(found['penalty'], expected, rtol=1e-5)
 

@@ -7,6 +7,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from imports_test import ROOMS
 from tiny_runs import ROOT
 
 from lcn_jax.data import specs
@@ -104,11 +105,12 @@ def test_all_datasets_and_configs_are_named():
     assert set(re.findall(r'experiments/configs/(\w+)\.py', TEXTS['docs/training.md'])) == CONFIGS
 
 
-def test_the_map_is_complete():
-    text = TEXTS['CONTRIBUTING.md']
-    folders = ('lcn_jax', 'lcn_jax/data', 'lcn_jax/training', 'lcn_jax/brain')
-    files = [path for folder in folders for path in (ROOT / folder).glob('[a-z]*.py')]
-    assert not [path for path in files if f'`{path.relative_to(ROOT)}`' not in text]
+def test_the_map_has_all_rooms_in_their_order_and_the_files_beside_them():
+    _, _, text = TEXTS['CONTRIBUTING.md'].partition('| room |')
+    table, beside, *_ = text.split('\n\n')
+    assert re.findall(r'^\| `([\w/]+)/`', table, re.MULTILINE) == list(ROOMS)
+    files = (ROOT / 'lcn_jax').glob('[a-z]*.py')
+    assert not [path for path in files if f'`{path.stem}`' not in beside]
 
 
 @pytest.mark.parametrize('name', TEXTS)

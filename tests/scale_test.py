@@ -9,6 +9,7 @@ from tiny_runs import ROOT
 
 from experiments.measure import footprint
 from experiments.reports import scale
+from lcn_jax.training import sharding
 from lcn_jax.training.experiment import Experiment
 
 
@@ -32,7 +33,8 @@ def test_a_step_sends_what_the_page_counts():
 def test_a_device_has_the_parameters_that_the_page_counts():
     config = tiny('lc')
     config.shard_kernels = True
-    shapes = Experiment.create(config).shapes_on_devices.params
+    experiment = Experiment.create(config)
+    shapes = sharding.shapes(experiment.shapes, experiment.owners).params
     devices = jax.device_count()
     network = scale.of_config('tiny', tiny, 1)
     counted = scale.parameters_on_device(network, devices)

@@ -5,6 +5,7 @@ import signal
 
 import chex
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,10 +17,11 @@ from lcn_jax.data.batches import Pixels
 from lcn_jax.errors import UsageError
 from lcn_jax.layer.backends import divided
 from lcn_jax.layer.linen import LocalConv
-from lcn_jax.layer.local_parameters import local_parameters
-from lcn_jax.training import parallel, sharding
+from lcn_jax.layer.local_parameters import by_path, local_arrays
+from lcn_jax.training import parallel, sharding, wake
 from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.metrics import Sums
+from lcn_jax.training.state import SHARED
 
 AXIS = parallel.AXIS
 
@@ -139,15 +141,18 @@ def train(config, devices):
     images = random.integers(0, 256, (EXAMPLES, 8, 8, 1), np.uint8)
     labels = random.integers(0, 10, EXAMPLES).astype(np.int32)
     pixels = Pixels(images, labels, np.float32([0.5]), np.float32([0.3]))
-    grids, key = experiment.divided_grids, jax.random.key(1)
+    key = jax.random.key(1)
 
     def init(key):
-        return sharding.own(experiment.initial_state(key), grids)
+        return sharding.own(experiment.initial_state(key), experiment.owners)
 
     train_state = on_devices(init, (0,), devices)(jnp.stack([key] * devices))
     sums = jax.tree.map(lambda leaf: np.stack([leaf] * devices), Sums.zero())
-    step = on_devices(experiment.wake_step(100), (0, 0, None, None, None), devices)
-    asleep = on_devices(experiment.sleep_step, (0, None), devices)
+    step = functools.partial(wake.step, learner=experiment.learner(total_steps=100))
+    step = on_devices(step, (0, 0, None, None, None), devices)
+    asleep = on_devices(
+        experiment.sleep_step(experiment.network.grids_on_devices), (0, None), devices
+    )
     for number in range(1, STEPS + 1):
         train_state, sums = step(train_state, sums, pixels, np.arange(EXAMPLES), key)
         if number % 10 == 0:
@@ -174,6 +179,52 @@ def test_divided_kernels_train_and_sleep_as_whole_ones_do(rule):
         chex.assert_trees_all_close(trained.params, expected.params, atol=1e-5, rtol=0)
         chex.assert_trees_all_close(trained.batch_stats, expected.batch_stats, atol=1e-5)
         chex.assert_trees_all_close(trained.opt_state, expected.opt_state, atol=1e-5)
+
+
+class Encoder(nn.Module):
+    """A convolution under the name that a local layer of the network has, too."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Conv(2, (3, 3), name='conv')(x)
+
+
+class Encoded(nn.Module):
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, train):
+        x = nn.relu(Encoder(name='encoder')(images))
+        x = nn.relu(LocalConv(2, (3, 3), shard_axis=AXIS, name='conv')(x))
+        return nn.Dense(self.num_classes, name='logits')(x.mean((1, 2)))
+
+
+def encoded(config, num_classes):
+    return Encoded(num_classes)
+
+
+def test_a_shared_kernel_is_whole_beside_a_local_one_of_the_same_name():
+    experiment = Experiment.create(get_config('mean', **{'model.name': f'{__name__}:encoded'}))
+    shapes, owners = experiment.shapes, experiment.owners
+    adam = owners.opt_state[0]
+    for tree in (owners.params, adam.mu, adam.nu):
+        flat = flax.traverse_util.flatten_dict(tree, sep='/')
+        assert flat.pop('conv/kernel').shard_axis == AXIS
+        assert len(flat) == 5 and set(flat.values()) == {SHARED}
+    assert list(by_path(owners.last_sleep)) == [('conv', 'kernel')]
+    on_devices = sharding.shapes(shapes, owners)
+    for state in (on_devices.params, on_devices.opt_state[0].mu):
+        assert state['encoder']['conv']['kernel'].shape == (8, 3, 3, 1, 2)
+        assert state['conv']['kernel'].shape == (8, 8, 3, 3, 2, 2)  # 8 of 64 positions
+
+    whole = jax.device_get(jax.jit(experiment.initial_state)(jax.random.key(0)))
+    placed = experiment.place(whole)
+    shared = np.asarray(placed.params['encoder']['conv']['kernel'])
+    assert (shared == whole.params['encoder']['conv']['kernel']).all()
+    stored = experiment.snapshot(placed).params
+    np.testing.assert_array_equal(stored['encoder']['conv']['kernel'], shared[0])
+    parts = divided.joined(stored['conv']['kernel'], (8, 8, 3, 3, 2, 2))
+    np.testing.assert_array_equal(parts, whole.params['conv']['kernel'])
 
 
 # ---- Runs. ---------------------------------------------------------------------------------------
@@ -264,15 +315,12 @@ def test_a_device_keeps_its_part_of_parameters_gradients_and_moments():
     for divides in (False, True):
         config = get_config('none', shard_kernels=divides, **{'model.width': 32})
         experiment = Experiment.create(config)
-        assert set(experiment.divided_grids) == (
-            set(experiment.network.grids) if divides else set()
-        )
+        axes = {local.shard_axis for local in by_path(experiment.network.grids_on_devices).values()}
+        assert axes == {AXIS if divides else None}
         memory[divides] = footprint.of_step(experiment)
     kernels = sum(
         a.size
-        for a in jax.tree.leaves(
-            local_parameters(experiment.shapes.params, experiment.network.grids)
-        )
+        for a in jax.tree.leaves(local_arrays(experiment.shapes.params, experiment.network.grids))
     )
     whole, part = memory[False], memory[True]
     assert whole.state > 3 * 4 * kernels
@@ -288,12 +336,12 @@ def test_a_sleep_gathers_one_layer_at_a_time():
     def temporary(**changes):
         changes = {'model.width': 32, 'model.stage_sizes': (2,), 'sleep.full_step': False} | changes
         experiment = Experiment.create(get_config('mean', **changes))
-        kernels = jax.tree.leaves(
-            local_parameters(experiment.shapes.params, experiment.network.grids)
-        )
+        kernels = jax.tree.leaves(local_arrays(experiment.shapes.params, experiment.network.grids))
         assert len({kernel.size for kernel in kernels}) == 1
-        program = parallel.per_device(experiment.sleep_step, (0, None), donate=[0])
-        bytes_at_once = planned(program, experiment.shapes_on_devices, jax.random.key(0))[1]
+        asleep = experiment.sleep_step(experiment.network.grids_on_devices)
+        program = parallel.per_device(asleep, (0, None), donate=[0])
+        shapes = sharding.shapes(experiment.shapes, experiment.owners)
+        bytes_at_once = planned(program, shapes, jax.random.key(0))[1]
         return len(kernels), bytes_at_once / (4 * kernels[0].size)
 
     moments = {'sleep.share_moments': False}

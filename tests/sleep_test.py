@@ -3,6 +3,7 @@
 from functools import partial
 
 import chex
+import flax.core
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -23,9 +24,10 @@ from lcn_jax.sleep import lateral
 from lcn_jax.sleep.patterns import hebbian_for
 from lcn_jax.sleep.pools import num_pools, pool_numbers
 from lcn_jax.training import parallel, sleep_step
-from lcn_jax.training.state import TrainState
+from lcn_jax.training.state import TrainState, of_variables
 
 KEY = jax.random.key(0)
+OPTIMIZER = optax.adamw(1e-3)
 
 # Odd, even and non-square kernels and inputs, strides, and a 1×1 kernel.
 GRIDS = [
@@ -91,11 +93,10 @@ def test_stepwise_rule_is_gradient_descent_on_differences_within_pools():
     def energy(kernel):
         total = 0.0
         for pool in range(num_pools(grid)):
-            down, right = (
-                np.argwhere(pool_numbers(grid) == pool)[0] - 1
-            )  # where a member's patch begins
+            members = pool_numbers(grid) == pool
+            down, right = np.argwhere(members)[0] - 1  # where a member's patch begins
             x = jnp.roll(pattern[0, 0], (-down, -right), (0, 1))
-            z = jnp.tensordot(kernel[pool_numbers(grid) == pool], x, [[1, 2, 3], [0, 1, 2]])
+            z = jnp.tensordot(kernel[members], x, [[1, 2, 3], [0, 1, 2]])
             total += ((z - z.mean(0)) ** 2).sum() / 2
         return total
 
@@ -217,7 +218,7 @@ def test_patterns_split_over_devices_teach_what_they_teach_together():
     assert len(split) == 8 and (split == split[:1]).all()
     np.testing.assert_allclose(split, together, atol=1e-5)
     assert np.abs(split - kernel).max() > 0.1
-    with pytest.raises(UsageError, match='12 patterns per step cannot be split over 8 devices'):
+    with pytest.raises(ValueError, match='12 patterns a step cannot be split over 8 devices'):
         asleep(True, patterns=12)
 
 
@@ -296,7 +297,7 @@ def test_a_hebbian_sleep_that_would_not_share_is_refused(learning_rate, patterns
     )  # fmt: skip
     asleep(learning_rate=0.99 * highest, momentum=0.0)
     asleep(learning_rate=1.01 * highest, momentum=0.5)  # there the bound is another
-    with pytest.raises(UsageError, match='would drive apart neurons of 9 weights'):
+    with pytest.raises(ValueError, match='neurons of 9 weights would diverge'):
         asleep(learning_rate=1.01 * highest, momentum=0.0)
 
 
@@ -315,7 +316,7 @@ def test_a_hebbian_sleep_that_would_not_share_is_refused(learning_rate, patterns
 )
 def test_options_out_of_range_are_refused(option, value, needed):
     rule = sleep.resolve('hebbian', HEBBIAN | {'border': 'include', option: value})
-    with pytest.raises(UsageError, match=f'sleep.hebbian.{option} must be {needed}, got {value!r}'):
+    with pytest.raises(ValueError, match=f'^{option} must be {needed}, got {value!r}'):
         rule(random_kernel(GRIDS[0]), GRIDS[0], KEY)
 
 
@@ -348,12 +349,23 @@ def test_bad_rules_are_refused(name, options, message):
 
 
 @pytest.mark.parametrize(
-    'rule', [lambda kernel, *_: kernel[0], lambda kernel, *_: kernel.astype(jnp.bfloat16)]
+    'rule', [lambda kernel, *_, border: kernel[0], lambda kernel, *_, border: jnp.bfloat16(kernel)]
 )
 def test_a_rule_must_keep_shape_and_dtype(rule):
     params, of_params = ({'a': {'kernel': value}} for value in (random_kernel(GRIDS[0]), GRIDS[0]))
-    with pytest.raises(UsageError, match='it must keep shape and dtype'):
-        sleep.share(params, of_params, rule, KEY)
+    with pytest.raises(ValueError, match='it must keep shape and dtype'):
+        sleep.share(params, of_params, sleep.Rule(rule), KEY)
+
+
+def test_a_rule_must_be_a_rule():
+    params, of_params = ({'a': {'kernel': value}} for value in (random_kernel(GRIDS[0]), GRIDS[0]))
+    for bare in (sleep.mean, partial(sleep.mean, border='include')):
+        with pytest.raises(ValueError, match=r'must be a Rule, such as lcn_jax\.resolve') as error:
+            sleep.share(params, of_params, bare, KEY)
+        assert '\n' not in str(error.value)
+    shared = sleep.share(params, of_params, sleep.Rule(sleep.mean), KEY)['a']['kernel']
+    expected = sleep.mean(params['a']['kernel'], GRIDS[0], None, border='include')
+    np.testing.assert_array_equal(shared, expected)
 
 
 @pytest.mark.parametrize(
@@ -369,7 +381,7 @@ def test_a_rule_must_keep_shape_and_dtype(rule):
 )
 def test_parameters_of_another_model_are_refused(params, message):
     rule = sleep.resolve('mean', {'border': 'include'})
-    with pytest.raises(UsageError, match=message) as error:
+    with pytest.raises(ValueError, match=message) as error:
         sleep.share(params, {'a': {'kernel': GRIDS[0]}}, rule, KEY)
     assert '\n' not in str(error.value)
 
@@ -396,9 +408,20 @@ def test_kernels_stay_in_their_boxes():
     }
     rule = sleep.resolve('mean', {'border': 'include'})
     shared = sleep.share(params, {'a': {'kernel': GRIDS[0]}}, rule, KEY)
-    assert shared['a']['kernel'].names == names and shared['b'] is params['b']
+    assert shared['a']['kernel'].names == names and shared['b'].names == ('x',)
+    assert shared['b'].value is params['b'].value
     expected = sleep.mean(kernel, GRIDS[0], KEY, border='include')
     np.testing.assert_array_equal(shared['a']['kernel'].value, expected)
+
+
+def test_frozen_parameters_stay_frozen():
+    params = {'a': {'kernel': random_kernel(GRIDS[0])}, 'b': {'bias': np.ones(2)}}
+    rule, of_params = sleep.resolve('mean', {'border': 'include'}), {'a': {'kernel': GRIDS[0]}}
+    frozen = sleep.share(flax.core.freeze(params), of_params, rule, KEY)
+    assert isinstance(frozen, flax.core.FrozenDict)
+    thawed = sleep.share(params, of_params, rule, KEY)
+    assert isinstance(thawed, dict)
+    chex.assert_trees_all_equal(frozen.unfreeze(), thawed)
 
 
 def test_layers_of_one_shape_see_the_same_patterns_drawn_once():
@@ -424,11 +447,12 @@ def test_layers_of_one_shape_see_the_same_patterns_drawn_once():
 
 
 def test_layers_get_keys_of_their_own_for_a_rule_in_one_part():
-    def paint(kernel, grid, key):
+    def paint(kernel, grid, key, *, border):
         return jnp.full_like(kernel, jax.random.uniform(key))
 
     params = {name: {'kernel': random_kernel(GRIDS[0])} for name in 'ab'}
-    painted = sleep.share(params, {name: {'kernel': GRIDS[0]} for name in 'ab'}, paint, KEY)
+    of_params = {name: {'kernel': GRIDS[0]} for name in 'ab'}
+    painted = sleep.share(params, of_params, sleep.Rule(paint), KEY)
     for number, name in enumerate('ab'):
         colour = jax.random.uniform(jax.random.fold_in(KEY, number))
         np.testing.assert_allclose(painted[name]['kernel'], colour)
@@ -445,14 +469,14 @@ class Applied(chex.TestCase, parameterized.TestCase):
 
     def state(self):
         params = self.variables['params']
-        optimizer = optax.adamw(1e-3)
         moments = jax.tree.map(jnp.sin, params)
-        _, opt_state = optimizer.update(moments, optimizer.init(params), params)
-        return TrainState(jnp.int32(7), params, self.variables['batch_stats'], opt_state)
+        _, opt_state = OPTIMIZER.update(moments, OPTIMIZER.init(params), params)
+        return TrainState(jnp.int32(7), params, self.variables['batch_stats'], opt_state, {})
 
     def sleep(self, state, rule='hebbian', share_moments=False):
         rule = sleep.resolve(rule, OPTIONS[rule] | {'border': 'include'})
-        return sleep_step.step(state, KEY, grids=self.grids, rule=rule, share_moments=share_moments)
+        options = dict(grids=self.grids, optimizer=OPTIMIZER, share_moments=share_moments)
+        return sleep_step.step(state, KEY, rule=rule, **options)
 
     def test_moves_local_kernels_and_nothing_else(self):
         before = self.state()
@@ -519,7 +543,8 @@ def test_full_steps_go_as_far_as_the_members_of_a_pool_went(border):
 
     def rescaled(own, shared, last=before):
         trees = ({'a': {'kernel': kernel}} for kernel in (shared, own, last))
-        return sleep_step.rescale_common_step(*trees, {'a': {'kernel': grid}}, border)['a']['kernel']
+        grids = {'a': {'kernel': grid}}
+        return sleep_step.rescale_common_step(*trees, grids, border)['a']['kernel']
 
     found = rescaled(own, shared)
     sizes = [np.sqrt(((k - before)[pools >= 0] ** 2).mean()) for k in (own, shared)]
@@ -541,9 +566,11 @@ def test_full_steps_start_where_the_last_sleep_ended():
     """Two sleeps of a state: the second rescales what changed since the first."""
     grid, rule = GRIDS[0], sleep.resolve('mean', {'border': 'include'})
     grids, params = {'a': {'kernel': grid}}, {'a': {'kernel': random_kernel(grid)}}
-    optimizer = optax.chain(optax.adamw(0.1), after_sleep(grids))
-    state = TrainState(jnp.int32(1), params, {}, optimizer.init(params))
-    step = partial(sleep_step.step, grids=grids, rule=rule, share_moments=True, full_step=True)
+    state = of_variables({'params': params}, OPTIMIZER, grids).replace(step=jnp.int32(1))
+    step = partial(
+        sleep_step.step, grids=grids, rule=rule, optimizer=OPTIMIZER, share_moments=True,
+        full_step=True,
+    )  # fmt: skip
     state = step(state, KEY)
     slept = state.params['a']['kernel']
     np.testing.assert_allclose(
@@ -555,6 +582,23 @@ def test_full_steps_start_where_the_last_sleep_ended():
     assert np.sqrt((change**2).mean()) == pytest.approx(
         np.sqrt(((moved - slept) ** 2).mean()), rel=1e-3
     )
+
+
+def test_where_all_parameters_are_local_the_last_sleep_is_no_moment():
+    """It has the structure of the moments then; a rule that leaves some deviations tells them."""
+    grids, params = {'a': {'kernel': GRIDS[0]}}, {'a': {'kernel': random_kernel(GRIDS[0])}}
+    state = of_variables({'params': params}, OPTIMIZER, grids)
+    moments = {'a': {'kernel': random_kernel(GRIDS[0], seed=1)}}
+    state = state.replace(opt_state=optax.tree_utils.tree_set(state.opt_state, mu=moments))
+    rule = sleep.resolve('exact', {'border': 'include', 'gamma': 0.5})
+    after = sleep_step.step(
+        state, KEY, grids=grids, rule=rule, optimizer=OPTIMIZER, share_moments=True, full_step=True
+    )
+    kernel = np.asarray(after.params['a']['kernel'])
+    assert np.abs(kernel - pool_means(kernel, GRIDS[0], 'include')).max() > 0.1
+    np.testing.assert_array_equal(after.last_sleep['a']['kernel'], kernel)
+    averaged = pool_means(moments['a']['kernel'], GRIDS[0], 'include')
+    np.testing.assert_allclose(after.opt_state[0].mu['a']['kernel'], averaged, atol=1e-6)
 
 
 @pytest.mark.slow

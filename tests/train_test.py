@@ -191,7 +191,7 @@ def count_parameters(stage_sizes, width, size, colours, local):
 @pytest.mark.slow
 def test_parameter_counts(get_config, shape, published, kind):
     config = get_config(kind)
-    counted = Experiment.create(config).parameters
+    counted = Experiment.create(config).network.parameters
     assert counted == count_parameters(*shape, local=kind != 'conv')
     if published:
         assert counted == published['conv' if kind == 'conv' else 'lc']
@@ -226,7 +226,7 @@ def forgetful(kernel, grid, key, *, border):
         ({'translations.padding': -3}, 'config.translations.padding is -3'),
         ({'drops_at': (100, 150)}, 'fractions of the training'),
         ({'sleep.rule': 'circuit', 'sleep.circuit.alpha': 100.0}, 'cannot run: need 1 . alpha'),
-        ({'sleep.rule': 'hebbian', 'sleep.hebbian.patterns_per_step': 1}, 'would drive apart'),
+        ({'sleep.rule': 'hebbian', 'sleep.hebbian.patterns_per_step': 1}, 'would diverge'),
         ({'sleep.rule': f'{__name__}:forgetful'}, 'must keep shape and dtype'),
     ],
 )

@@ -101,7 +101,7 @@ class Layer:
         mask: jax.Array | None = None,
         shard_axis: str | None = None,
     ) -> jax.Array:
-        """`conv_local`; with `shard_axis`, of a device's part of the kernel (`divided.py`).
+        """`conv_local`; with `shard_axis`, the kernel is a device's part (`backends/divided.py`).
 
         The mask is always that of the whole kernel.
 

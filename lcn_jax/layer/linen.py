@@ -35,7 +35,7 @@ class LocalConv(nn.Module):
       implementation: as in `conv_local`.
       shard_axis: the axis of devices (of `jax.pmap` or `jax.shard_map`) that divide the examples
         and the positions among them. `init` makes the whole kernel; `apply` takes a device's part
-        (`divided.py`), which is one for all of its positions and all examples. Outside of
+        (`backends/divided.py`), which is one for all of its positions and all examples. Outside of
         programs over this axis the layer is whole.
 
     Not taken: conv_general_dilated and conv_general_dilated_cls, which replace the function that

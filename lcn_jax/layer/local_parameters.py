@@ -30,9 +30,9 @@ class LocalParameter:
       it as one of a single tap and channel, (*output, 1, ..., 1, O): a weight onto an input that is
       the same for all neurons.
     ensemble: the axes of the array over which `flax.linen.vmap` or `scan` stacks copies of it.
-    joined: all positions of the layer are one pool; `pools.py` explains it.
+    joined: all positions of the layer are one pool; `sleep/pools.py` explains it.
     shard_axis: the axis of devices, in `jax.pmap` or `jax.shard_map`, that divide its positions
-      among them (`divided.py`); None if every device has the whole array.
+      among them (`backends/divided.py`); None if every device has the whole array.
     """
 
     grid: Grid
@@ -212,6 +212,14 @@ def _ensemble_axes(array: jax.Array, local: LocalParameter) -> tuple[list[int], 
     return [stacked + axis for axis in local.ensemble], list(range(stacked, stacked + members))
 
 
+def _copies_in_front(other: jax.Array, array: jax.Array, local: LocalParameter) -> jax.Array:
+    """Another parameter of the layer, with the axes of the ensemble of `array` in front."""
+    stored, in_front = _ensemble_axes(array, local)
+    # An axis that the other parameter does not have was counted from the end.
+    stored = [axis if axis < other.ndim else axis - array.ndim for axis in stored]
+    return jnp.moveaxis(other, stored, in_front)
+
+
 # ---- The loop over what is local. ----------------------------------------------------------------
 
 
@@ -225,8 +233,8 @@ def each_local(
     """`function(number, local, *kernels)` of every local parameter, by its path.
 
     Each layer is whole: if devices divide it, they gather its parts, one layer after the other.
-    Each copy of an ensemble, and each replica, is computed by itself: the results have their axes in
-    front.
+    Each copy of an ensemble, and each replica, is computed by itself: the results have their axes
+    in front.
 
     Args:
       function: of the number of the layer in the order of paths, its `LocalParameter`, and a kernel
@@ -249,8 +257,7 @@ def each_local(
         others = []
         if beside:
             other = arrays.get((*path[:-1], beside))
-            axes = _ensemble_axes(arrays[path], local)
-            others = [None if other is None else jnp.moveaxis(other, *axes)]
+            others = [None if other is None else _copies_in_front(other, arrays[path], local)]
         results[path] = after = of_layer([of_tree[path] for of_tree in parts_of], others, after)
     return results
 

@@ -11,7 +11,7 @@ has a_i = r_i - b, where the rates r and that of one inhibitory neuron follow
     tau dr_i/dt   = -r_i   + w_i.x - alpha r_inh + b,
     tau dr_inh/dt = -r_inh + mean(r) - b.
 
-With joined pools (`sleep.py`) a pattern moves, and a wave of excitability moves with it, so that
+With joined pools (`rules.py`) a pattern moves, and a wave of excitability moves with it, so that
 the neurons see one x in turns: a sweep is a moment for each tiled pool. A neuron's rate changes in
 its own moment only and carries over to the others, in which the inhibitory neuron goes on averaging
 all rates; it is slower by the number of moments, so that it compares neurons across a sweep.

@@ -1,4 +1,4 @@
-"""`share`: applies a sharing rule to everything that is local in a model."""
+"""Sharing: a rule with its options, and `share`, which applies one to a whole model."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +19,8 @@ class Rule:
     """A sharing rule with its options set: a function `(kernel, neurons, key) -> kernel`.
 
     function: of `rules.py`, or one's own with the same arguments.
-    border: 'include' or 'exclude' the neurons that see the padding; passed on.
-    options: the other keyword arguments.
+    border: 'include' or 'exclude' the neurons that see the padding; the function gets it.
+    options: the function's other keyword arguments.
     """
 
     function: Callable[..., jax.Array]
@@ -74,7 +74,7 @@ def share(params: Any, grids: Mapping, rule: Rule, key: jax.Array, after: Any = 
     `grids` (`lcn_jax.grids`) says what is local: kernels, and parameters with one value per neuron,
     such as biases, which the rule gets as kernels of one tap and one channel. Axes in front of
     (*output, *kernel, C // groups, O) are those of an ensemble or of replicas: the rule is applied
-    to each member by itself, with one key, so replicas stay equal. If devices divide the kernels,
+    to each copy by itself, with one key, so replicas stay equal. If devices divide the kernels,
     each gathers one layer after the other, once the arrays in the tree `after` are there.
 
     Raises:

@@ -112,15 +112,20 @@ class Experiment:
         """params -> what is added to the loss, of one device; None if nothing is.
 
         Raises:
-          UsageError: there is no such penalty, or it does not take the options of the config.
+          UsageError: there is no such penalty, it does not take the options of the config, or it
+            cannot run on the kernels of this network.
         """
         chosen, border = self.config.penalty, self.config.sleep.border
         if chosen.name == 'none':
             return None
         options = {'border': border, **configs.options(chosen, chosen.name)}
         penalty = penalties.resolve(chosen.name, options)
-        grids = self.network.grids_on_devices
-        return lambda params: chosen.weight * penalties.total(params, grids, penalty)
+
+        def total(grids):
+            return lambda params: chosen.weight * penalties.total(params, grids, penalty)
+
+        _check_runs('the penalty of config.penalty', total(self.network.grids), self.shapes.params)
+        return total(self.network.grids_on_devices)
 
     def learner(self, total_steps: int) -> wake.Learner:
         """How the network learns in a training of this many steps."""
@@ -168,11 +173,8 @@ class Experiment:
         Raises:
           UsageError: the rule cannot run on the kernels of this network.
         """
-        try:
-            jax.eval_shape(self.sleep_step(self.network.grids), self.shapes, jax.random.key(0))
-        except (TypeError, ValueError) as e:
-            reason = str(e).partition('\n')[0]
-            raise UsageError(f'the sleep of config.sleep cannot run: {reason}') from e
+        asleep = self.sleep_step(self.network.grids)
+        _check_runs('the sleep of config.sleep', asleep, self.shapes, jax.random.key(0))
         on_devices = self.sleep_step(self.network.grids_on_devices)
         return parallel.per_device(on_devices, (0, None), donate=[0])
 
@@ -204,3 +206,12 @@ class Experiment:
     def is_finite(self) -> Callable[[TrainState], jax.Array]:
         """state -> whether all its numbers are finite."""
         return parallel.per_device(wake.is_finite, [0])
+
+
+def _check_runs(what: str, program: Callable, *arguments: Any) -> None:
+    """UsageError if the program cannot be traced with these arguments."""
+    try:
+        jax.eval_shape(program, *arguments)
+    except (TypeError, ValueError) as e:
+        reason = str(e).partition('\n')[0]
+        raise UsageError(f'{what} cannot run: {reason}') from e

@@ -6,17 +6,17 @@ with it; all else is the same on all devices.
 
 import functools
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import jax
+from flax.core import FrozenDict
 
 from lcn_jax.layer.backends import divided
 from lcn_jax.layer.local_parameters import LocalParameter
 from lcn_jax.training import parallel
 from lcn_jax.training.state import SHARED, TrainState, owners_of_params
 
-NOTHING: Mapping = MappingProxyType({})
+NOTHING = FrozenDict({})
 
 
 def own(state: TrainState, owners: TrainState) -> TrainState:
