@@ -1,4 +1,4 @@
-"""What happens to runs: kills, signals, full disks, exploding losses. All of it really happens."""
+"""What happens to runs: kills, signals, exploding losses. All of it really happens."""
 
 import os
 import re
@@ -145,23 +145,6 @@ def test_workers_live_as_long_as_the_run(data_dir, tmp_path):
         for _ in range(10 * tiny_runs.HANGS):
             os.killpg(killed.pid, 0)
             time.sleep(0.1)
-
-
-@pytest.mark.slow
-def test_full_disk_stops_with_one_line_and_keeps_the_last_checkpoint(
-    resident, uninterrupted, tmp_path
-):
-    resident.fork(tmp_path, before=tiny_runs.record(6, KILL), status=-signal.SIGKILL)
-    before = steps_of(tmp_path)
-
-    limit = 'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000))'
-    output = resident.finish(tmp_path, status=1, before=limit)
-    error = output.splitlines()[-1]
-    assert error.startswith(f'error: cannot write {tmp_path}/checkpoints')
-    assert 'File too large' in error and 'Make room' in error
-    assert steps_of(tmp_path) == before
-    resident.fork(tmp_path)
-    tiny_runs.assert_same(tmp_path, uninterrupted)
 
 
 @pytest.mark.parametrize('log_every', [1, 7])

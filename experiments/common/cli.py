@@ -39,8 +39,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
     def guarded(argv):
         warnings.showwarning = lambda message, *_: print('warning:', message, file=sys.stderr)
+        sys.unraisablehook = _show_unraisable
         if not flags.FLAGS['verbosity'].present:
-            logging.set_verbosity(logging.ERROR)
+            logging.set_verbosity(logging.FATAL)  # what orbax and others log as errors, they raise
         try:
             main(argv)
         except UsageError as e:
@@ -51,6 +52,12 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             sys.exit(130)
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _show_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:
+    """As Python does, but for writes of orbax that go on when one of them has failed."""
+    if str(unraisable.exc_value) != 'Event loop is closed':
+        sys.__unraisablehook__(unraisable)
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:

@@ -12,7 +12,7 @@ import dataclasses
 import json
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.struct
 import flax.traverse_util
@@ -30,7 +30,7 @@ from lcn_jax.training import config as configs
 from lcn_jax.training import ownership, parallel
 from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.metrics import Sums
-from lcn_jax.training.state import TrainState
+from lcn_jax.training.state import State01, TrainState
 
 # A resumed run may change these: nothing that is computed or logged depends on them. (With
 # shard_kernels, sums are rounded otherwise, as they are on another number of devices.)
@@ -76,8 +76,8 @@ def start(
 class Checkpoints:
     """The checkpoints of a workdir; a context that ends when the last of them is written.
 
-    Making it, saving, and leaving the context raise UsageError if something cannot be written;
-    earlier checkpoints stay as they are.
+    Making it, saving, checking, and leaving the context raise UsageError if something cannot be
+    written; earlier checkpoints stay as they are.
     """
 
     def __init__(self, workdir: str, read_only: bool = False):
@@ -126,6 +126,12 @@ class Checkpoints:
                 metrics={ACCURACY: accuracy},
                 force=True,  # even if orbax would skip this step, or has seen a signal
             )
+
+    def check(self) -> None:
+        """Raises the error of the last save, if it has failed by now."""
+        if not self._manager.is_saving_in_progress():
+            with writing(self._folder):
+                self._manager.wait_until_finished()
 
     def latest(self, shapes: TrainState) -> Snapshot | None:
         """The latest checkpoint that can be read, or None if there are none.
@@ -196,7 +202,7 @@ class Checkpoints:
             if 'last_sleep' in metadata.tree['state']:
                 stored = self._read(step, Snapshot.of(like))
             else:
-                stored = self._read(step, Snapshot.of(_State01.like(like)))
+                stored = self._read(step, Snapshot.of(State01.like(like)))
                 stored = dataclasses.replace(stored, state=stored.state.converted(like))
             return dataclasses.replace(stored, state=jax.tree.map(_whole, stored.state, like))
         except (OSError, ValueError, KeyError) as e:  # how damaged checkpoints fail
@@ -204,32 +210,6 @@ class Checkpoints:
             raise UsageError(
                 f'the checkpoint {self._folder}/{step} cannot be read ({reason}).'
             ) from e
-
-
-class _AfterSleep(NamedTuple):
-    after_sleep: Any
-
-
-@flax.struct.dataclass
-class _State01:
-    """The state in checkpoints of version 0.1: `last_sleep` lay behind the optimizer's state."""
-
-    step: Any
-    params: Any
-    batch_stats: Any
-    opt_state: Any
-
-    @classmethod
-    def like(cls, state: TrainState) -> '_State01':
-        kept = state.last_sleep
-        opt_state = (state.opt_state, _AfterSleep(kept)) if kept else state.opt_state
-        return cls(state.step, state.params, state.batch_stats, opt_state)
-
-    def converted(self, like: TrainState) -> TrainState:
-        opt_state, kept = self.opt_state, {}
-        if like.last_sleep:
-            opt_state, (kept,) = self.opt_state
-        return TrainState(self.step, self.params, self.batch_stats, opt_state, kept)
 
 
 def _whole(stored: np.ndarray, like: np.ndarray) -> np.ndarray:

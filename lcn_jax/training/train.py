@@ -49,6 +49,7 @@ def train_and_evaluate(
             for pixels, order, steps in images.train(first, step):
                 state, sums = wake(state, sums, pixels, order, data_key, steps)
             jax.block_until_ready(sums)  # or the host runs ahead, and a stop waits for all of it
+            checkpoints.check()
             due = schedule.events(step, stopping := requests.should_stop())
             record = {'step': step, 'epoch': step / schedule.steps_per_epoch}
             if sleep and due.sleep:
