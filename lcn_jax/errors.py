@@ -17,7 +17,7 @@ class InUse(UsageError):
 
 
 class Stopped(Exception):
-    """The run was asked to stop and has saved everything; the message says how to continue.
+    """Work is left, and what has been done is saved; the message says how to continue.
 
-    The binaries print it and exit with status 0.
+    The binaries print it and exit with status 75: not done, and the same command continues.
     """

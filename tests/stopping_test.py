@@ -1,4 +1,4 @@
-"""Stopping a run: errors of the disk, on which it stops by itself."""
+"""Stopping a run: signals that come twice, and errors of the disk, on which it stops by itself."""
 
 import os
 import re
@@ -11,6 +11,7 @@ import tiny_runs
 from lcn_jax.errors import UsageError
 from lcn_jax.training import checkpoint
 
+TERMINATE = 'os.kill(os.getpid(), signal.SIGTERM)'
 # Makes a process of root obey permissions, as those of other users do.
 AS_A_USER = """
 import ctypes, os
@@ -38,6 +39,23 @@ def uninterrupted(resident, tmp_path_factory):
 
 def steps_of(workdir):
     return {path.name for path in (workdir / 'checkpoints').glob('*') if path.name.isdigit()}
+
+
+@pytest.mark.slow
+def test_a_second_signal_does_not_kill_the_save(resident, uninterrupted, tmp_path):
+    """One more comes when the save begins, another when it ends."""
+    signalled = ''.join(
+        [
+            tiny_runs.record(3, TERMINATE),
+            tiny_runs.at(r"os\.mkdir \('[^']*/14\.orbax[^/']*'", TERMINATE),
+            tiny_runs.at(r"os\.rename \('[^']*/14\.orbax[^/']*', ", TERMINATE),
+        ]
+    )
+    output = resident.finish(tmp_path, before=signalled, status=75)
+    assert output.splitlines()[-1].startswith('stopped at step 14 of 100')
+    assert '14' in steps_of(tmp_path)
+    resident.fork(tmp_path)
+    tiny_runs.assert_same(tmp_path, uninterrupted)
 
 
 PERMISSION = 'os.chmod({workdir!r} + "/checkpoints", 0o555)'

@@ -1,6 +1,7 @@
 """Running a binary: a user's mistake ends in one line instead of a traceback."""
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,6 +11,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from lcn_jax.errors import Stopped, UsageError
+
+STOPPED = 75  # the status EX_TEMPFAIL of sysexits.h: the same command may succeed later
 
 
 def define_config(text: str) -> flags.FlagHolder:
@@ -33,8 +36,8 @@ def share_programs(out: str) -> None:
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """`absl.app.run`, but a UsageError, or anything wrong with the flags, is printed as one line.
 
-    The exit status is then 1. A run that was asked to stop says so, and the status is 0; Ctrl-C
-    where there is nothing to save ends with 130, as in a shell.
+    The exit status is then 1. What has stopped before its end says so, and the status is STOPPED;
+    Ctrl-C where there is nothing to save ends with 130, as in a shell.
     """
 
     def guarded(argv):
@@ -47,7 +50,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         except UsageError as e:
             _fail(e)
         except Stopped as e:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has been obeyed
             print(e)
+            sys.exit(STOPPED)
         except KeyboardInterrupt:
             sys.exit(130)
 

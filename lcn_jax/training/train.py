@@ -37,8 +37,8 @@ def train_and_evaluate(
     sleep = experiment.sleep if schedule.sleep_every else None
     with (
         checkpoint.claim(workdir, config),
+        faults.StopRequests() as requests,  # until all is written, for signals come twice
         checkpoint.Checkpoints(workdir) as checkpoints,
-        faults.StopRequests() as requests,
     ):
         state, now = checkpoint.start(checkpoints, experiment, init_key)
         step, best, stopping = int(now.state.step), now.best, False
