@@ -1,20 +1,20 @@
-"""The paper's Table 1: every kind of network, every padding, several seeds, by one command.
+"""The paper's Table 1: all kinds of network, paddings and seeds, by one command.
 
     python -m experiments.table --config=experiments/configs/cifar10.py --config.data_dir=DIR \\
         --paddings=0,4,8 --seeds=5 --out=runs/table
 
-Trains what is missing, each run in a workdir of its own, OUT/DATASET-PADDING/ROW-SEED; whatever
-stopped it, the same command continues, and another config adds columns. Ends with OUT/table.md,
-OUT/table.json and OUT/table.png of all runs that are done; they name runs that failed. Rows with n
-repetitions take n times more steps in an epoch; a batch size that n does not divide is rounded
-down.
+Trains what is missing, each run in its own workdir, OUT/DATASET-PADDING/ROW-SEED. If it is stopped,
+the same command continues, and another config adds columns. At the end, it writes OUT/table.md,
+OUT/table.json and OUT/table.png with all runs that are done, and names the runs that failed. Rows
+with n repetitions take n times more steps in an epoch; if n does not divide the batch size, the
+batch size is rounded down.
 
 Several processes, also on several hosts, may run the same command at the same time: each takes the
-next run that no other trains, and the last to finish writes the table.
+next run that no other process trains, and the last one to finish writes the table.
 
-With --search it looks instead for the best learning rate and weight decay of each row, on a tenth
-of the training images that is held out, and prints them: they belong in the config. A point of the
-grid at which training diverges counts as 0 %.
+With --search, it instead looks for the best learning rate and weight decay of each row on a tenth
+of the training images, which is held out, and prints them, to be put into the config. A point of
+the grid at which training diverges counts as 0 %.
 """
 
 import itertools
@@ -40,16 +40,16 @@ from lcn_jax.training.progress import Progress
 from lcn_jax.training.train import train_and_evaluate
 
 CONFIG = cli.define_config('File with get_config(kind); no colon.')
-OUT = flags.DEFINE_string('out', 'runs/table', 'Folder of the runs and the table.')
+OUT = flags.DEFINE_string('out', 'runs/table', 'Folder for the runs and the table.')
 SEEDS = flags.DEFINE_integer('seeds', 5, 'Networks in each cell.', lower_bound=1)
 EPOCHS = flags.DEFINE_integer('epochs', None, 'Instead of those of the config.', lower_bound=1)
 PADDINGS = flags.DEFINE_list(
-    'paddings', None, 'Of the translations, in pixels; by default the one of lc_translations.'
+    'paddings', None, 'Of the translations, in pixels; by default that of lc_translations.'
 )
 ROWS = flags.DEFINE_list(
-    'rows', None, f'By default those of the paper. All: {", ".join(known.ROWS)}.'
+    'rows', None, f'By default those of the paper. Known: {", ".join(known.ROWS)}.'
 )
-SEARCH = flags.DEFINE_bool('search', False, 'Look for learning rates and weight decays.')
+SEARCH = flags.DEFINE_bool('search', False, 'Look for the best learning rates and weight decays.')
 
 # The paper's grid.
 LEARNING_RATES = {'conv': (1e-1, 5e-2, 1e-2, 5e-3), 'lc': (1e-3, 5e-4, 1e-4, 5e-5)}
@@ -67,23 +67,23 @@ def main(argv):
         raise UsageError(f'unknown row {unknown[0]!r}; known: {", ".join(known.ROWS)}.')
     if given('conv').validation:
         raise UsageError(
-            'leave out --config.validation: --search holds images out by itself, and a table is '
+            'leave out --config.validation: --search holds out images by itself, and a table is '
             'evaluated on the test images.'
         )
     if not cells(rows):
         raise UsageError(
-            'the copies of an image would all be the same: rows with repetitions need --paddings '
-            'above 0.'
+            'all copies of an image would be the same: rows with repetitions need --paddings above '
+            '0.'
         )
     cli.share_programs(OUT.value)
     (search if SEARCH.value else tabulate)(rows)
 
 
 def tabulate(rows: list[str]) -> None:
-    """Trains what is missing, and writes the table of all runs that are done.
+    """Trains what is missing and writes the table of all runs that are done.
 
     Raises:
-      UsageError: some runs failed. The table has the others, and names those that failed.
+      UsageError: some runs failed. The table has the others and names those that failed.
     """
     runs = {}
     for (padding, row), seed in itertools.product(cells(rows), range(SEEDS.value)):
@@ -117,7 +117,7 @@ def search(rows: list[str]) -> None:
             config.learning_rate, config.weight_decay = rate, decay
             runs[f'{OUT.value}/search/{column(config)}/{row}-{rate:g}-{decay:g}'] = config
         results, failed = train_all(runs)
-        if failed:  # the best of a part of the grid would be misleading
+        if failed:  # the best of only some points would be misleading
             raise UsageError('; '.join(f'{workdir}: {e}' for workdir, e in failed.items()))
         best = max(results, key=lambda workdir: results[workdir]['validation_top1'])
         print(
@@ -127,13 +127,13 @@ def search(rows: list[str]) -> None:
 
 
 def cells(rows: list[str]) -> list[tuple[int, str]]:
-    """(padding, row) pairs; without padding all copies of an image would be the same."""
+    """(padding, row) pairs; rows with repetitions are left out where there is no padding."""
     pairs = itertools.product(paddings(), rows)
     return [(padding, row) for padding, row in pairs if padding or 'reps' not in row]
 
 
 def column(config: ConfigDict) -> str:
-    """The folder of a column: the name of the dataset, which may have slashes, and the padding."""
+    """The folder of a column: the dataset, whose name may have slashes, and the padding."""
     return f'{re.sub("[^A-Za-z0-9_.]", "_", config.dataset)}-{config.translations.padding}'
 
 
@@ -146,11 +146,13 @@ def paddings() -> list[int]:
 
 
 def given(kind: str) -> ConfigDict:
-    """The config of a kind, with what the command line says of it."""
+    """The config of a kind, with the values from the command line."""
     flag = flags.FLAGS['config']
     path = config_flags.get_config_filename(flag)
     if ':' in path:
-        raise UsageError(f'--config={path}: leave out the colon and what follows, rows are kinds.')
+        raise UsageError(
+            f'--config={path}: leave out the colon and the kind; --rows has the kinds.'
+        )
     config = runpy.run_path(path)['get_config'](kind)
     config.update_from_flattened_dict(config_flags.get_override_values(flag))
     return config
@@ -171,14 +173,13 @@ def train_all(runs: dict[str, ConfigDict]) -> tuple[dict[str, dict], dict[str, s
     """Trains each config in its workdir, unless that has been done or another process does it.
 
     Returns:
-      The last record and provenance of every run, and the reasons of those that failed, both by
-      workdir.
+      The last record and the provenance of every run, and why runs failed, both by workdir.
 
     Raises:
       Stopped: a signal came, or other processes still train some of the runs.
     """
     done, failed, left, experiment = {}, {}, list(runs), None
-    with faults.StopRequests() as requests:  # that come between runs
+    with faults.StopRequests() as requests:  # for those between runs
         while left:
             in_use = []
             for workdir in left:
@@ -215,7 +216,7 @@ def read_done(config: ConfigDict, workdir: str) -> dict | None:
     """The contents of WORKDIR/done.json, or None.
 
     Raises:
-      UsageError: it is the result of another config.
+      UsageError: the workdir has the result of another config.
     """
     path = os.path.join(workdir, 'done.json')
     if not os.path.exists(path):

@@ -51,7 +51,7 @@ def test_the_common_part_of_a_layers_changes():
 @pytest.mark.parametrize(
     ('changes', 'more', 'message'),
     [
-        ({'connectivity': 'conv', 'sleep.rule': 'none'}, [], 'a convolutional network'),
+        ({'connectivity': 'conv', 'sleep.rule': 'none'}, [], 'has no local kernels'),
         ({}, ['--steps=1,x'], '--steps=1,x must be a list'),
         ({}, [], 'there is no checkpoint'),
     ],

@@ -13,13 +13,14 @@ import numpy as np
 import optax
 import pytest
 import tiny_runs
+from reference import initial_state
 
 import lcn_jax
 from lcn_jax import sleep
 from lcn_jax.data.batches import BatchSpec, Pixels
 from lcn_jax.errors import UsageError
 from lcn_jax.networks.resnet import ResNet
-from lcn_jax.training import ownership, parallel, sleep_step, state, wake
+from lcn_jax.training import ownership, parallel, sleep_step, wake
 from lcn_jax.training.metrics import Sums
 
 SHAPE, EXAMPLES, BATCH = (8, 8, 1), 48, 16
@@ -52,11 +53,7 @@ def train(devices, sync_batch_norm):
     key = jax.random.key(1)
     mesh = jax.sharding.Mesh(jax.devices()[:devices], (parallel.AXIS,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(parallel.AXIS))
-
-    def create(key):
-        variables = model.init(key, jnp.zeros((1, *SHAPE)), train=False)
-        return state.of_variables(variables, optimizer, kept={})
-
+    create = functools.partial(initial_state, model, optimizer, SHAPE)
     train_state, sums = jax.tree.map(
         lambda leaf: jax.device_put(np.stack([leaf] * devices), sharding),
         (jax.jit(create)(key), Sums.zero()),

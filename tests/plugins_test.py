@@ -27,8 +27,8 @@ def test_an_attribute_of_a_module():
 )
 def test_what_is_not_there_is_one_line(name, reason):
     with pytest.raises(UsageError) as error:
-        plugins.load(name, 'sleep rule', ['a', 'b'])
-    assert str(error.value).startswith(f'unknown sleep rule {name!r} ({reason}')
+        plugins.load(name, 'sharing rule', ['a', 'b'])
+    assert str(error.value).startswith(f'unknown sharing rule {name!r} ({reason}')
     assert 'known: a, b, or ' in str(error.value) and '\n' not in str(error.value)
 
 
@@ -41,4 +41,4 @@ def test_a_mistake_in_the_module_is_shown_as_it_is(code, mistake, tmp_path, monk
     (tmp_path / f'{name}.py').write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(mistake):
-        plugins.load(f'{name}:f', 'sleep rule', [])
+        plugins.load(f'{name}:f', 'sharing rule', [])

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import pkgutil
 import re
 
 import jax
@@ -13,7 +14,10 @@ from tiny_runs import ROOT
 from lcn_jax.data import specs
 from lcn_jax.training import config as configs
 
-PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
+PAGES = [
+    *(ROOT / name for name in ('README.md', 'CONTRIBUTING.md', 'experiments/results/README.md')),
+    *sorted((ROOT / 'docs').glob('*.md')),
+]
 TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in PAGES}
 ALL = '\n'.join(TEXTS.values())
 FENCED = re.compile(r'^```(\w*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
@@ -121,6 +125,14 @@ def test_links_and_files_exist(name):
     named = re.findall(r'\b(?:lcn_jax|experiments|tests)/[\w./-]*\w/?', text)
     missing = [path for path in [*linked, *named] if not (ROOT / path).exists()]
     assert not missing
+
+
+def test_names_of_the_package_exist():
+    """`lcn_jax.sleep.pools` in the text, or `lcn_jax.grids` in a block, can be imported."""
+    named = set(re.findall(r'\blcn_jax(?:\.\w+)+', '\n'.join([*inline(), *blocks('python')])))
+    assert {'lcn_jax.grids', 'lcn_jax.nnx.LocalConv'} <= named
+    for name in named:
+        pkgutil.resolve_name(name)
 
 
 def test_a_locally_connected_layer_in_another_model_sleeps_as_written():

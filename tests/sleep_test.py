@@ -1,4 +1,4 @@
-"""The sleep rules: what they keep, where they end, and that the fast forms are the plain ones."""
+"""The sharing rules: what they keep, where they end, and that the fast forms are the plain ones."""
 
 from functools import partial
 
@@ -335,9 +335,9 @@ def test_a_rule_of_ones_own_is_named_by_module_and_function():
 @pytest.mark.parametrize(
     'name, options, message',
     [
-        ('dream', {}, "unknown sleep rule 'dream'.* known: mean, exact, hebbian, circuit"),
-        ('lcn_jax.sleep:dream', {}, 'unknown sleep rule'),
-        ('no.such.module:rule', {}, 'unknown sleep rule'),
+        ('dream', {}, "unknown sharing rule 'dream'.* known: mean, exact, hebbian, circuit"),
+        ('lcn_jax.sleep:dream', {}, 'unknown sharing rule'),
+        ('no.such.module:rule', {}, 'unknown sharing rule'),
         ('mean', {'border': 'include', 'gamma': 1}, "'gamma'"),
         ('exact', {'border': 'include'}, "'gamma'"),
     ],

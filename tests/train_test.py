@@ -214,7 +214,7 @@ def forgetful(kernel, grid, key, *, border):
         ({'translations.repetitions': 5, 'translations.padding': 2}, 'must be a multiple'),
         ({'image_size': 17}, 'larger than the images of digits'),
         ({'dataset': 'imagenot'}, 'imagenot is none of .*digits, .*has not been prepared'),
-        ({'sleep.rule': 'dream'}, "unknown sleep rule 'dream'"),
+        ({'sleep.rule': 'dream'}, "unknown sharing rule 'dream'"),
         ({'epochs': 0}, 'config.epochs is 0'),
         ({'sleep.hebbian.patterns_per_step': 0}, 'patterns_per_step is 0'),
         ({'model.shared': '*_shortcut'}, 'config.model.shared .* not a valid regular expression'),

@@ -1,4 +1,4 @@
-"""Running a binary: a user's mistake ends in one line instead of a traceback."""
+"""How a binary runs: a user's mistake ends in one line instead of a traceback."""
 
 import os
 import signal
@@ -23,9 +23,9 @@ def define_config(text: str) -> flags.FlagHolder:
 
 
 def share_programs(out: str) -> None:
-    """Keeps compiled programs in OUT/cache, for runs that have some in common.
+    """Keeps compiled programs in OUT/cache, so that runs can share them.
 
-    The environment variable JAX_COMPILATION_CACHE_DIR names another place.
+    The environment variable JAX_COMPILATION_CACHE_DIR takes precedence.
     """
     import jax  # binaries that only read and write files start without it
 
@@ -36,8 +36,8 @@ def share_programs(out: str) -> None:
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """`absl.app.run`, but a UsageError, or anything wrong with the flags, is printed as one line.
 
-    The exit status is then 1. What has stopped before its end says so, and the status is STOPPED;
-    Ctrl-C where there is nothing to save ends with 130, as in a shell.
+    The exit status is then 1. What stopped before its end says so and exits with STOPPED. Ctrl-C
+    where there is nothing to save exits with 130, as in a shell.
     """
 
     def guarded(argv):
@@ -66,13 +66,13 @@ def _show_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:
-    """The arguments that are not flags: only the name of the program."""
+    """Parses the flags; only the name of the program is left."""
     try:
         rest = flags.FLAGS(argv)
     except OSError as e:  # an override of a config whose file could not be read
         _fail(f'there is no config file ({str(e).splitlines()[-1]}).')
     except (AttributeError, KeyError) as e:
-        # The message is a message quoted, or quoted twice.
+        # The message contains the original one in quotes, sometimes twice.
         text = str(e).replace('\\n', '; ').replace('\\', '').strip('"\'')
         _fail(f'there is no config field {text}')
     except (flags.Error, ValueError, TypeError) as e:

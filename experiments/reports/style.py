@@ -1,4 +1,4 @@
-"""One colour for each kind of network, in all pictures."""
+"""One colour for each kind of network, the same in all pictures."""
 
 COLOURS = {
     'conv': '#4c78a8',

@@ -61,9 +61,9 @@ def resolve(name: str, options: Mapping[str, Any]) -> Rule:
     Raises:
       ValueError: there is no such rule, or it does not take these options.
     """
-    function = RULES[name] if name in RULES else plugins.load(name, 'sleep rule', RULES)
+    function = RULES[name] if name in RULES else plugins.load(name, 'sharing rule', RULES)
     called, arguments = (function.for_field, 2) if isinstance(function, TwoPart) else (function, 3)
-    plugins.check_options(called, arguments, options, f'sleep rule {name!r}')
+    plugins.check_options(called, arguments, options, f'sharing rule {name!r}')
     others = dict(options)
     return Rule(function, others.pop('border'), others)
 
@@ -94,7 +94,7 @@ def share(params: Any, grids: Mapping, rule: Rule, key: jax.Array, after: Any = 
         shared = of_layer[number](kernel, local)
         if (jnp.shape(shared), jnp.result_type(shared)) != (kernel.shape, kernel.dtype):
             raise ValueError(
-                f'the sleep rule turned a kernel {kernel.shape} of {kernel.dtype} into one '
+                f'the sharing rule turned a kernel {kernel.shape} of {kernel.dtype} into one '
                 f'{jnp.shape(shared)} of {jnp.result_type(shared)}; it must keep shape and dtype.'
             )
         return shared

@@ -1,4 +1,4 @@
-"""A sleep rule that leaves each pool a few kernels instead of one: `low_rank`.
+"""A sharing rule that leaves each pool a few kernels instead of one: `low_rank`.
 
 The kernels of a pool of M neurons, in a matrix M × (weights · features), become its mean plus the
 best approximation of rank K - 1 of the deviations from it, in the sense of least squares:

@@ -168,7 +168,7 @@ class Experiment:
 
     @cached_property
     def sleep(self) -> Callable[[TrainState, jax.Array], TrainState]:
-        """state, key -> state, by the sleep rule of the config.
+        """state, key -> state, by the sharing rule of the config.
 
         Raises:
           UsageError: the rule cannot run on the kernels of this network.
