@@ -31,7 +31,7 @@ from experiments.reports import rows as known
 from experiments.reports import table as table_report
 from lcn_jax.data import sources
 from lcn_jax.errors import Diverged, InUse, Stopped, UsageError
-from lcn_jax.files import from_json, local_folder, to_json, write_text, writing
+from lcn_jax.files import local_folder, read_json, to_json, write_text, writing
 from lcn_jax.training import checkpoint, faults
 from lcn_jax.training import config as configs
 from lcn_jax.training.experiment import Experiment
@@ -218,12 +218,11 @@ def read_done(config: ConfigDict, workdir: str) -> dict | None:
     Raises:
       UsageError: the workdir has the result of another config.
     """
-    path = os.path.join(workdir, 'done.json')
-    if not os.path.exists(path):
+    path, config_path = (os.path.join(workdir, name) for name in ('done.json', 'config.json'))
+    if not (os.path.exists(path) and os.path.exists(config_path)):
         return None
     checkpoint.check_same(workdir, config)
-    with open(path) as file:
-        return from_json(file.read())
+    return read_json(path, 'delete it, and run the same command again')
 
 
 def train_one(config: ConfigDict, workdir: str, show: Progress, experiment: Experiment) -> dict:

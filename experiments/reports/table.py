@@ -1,6 +1,5 @@
 """The results of a table's runs: means, paired differences with their intervals, and a figure."""
 
-import json
 import math
 import pathlib
 import statistics
@@ -12,7 +11,7 @@ from scipy import stats
 
 from experiments.reports.rows import ROWS
 from lcn_jax.data.specs import SPECS
-from lcn_jax.files import from_json
+from lcn_jax.files import read_json
 from lcn_jax.training.metrics import awake
 
 METRICS = {'top1': 'top-1', 'top5': 'top-5'}
@@ -26,8 +25,9 @@ def read(folder: str) -> list[dict[str, Any]]:
         row, _, seed = path.parent.name.rpartition('-')
         if row in ROWS and seed.isdigit():
             place = {'column': path.parent.parent.name, 'row': row, 'seed': int(seed)}
-            config = json.loads((path.parent / 'config.json').read_text())
-            done = from_json(path.read_text())
+            remedy = 'delete it, and run the same command again'
+            config = read_json(path.parent / 'config.json', remedy)
+            done = read_json(path, remedy)
             runs.append(done | place | {'config': config})
     return runs
 

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from lcn_jax.errors import UsageError
-from lcn_jax.files import locate, write_text, writing
+from lcn_jax.files import locate, read_json, write_text, writing
 from lcn_jax.layer.backends import divided
 from lcn_jax.training import config as configs
 from lcn_jax.training import ownership, parallel
@@ -258,7 +258,8 @@ def read_config(workdir: str) -> ConfigDict:
     path = _config_path(workdir)
     if not path.exists():
         raise UsageError(f'{workdir} holds no run: there is no {path}.')
-    return configs.complete(json.loads(path.read_text()))
+    remedy = 'delete it, and the command that trained the run writes it again'
+    return configs.complete(read_json(path, remedy))
 
 
 def _folder(workdir: str) -> epath.Path:

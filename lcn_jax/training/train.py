@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lcn_jax.errors import Diverged, Stopped
+from lcn_jax.errors import Diverged, Stopped, UsageError
 from lcn_jax.files import locate
 from lcn_jax.training import config as configs
 from lcn_jax.training import faults, inputs, measures, metrics, parallel
@@ -73,6 +73,7 @@ def train_and_evaluate(
             if due.save or (improved and config.checkpoint_every):
                 whole, so_far = experiment.snapshot(state), parallel.first(sums)
                 now = checkpoint.Snapshot(whole, so_far, best, log.seconds())
+                log.sync()
                 checkpoints.save(step, now, accuracy)
     return finish(log, step, schedule, experiment)
 
@@ -131,10 +132,20 @@ def diverged(log: metrics.Log, record: Record, steps: int, schedule: Schedule) -
 def finish(
     log: metrics.Log, step: int, schedule: Schedule, experiment: Experiment
 ) -> dict[str, Any]:
-    """The last record with the number of 'parameters'; Stopped if steps are left."""
+    """The last record with the number of 'parameters'.
+
+    Raises:
+      Stopped: steps are left.
+      UsageError: the record of the last step is gone.
+    """
     if step < schedule.total_steps:
         raise Stopped(
             f'stopped at step {step} of {schedule.total_steps}; the same command continues from '
             'there.'
+        )
+    if log.last.get('step') != step:
+        raise UsageError(
+            f'the run is finished, but the record of its last step is not in {log.path}: evaluate '
+            'the checkpoint with experiments.evaluate, or train again in another workdir.'
         )
     return {**log.last, 'parameters': experiment.network.parameters}
