@@ -29,7 +29,7 @@ def main(argv):
     experiment = Experiment.create(config)
     start, snapshot = trained.restore(experiment)
     counts = sorted(set(map(int, STEPS.value)))
-    border = config.sleep.border
+    border = config.pools.border
     parts = common_parts(experiment, snapshot.state, config.seed, counts)
     print(f'the common part of changes since step {start}\n')
     print(f'{"layer":<24}' + ''.join(f'{steps:>8}' for steps in counts) + f'{"independent":>14}')

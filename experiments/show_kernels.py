@@ -97,7 +97,7 @@ def draw_kernels() -> Figure:
             before,
             after,
             grids[path],
-            border=config.sleep.border,
+            border=config.pools.border,
             channel=CHANNEL.value,
             feature=FEATURE.value,
             title=f'{LAYER.value} at step {step}, sleep by {config.sleep.rule}',

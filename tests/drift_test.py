@@ -24,7 +24,7 @@ def test_the_common_part_of_independent_changes_is_that_of_a_mean():
 @pytest.mark.slow
 def test_the_common_part_of_a_layers_changes():
     config = tiny_runs.get_config('resident')
-    config.sleep.border = 'exclude'
+    config.pools.border = 'exclude'
     experiment = Experiment.create(config)
     state = jax.device_get(jax.jit(experiment.initial_state)(jax.random.key(1)))
     found = drift.common_parts(experiment, state, seed=0, counts=[1, 3])

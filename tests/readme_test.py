@@ -93,7 +93,7 @@ def test_modules_flags_configs_and_fields_exist(command):
 
 def test_config_fields_named_in_the_text_exist():
     named = set(re.findall(r'^(?:--)?config\.([\w.]+)', '\n'.join(inline()), re.MULTILINE))
-    assert {'sleep.border'} <= named
+    assert {'pools.border'} <= named
     assert not [field for field in named if not known_field(field)]
 
 

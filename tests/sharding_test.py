@@ -105,10 +105,10 @@ RULES = {
     'exact': {
         'optimizer': 'sgd',
         'learning_rate': 1e-2,
-        'sleep.border': 'exclude',
+        'pools.border': 'exclude',
         'model.norm': 'local',
     },
-    'hebbian': {'sleep.pools': 'joined', 'model.init': 'common', 'model.init_noise': 0.1},
+    'hebbian': {'pools.kind': 'joined', 'model.init': 'common', 'model.init_noise': 0.1},
     'circuit': {},
 }
 STEPS, EXAMPLES, BATCH = 50, 48, 16
@@ -272,7 +272,7 @@ def test_a_checkpoint_is_read_on_other_devices_divided_or_not(starter, tmp_path)
 
 
 def test_a_convolutional_network_has_nothing_to_divide():
-    with pytest.raises(UsageError, match='no local kernels to divide: set config'):
+    with pytest.raises(UsageError, match='shard_kernels=True acts on local kernels'):
         Experiment.create(get_config('none', connectivity='conv'))
 
 

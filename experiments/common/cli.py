@@ -72,6 +72,7 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     except OSError as e:  # an override of a config whose file could not be read
         _fail(f'there is no config file ({str(e).splitlines()[-1]}).')
     except (AttributeError, KeyError) as e:
+        _check_names(argv)
         # The message contains the original one in quotes, sometimes twice.
         text = str(e).replace('\\n', '; ').replace('\\', '').strip('"\'')
         _fail(f'there is no config field {text}')
@@ -82,6 +83,17 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     if len(rest) > 1:
         _fail(f'unexpected argument {rest[1]!r}; flags look like --name=value.')
     return rest
+
+
+def _check_names(argv: Sequence[str]) -> None:
+    """Fails if a flag sets a field of the config that has another name now."""
+    from lcn_jax.training import config as configs  # imports JAX
+
+    flag_names = (argument.lstrip('-').partition('=')[0] for argument in argv)
+    try:
+        configs.check_names(name.removeprefix('config.') for name in flag_names)
+    except UsageError as e:
+        _fail(e)
 
 
 def _check_config_file() -> None:

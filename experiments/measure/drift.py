@@ -23,7 +23,7 @@ def common_parts(experiment: Experiment, state, seed: int, counts: list[int]) ->
     @jax.jit
     def common_part(before, after):
         changes = jax.tree.map(jnp.subtract, after, before)
-        own = similarity.layer_deviations(changes, experiment.network.grids, config.sleep.border)
+        own = similarity.layer_deviations(changes, experiment.network.grids, config.pools.border)
         return {name: jnp.sqrt(1 - deviation**2) for name, deviation in own.items()}
 
     step = int(state.step)

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from experiments.reports.rows import ROWS
+from experiments.reports.rows import ROWS, row_of
 from lcn_jax.data.specs import SPECS
 from lcn_jax.files import read_json
 from lcn_jax.training.metrics import awake
@@ -19,14 +19,18 @@ REFERENCES = ('conv', 'lc')  # rows that every row is compared with
 
 
 def read(folder: str) -> list[dict[str, Any]]:
-    """done.json of the runs in FOLDER/COLUMN/ROW-SEED, with their column, row, seed and config."""
+    """done.json of the runs in FOLDER/COLUMN/ROW-SEED, with their column, row, seed and config.
+
+    The row is that of the config (`row_of`).
+    """
     runs = []
     for path in sorted(pathlib.Path(folder).glob('*/*/done.json')):
         row, _, seed = path.parent.name.rpartition('-')
         if row in ROWS and seed.isdigit():
-            place = {'column': path.parent.parent.name, 'row': row, 'seed': int(seed)}
             remedy = 'delete it, and run the same command again'
             config = read_json(path.parent / 'config.json', remedy)
+            row = row_of(row, config)
+            place = {'column': path.parent.parent.name, 'row': row, 'seed': int(seed)}
             done = read_json(path, remedy)
             runs.append(done | place | {'config': config})
     return runs

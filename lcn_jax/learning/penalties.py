@@ -92,7 +92,7 @@ def resolve(name: str, options: Mapping[str, Any]) -> Penalty:
     """The penalty `name`, or 'package.module:function' for one's own, with its options set.
 
     Raises:
-      UsageError: there is no such penalty, or it does not take these options.
+      ValueError: there is no such penalty, or it does not take these options.
     """
     known = ('none', *PENALTIES)
     penalty = PENALTIES[name] if name in PENALTIES else plugins.load(name, 'penalty', known)

@@ -78,7 +78,11 @@ def exact(
     """The fixed point of the rule for Gaussian patterns: deviations shrink to gamma / (1 + gamma).
 
     Not random: `key` is unused.
+
+    Raises:
+      ValueError: gamma is negative or not a finite number.
     """
+    check_number(gamma, 'gamma')
     means = Pools.of(neurons, border).averaged(kernel)
     return means + gamma / (1 + gamma) * (kernel - means)
 
@@ -181,7 +185,15 @@ def circuit(
     paper's long simulation. The other options are those of `lateral.Circuit`. As alpha is finite,
     pool means decay, too, several times more slowly than the deviations. Joined pools take a sweep
     over the tiled ones for each time step.
+
+    Raises:
+      ValueError: an option is out of its range.
     """
+    check_positive(patterns_per_weight, 'patterns_per_weight')
+    check_positive(steps_per_pattern, 'steps_per_pattern')
+    check_number(learning_rate, 'learning_rate', positive=True)
+    check_number(momentum, 'momentum')
+    check_number(gamma, 'gamma')
     pools = Pools.of(neurons, border)
     excited = None
     if not isinstance(neurons, Grid) and neurons.joined:  # a tiled pool sees a pattern at once

@@ -241,8 +241,8 @@ def check_same(workdir: str, config: ConfigDict) -> None:
     differing = _differences(there, here)
     if differing:
         raise UsageError(
-            f'{workdir} holds a run with another config ({"; ".join(differing)}): choose '
-            'another workdir, or delete it.'
+            f'{workdir} holds a run with another config ({"; ".join(differing)}): set '
+            'these fields as they are there to continue it, or choose another workdir.'
         )
 
 

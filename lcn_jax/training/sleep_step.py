@@ -31,7 +31,7 @@ def rule(config: ConfigDict) -> Rule:
     options = configs.options(config.sleep, config.sleep.rule)
     if options.pop('split_patterns', False):
         options['axis_name'] = parallel.AXIS
-    return resolve(config.sleep.rule, {'border': config.sleep.border, **options})
+    return resolve(config.sleep.rule, {'border': config.pools.border, **options})
 
 
 def step(
