@@ -9,6 +9,9 @@ OUT/table.json and OUT/table.png with all runs that are done, and names the runs
 with n repetitions take n times more steps in an epoch; if n does not divide the batch size, the
 batch size is rounded down.
 
+Several processes, also on several hosts, may run the same command at the same time: each takes the
+next run that no other process trains, and the last one to finish writes the table.
+
 With --search, it instead looks for the best learning rate and weight decay of each row on a tenth
 of the training images, which is held out, and prints them, to be put into the config. A point of
 the grid at which training diverges counts as 0 %.
@@ -27,8 +30,8 @@ from experiments.common.provenance import provenance
 from experiments.reports import rows as known
 from experiments.reports import table as table_report
 from lcn_jax.data import sources
-from lcn_jax.errors import Diverged, Stopped, UsageError
-from lcn_jax.files import from_json, local_folder, to_json, write_text, writing
+from lcn_jax.errors import Diverged, InUse, Stopped, UsageError
+from lcn_jax.files import local_folder, read_json, to_json, write_text, writing
 from lcn_jax.training import checkpoint, faults
 from lcn_jax.training import config as configs
 from lcn_jax.training.experiment import Experiment
@@ -167,33 +170,45 @@ def config_of(row: str, padding: int, seed: int) -> ConfigDict:
 
 
 def train_all(runs: dict[str, ConfigDict]) -> tuple[dict[str, dict], dict[str, str]]:
-    """Trains each config in its workdir, unless that has been done.
+    """Trains each config in its workdir, unless that has been done or another process does it.
 
     Returns:
       The last record and the provenance of every run, and why runs failed, both by workdir.
+
+    Raises:
+      Stopped: a signal came, or other processes still train some of the runs.
     """
-    done, failed, experiment = {}, {}, None
+    done, failed, left, experiment = {}, {}, list(runs), None
     with faults.StopRequests() as requests:  # for those between runs
-        for number, (workdir, config) in enumerate(runs.items(), 1):
-            if requests.should_stop():
-                raise Stopped(STOPPED)
-            name = os.path.relpath(workdir, OUT.value)
-            try:
-                result = read_done(config, workdir)
-                if result is None:
-                    if not experiment or experiment.config != configs.without_seed(config):
-                        experiment = Experiment.create(config)
-                    result = train_one(config, workdir, Progress(name), experiment)
-            except UsageError as e:
-                failed[workdir] = str(e)
-                print(f'{number}/{len(runs)}  {name}  failed: {e}', flush=True)
-                continue
-            done[workdir] = result
-            accuracy = result[f'{evaluated_split(config)}_top1']
-            print(
-                f'{number}/{len(runs)}  {name}  accuracy {accuracy:.1%}  {result["seconds"]:.0f} s',
-                flush=True,
-            )
+        while left:
+            in_use = []
+            for workdir in left:
+                if requests.should_stop():
+                    raise Stopped(STOPPED)
+                config, name = runs[workdir], os.path.relpath(workdir, OUT.value)
+                try:
+                    result = read_done(config, workdir)
+                    if result is None:
+                        if not experiment or experiment.config != configs.without_seed(config):
+                            experiment = Experiment.create(config)
+                        result = train_one(config, workdir, Progress(name), experiment)
+                except InUse:
+                    in_use.append(workdir)
+                    continue
+                except UsageError as e:
+                    failed[workdir], outcome = str(e), f'failed: {e}'
+                else:
+                    done[workdir] = result
+                    accuracy = result[f'{evaluated_split(config)}_top1']
+                    outcome = f'accuracy {accuracy:.1%}  {result["seconds"]:.0f} s'
+                number = f'{len(done) + len(failed)}/{len(runs)}'
+                print(f'{number}  {name}  {outcome}', flush=True)
+            if len(in_use) == len(left):
+                raise Stopped(
+                    f'{len(done) + len(failed)} of {len(runs)} runs have ended; other processes '
+                    'are training the rest, and the last of them to finish goes on from there.'
+                )
+            left = in_use  # those of them that have ended meanwhile are read, or continued
     return done, failed
 
 
@@ -203,12 +218,11 @@ def read_done(config: ConfigDict, workdir: str) -> dict | None:
     Raises:
       UsageError: the workdir has the result of another config.
     """
-    path = os.path.join(workdir, 'done.json')
-    if not os.path.exists(path):
+    path, config_path = (os.path.join(workdir, name) for name in ('done.json', 'config.json'))
+    if not (os.path.exists(path) and os.path.exists(config_path)):
         return None
     checkpoint.check_same(workdir, config)
-    with open(path) as file:
-        return from_json(file.read())
+    return read_json(path, 'delete it, and run the same command again')
 
 
 def train_one(config: ConfigDict, workdir: str, show: Progress, experiment: Experiment) -> dict:

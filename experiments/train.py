@@ -19,7 +19,6 @@ import jax
 from absl import flags
 
 from experiments.common import cli, overview
-from lcn_jax.errors import UsageError
 from lcn_jax.training import parallel
 from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.measures import evaluated_split
@@ -56,8 +55,6 @@ def main(argv):
     label = f'{config.dataset} {config.connectivity}'
     result = train_and_evaluate(config, workdir, Progress(label), experiment)
     split = evaluated_split(config)
-    if 'step' not in result:
-        raise UsageError(f'the run is finished, but its records in {workdir} are gone.')
     print(
         f'{split} accuracy {result[f"{split}_top1"]:.2%} after {result["step"]} steps in '
         f'{duration(result["seconds"])}\n'

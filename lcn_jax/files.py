@@ -4,6 +4,7 @@ Paths may be URLs such as gs://bucket/run, wherever `etils.epath` can open them.
 """
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -74,27 +75,46 @@ def make_folder(path: Path) -> epath.Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces the file at `path`, atomically; UsageError if it cannot be written."""
+    """Replaces the file at `path`; UsageError if it cannot be written.
+
+    After a crash, even of the machine, the file is the old or the new one as a whole.
+    """
     whole = epath.Path(path)
     part = whole.with_name(f'{whole.name}.{os.getpid()}.part')  # other processes may write it too
     with writing(path):
         try:
-            part.write_text(text)
+            part.write_text(text, encoding='utf-8')
+            sync(part)
             part.replace(whole)
         except OSError:
             part.unlink(missing_ok=True)
             raise
+        sync(whole.parent)
 
 
 def append_text(path: Path, text: str) -> None:
     """Adds `text` to the end of the file at `path`; UsageError if it cannot be written."""
     if '://' in os.fspath(path):  # object stores cannot append
         with writing(path):
-            earlier = epath.Path(path).read_text()
+            earlier = epath.Path(path).read_text(encoding='utf-8')
         write_text(path, earlier + text)
         return
-    with writing(path), open(path, 'a') as file:
+    with writing(path), open(path, 'a', encoding='utf-8') as file:
         file.write(text)
+
+
+def sync(path: Path) -> None:
+    """Writes to the disk what the system still keeps of a file or folder in memory."""
+    if '://' in os.fspath(path):
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as e:
+        if e.errno != errno.EINVAL:  # what file systems say that cannot do this with folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -117,3 +137,18 @@ def from_json(text: str) -> Any:
         return value
 
     return restored(json.loads(text))
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """The object that `to_json` wrote to the file at `path`.
+
+    Raises:
+      UsageError: the file cannot be read. The message ends with the `remedy`.
+    """
+    try:
+        value = from_json(epath.Path(path).read_text(encoding='utf-8'))
+        if not isinstance(value, dict):
+            raise ValueError('it holds no object')
+    except (OSError, ValueError) as e:
+        raise UsageError(f'{os.fspath(path)} is damaged or cannot be read ({e}): {remedy}.') from e
+    return value

@@ -112,7 +112,8 @@ def test_another_config_is_refused_and_names_the_fields(config, crashed):
 def test_what_changes_no_result_may_change(config, crashed):
     other = config.copy_and_resolve_references()
     other.workers, other.checkpoint_every, other.data_dir, other.tensorboard = 3, 11, '/', True
-    checkpoint.claim(str(crashed), other)
+    with checkpoint.claim(str(crashed), other):
+        pass
     assert checkpoint.read_config(str(crashed)).checkpoint_every == 11
 
 

@@ -25,7 +25,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
     path = tmp_path / 'file'
     files.write_text(path, 'old')
 
-    def interrupted(self, text):
+    def interrupted(self, text, encoding):
         with open(self, 'w') as file:
             file.write(text[:1])
         raise OSError(28, 'No space left on device')

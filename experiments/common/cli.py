@@ -1,6 +1,7 @@
 """How a binary runs: a user's mistake ends in one line instead of a traceback."""
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,6 +11,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from lcn_jax.errors import Stopped, UsageError
+
+STOPPED = 75  # the status EX_TEMPFAIL of sysexits.h: the same command may succeed later
 
 
 def define_config(text: str) -> flags.FlagHolder:
@@ -33,24 +36,33 @@ def share_programs(out: str) -> None:
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """`absl.app.run`, but a UsageError, or anything wrong with the flags, is printed as one line.
 
-    The exit status is then 1. A run that was asked to stop says so and exits with 0. Ctrl-C where
-    there is nothing to save exits with 130, as in a shell.
+    The exit status is then 1. What stopped before its end says so and exits with STOPPED. Ctrl-C
+    where there is nothing to save exits with 130, as in a shell.
     """
 
     def guarded(argv):
         warnings.showwarning = lambda message, *_: print('warning:', message, file=sys.stderr)
+        sys.unraisablehook = _show_unraisable
         if not flags.FLAGS['verbosity'].present:
-            logging.set_verbosity(logging.ERROR)
+            logging.set_verbosity(logging.FATAL)  # what orbax and others log as errors, they raise
         try:
             main(argv)
         except UsageError as e:
             _fail(e)
         except Stopped as e:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has been obeyed
             print(e)
+            sys.exit(STOPPED)
         except KeyboardInterrupt:
             sys.exit(130)
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _show_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:
+    """As Python does, but for writes of orbax that go on when one of them has failed."""
+    if str(unraisable.exc_value) != 'Event loop is closed':
+        sys.__unraisablehook__(unraisable)
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:

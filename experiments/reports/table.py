@@ -1,6 +1,5 @@
 """The results of a table's runs: means, paired differences with their intervals, and a figure."""
 
-import json
 import math
 import pathlib
 import statistics
@@ -12,7 +11,7 @@ from scipy import stats
 
 from experiments.reports.rows import ROWS, row_of
 from lcn_jax.data.specs import SPECS
-from lcn_jax.files import from_json
+from lcn_jax.files import read_json
 from lcn_jax.training.metrics import awake
 
 METRICS = {'top1': 'top-1', 'top5': 'top-5'}
@@ -28,10 +27,11 @@ def read(folder: str) -> list[dict[str, Any]]:
     for path in sorted(pathlib.Path(folder).glob('*/*/done.json')):
         row, _, seed = path.parent.name.rpartition('-')
         if row in ROWS and seed.isdigit():
-            config = json.loads((path.parent / 'config.json').read_text())
+            remedy = 'delete it, and run the same command again'
+            config = read_json(path.parent / 'config.json', remedy)
             row = row_of(row, config)
             place = {'column': path.parent.parent.name, 'row': row, 'seed': int(seed)}
-            done = from_json(path.read_text())
+            done = read_json(path, remedy)
             runs.append(done | place | {'config': config})
     return runs
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lcn_jax.errors import Diverged, Stopped
+from lcn_jax.errors import Diverged, Stopped, UsageError
 from lcn_jax.files import locate
 from lcn_jax.training import config as configs
 from lcn_jax.training import faults, inputs, measures, metrics, parallel
@@ -24,7 +24,8 @@ def train_and_evaluate(
     """Trains as `config` says, from the latest checkpoint in `workdir`; returns the last record.
 
     `experiment` is that of the config, of any seed. A run that resumes computes, bit for bit, what
-    it would have computed uninterrupted. Raises UsageError, Diverged, or Stopped after a signal.
+    it would have computed uninterrupted. Raises UsageError, InUse if another process writes to
+    `workdir`, Diverged, or Stopped after a signal.
     """
     from lcn_jax.training import checkpoint  # needs orbax, which the steps do not
 
@@ -34,8 +35,11 @@ def train_and_evaluate(
     images = inputs.make(config, data_key)
     schedule, wake = experiment.schedule, experiment.wake
     sleep = experiment.sleep if schedule.sleep_every else None
-    checkpoint.claim(workdir, config)
-    with checkpoint.Checkpoints(workdir) as checkpoints, faults.StopRequests() as requests:
+    with (
+        checkpoint.claim(workdir, config),
+        faults.StopRequests() as requests,  # until all is written, for signals come twice
+        checkpoint.Checkpoints(workdir) as checkpoints,
+    ):
         state, now = checkpoint.start(checkpoints, experiment, init_key)
         step, best, stopping = int(now.state.step), now.best, False
         log = open_log(config, workdir, schedule, now, report)
@@ -45,6 +49,7 @@ def train_and_evaluate(
             for pixels, order, steps in images.train(first, step):
                 state, sums = wake(state, sums, pixels, order, data_key, steps)
             jax.block_until_ready(sums)  # or the host runs ahead, and a stop waits for all of it
+            checkpoints.check()
             due = schedule.events(step, stopping := requests.should_stop())
             record = {'step': step, 'epoch': step / schedule.steps_per_epoch}
             if sleep and due.sleep:
@@ -68,6 +73,7 @@ def train_and_evaluate(
             if due.save or (improved and config.checkpoint_every):
                 whole, so_far = experiment.snapshot(state), parallel.first(sums)
                 now = checkpoint.Snapshot(whole, so_far, best, log.seconds())
+                log.sync()
                 checkpoints.save(step, now, accuracy)
     return finish(log, step, schedule, experiment)
 
@@ -126,10 +132,20 @@ def diverged(log: metrics.Log, record: Record, steps: int, schedule: Schedule) -
 def finish(
     log: metrics.Log, step: int, schedule: Schedule, experiment: Experiment
 ) -> dict[str, Any]:
-    """The last record with the number of 'parameters'; Stopped if steps are left."""
+    """The last record with the number of 'parameters'.
+
+    Raises:
+      Stopped: steps are left.
+      UsageError: the record of the last step is gone.
+    """
     if step < schedule.total_steps:
         raise Stopped(
             f'stopped at step {step} of {schedule.total_steps}; the same command continues from '
             'there.'
+        )
+    if log.last.get('step') != step:
+        raise UsageError(
+            f'the run is finished, but the record of its last step is not in {log.path}: evaluate '
+            'the checkpoint with experiments.evaluate, or train again in another workdir.'
         )
     return {**log.last, 'parameters': experiment.network.parameters}
