@@ -15,6 +15,8 @@ from lcn_jax.layer.linen import LocalConv
 from lcn_jax.networks.resnet import ResNet
 from lcn_jax.training import cost, parallel, wake
 
+pytestmark = pytest.mark.optimised  # XLA counts FLOPs and plans memory
+
 
 def resnet(local, stage_sizes=(1,), width=4, **fields):
     return ResNet(

@@ -15,6 +15,8 @@ from lcn_jax.layer.backends import native
 from lcn_jax.layer.functional import conv_local
 from lcn_jax.layer.grid import Grid
 
+pytestmark = pytest.mark.optimised  # what users run
+
 
 @pytest.fixture
 def built():

@@ -311,6 +311,7 @@ def planned(program, *arguments):
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_a_device_keeps_its_part_of_parameters_gradients_and_moments():
     """Of kernels so large that nothing else counts; eight devices for 64 positions."""
     memory = {}
@@ -332,6 +333,7 @@ def test_a_device_keeps_its_part_of_parameters_gradients_and_moments():
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_a_sleep_gathers_one_layer_at_a_time():
     """Four layers take the room of one."""
 
