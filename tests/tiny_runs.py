@@ -94,10 +94,10 @@ class Starter:
         """Runs to the end; returns what was printed."""
         return finish(self.start(workdir, *flags, **options), status)
 
-    def fork(self, workdir: Path, *flags: str, status=0, before='') -> str:
+    def fork(self, workdir: Path, *flags: str, status=0, **options) -> str:
         """As `finish`, in a process as those of `call`."""
         arguments = [*self._flags, f'--workdir={workdir}', *flags]
-        done = call('train', *arguments, before=before, stderr=subprocess.STDOUT)
+        done = call('train', *arguments, stderr=subprocess.STDOUT, **options)
         assert done.returncode == status, done.stdout
         return done.stdout
 
