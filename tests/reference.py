@@ -36,7 +36,7 @@ def random_kernel(neurons: Neurons, channels: int = 2, features: int = 3, seed: 
 
 def pool_means(kernel: np.ndarray, neurons: Neurons, border: str) -> np.ndarray:
     """Of (*output, ...): the mean of its pool at every position, NaN where it is in no pool."""
-    pools = pool_numbers(neurons, border)
+    pools, kernel = pool_numbers(neurons, border), np.asarray(kernel)
     means = np.full(kernel.shape, np.nan)
     for pool in range(num_pools(neurons)):
         if (pools == pool).any():

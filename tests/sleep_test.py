@@ -21,7 +21,7 @@ from lcn_jax.layer.grids import grids
 from lcn_jax.layer.local_parameters import LocalParameter
 from lcn_jax.networks.resnet import ResNet
 from lcn_jax.sleep import lateral
-from lcn_jax.sleep.patterns import hebbian_for
+from lcn_jax.sleep import patterns as sleep_patterns
 from lcn_jax.sleep.pools import num_pools, pool_numbers
 from lcn_jax.training import parallel, sleep_step
 from lcn_jax.training.state import TrainState, of_variables
@@ -41,6 +41,11 @@ GRIDS = [
 each_grid = pytest.mark.parametrize('grid', GRIDS, ids=str)
 each_border = pytest.mark.parametrize('border', ['include', 'exclude'])
 
+hebbian_for = jax.jit(
+    sleep_patterns.hebbian_for,
+    static_argnums=1,
+    static_argnames=('border', 'gamma', 'learning_rate', 'momentum'),
+)
 HEBBIAN = dict(gamma=0.1, learning_rate=0.05, steps=20, patterns_per_step=16, momentum=0.0)
 OPTIONS = {'mean': {}, 'exact': {'gamma': 0.1}, 'hebbian': HEBBIAN, 'circuit': CIRCUIT}
 
@@ -125,7 +130,9 @@ def test_stepwise_rule_is_gradient_descent_on_differences_within_pools():
     stepped = reference.hebbian_stepwise(
         kernel, grid, pattern, border='include', gamma=0.3, learning_rate=0.01
     )
-    np.testing.assert_allclose(stepped, kernel - 0.01 * jax.grad(energy)(kernel), atol=1e-5)
+    np.testing.assert_allclose(
+        stepped, kernel - 0.01 * jax.jit(jax.grad(energy))(kernel), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,7 +171,7 @@ def test_taps_on_inserted_zeros_learn_nothing():
             total += ((z - z.mean(0)) ** 2).sum() / 2
         return total
 
-    expected = kernel - 0.01 * jax.grad(energy)(kernel)
+    expected = np.asarray(kernel - 0.01 * jax.jit(jax.grad(energy))(kernel))
     for rule in (hebbian_for, reference.hebbian_stepwise):
         slept = rule(kernel, grid, pattern, border='include', gamma=0.3, learning_rate=0.01)
         np.testing.assert_allclose(slept, expected, atol=1e-5)
@@ -252,6 +259,16 @@ def test_patterns_split_over_devices_teach_what_they_teach_together():
         asleep(True, patterns=12)
 
 
+def circuit(kernel, neurons, border='include', **changes):
+    options = CIRCUIT | changes
+
+    @jax.jit
+    def program(kernel):
+        return sleep.circuit(kernel, neurons, KEY, border=border, **options)
+
+    return np.asarray(program(kernel))
+
+
 @pytest.mark.parametrize('joined', [False, True])
 @each_border
 @pytest.mark.slow
@@ -259,7 +276,7 @@ def test_circuits_equalise_pools_of_unequal_size(border, joined):
     grid = Grid.create((8, 7), 2, 1, ((1, 0), (1, 0)))  # pools of 4·4, 4·3 ... neurons
     grid = LocalParameter(grid, joined=True) if joined else grid
     kernel = random_kernel(grid, channels=1)
-    shared = sleep.circuit(kernel, grid, KEY, border=border, **CIRCUIT)
+    shared = circuit(kernel, grid, border)
     before, after = pool_means(kernel, grid, border), pool_means(shared, grid, border)
     outside = np.isnan(before)
     assert outside.any() == (border == 'exclude')
@@ -278,7 +295,7 @@ def test_circuit_sleeps_towards_the_rule_it_realises():
     kernel = random_kernel(grid, channels=1)
 
     def deviation(**changes):
-        shared = sleep.circuit(kernel, grid, KEY, border='include', **CIRCUIT | changes)
+        shared = circuit(kernel, grid, **changes)
         return (shared - pool_means(shared, grid, 'include')).std()
 
     few, many = deviation(patterns_per_weight=1), deviation(patterns_per_weight=4)
@@ -639,10 +656,8 @@ def test_where_all_parameters_are_local_the_last_sleep_is_no_moment():
 def test_a_circuit_of_a_joined_pool_has_its_neurons_in_the_moments_of_the_tiled_pools():
     grid = Grid.create((4, 5), 2, 1, 'VALID')
     kernel = random_kernel(grid, channels=1, features=1)
-    options = CIRCUIT | {'patterns_per_weight': 1, 'steps_per_pattern': 60}
-    found = sleep.circuit(
-        kernel, LocalParameter(grid, joined=True), KEY, border='include', **options
-    )
+    joined = LocalParameter(grid, joined=True)
+    found = circuit(kernel, joined, patterns_per_weight=1, steps_per_pattern=60)
     turns = pool_numbers(grid).ravel()
     order = np.arange(len(turns))  # of one pool, in the order of positions
     parameters = lateral.Circuit(
