@@ -44,5 +44,5 @@ $(VENV)/ready: setup.cfg constraints.txt
 	  { echo 'Python 3.11 or newer is needed: make PYTHON=python3.12 ...'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
-	@$(BIN)/python -c 'from lcn_jax import native; print(native.describe())'
+	@$(BIN)/python -c 'from lcn_jax.layer.backends import native; print(native.describe())'
 	touch $@
