@@ -214,7 +214,7 @@ class Checkpoints:
 
 def _whole(stored: np.ndarray, like: np.ndarray) -> np.ndarray:
     """Kernels that devices divided were stored as the parts of these."""
-    return stored if stored.shape == like.shape else divided.joined(stored, like.shape)
+    return stored if stored.shape == like.shape else divided.whole(stored, like.shape)
 
 
 @contextlib.contextmanager
