@@ -46,7 +46,8 @@ def check_options(
     try:
         inspect.signature(function).bind(*[None] * arguments, **options)
     except TypeError as e:
-        raise UsageError(f'{what} cannot take options {sorted(options)}: {e}.') from None
+        taken = f'options {sorted(options)}' if options else f'{arguments} arguments'
+        raise UsageError(f'{what} cannot take {taken}: {e}.') from None
 
 
 @contextlib.contextmanager
