@@ -13,7 +13,8 @@ import numpy as np
 
 from experiments.common import cli, trained
 from experiments.measure.locality import radius
-from lcn_jax.layer.local_parameters import by_path, kernels, name_of, parts
+from lcn_jax.layer.each_local import parts
+from lcn_jax.layer.local_parameters import by_path, kernels, name_of
 from lcn_jax.training import train
 from lcn_jax.training.experiment import Experiment
 

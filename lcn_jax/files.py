@@ -6,10 +6,9 @@ Paths may be URLs such as gs://bucket/run, wherever `etils.epath` can open them.
 import contextlib
 import errno
 import json
-import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -18,7 +17,7 @@ from lcn_jax.errors import UsageError
 
 Path = str | os.PathLike
 SCHEMES = ('gs', 's3', 'az', 'hf')  # of the URLs that epath knows
-NON_FINITE = ('inf', '-inf', 'nan')
+FAILED = ('Error writing', 'write() failed')  # what tensorstore and array_record say
 
 
 @contextlib.contextmanager
@@ -29,28 +28,22 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as e:
-        raise _not_written(path, str(e)) from e
-    except ValueError as e:
-        if 'Error writing' not in str(e):  # how tensorstore reports a full disk, among others
-            raise
-        raise _not_written(path, str(e).partition('\n')[0][-120:]) from e
-
-
-def _not_written(path: Path, reason: str) -> UsageError:
-    return UsageError(
-        f'cannot write {os.fspath(path)} ({reason}). Make room or choose another place, and run '
-        'the same command again: earlier files are kept, and a run continues from its last good '
-        'checkpoint.'
-    )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error)
+        if not isinstance(error, OSError):
+            start = max(reason.find(failed) for failed in FAILED)
+            if start < 0:
+                raise
+            reason = reason[start:].partition('\n')[0]
+        raise UsageError(
+            f'cannot write {os.fspath(path)} ({reason}). Make room or choose another place, and '
+            'run the same command again: earlier files are kept, and a run continues from its last '
+            'good checkpoint.'
+        ) from error
 
 
 def locate(path: Path) -> epath.Path:
-    """The absolute path, with ~ expanded, or the URL.
-
-    Raises:
-      UsageError: no installed package opens this kind of URL.
-    """
+    """The absolute path, with ~ expanded; or the URL, if an installed package opens such URLs."""
     scheme, separator, _ = os.fspath(path).partition('://')
     if not separator:
         return epath.Path(path).expanduser().absolute()
@@ -58,11 +51,11 @@ def locate(path: Path) -> epath.Path:
         if scheme not in SCHEMES:
             raise ImportError(f'known are {", ".join(SCHEMES)}')
         epath.Path(path).exists()  # imports the package
-    except ImportError as e:
+    except ImportError as error:
         raise UsageError(
-            f'cannot open {os.fspath(path)}: there is no package for {scheme}:// paths ({e}). '
+            f'cannot open {os.fspath(path)}: there is no package for {scheme}:// paths ({error}). '
             'Install it, or choose a local folder.'
-        ) from e
+        ) from error
     return epath.Path(path)
 
 
@@ -125,16 +118,25 @@ def sync(path: Path) -> None:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON with a newline at the end.
-
-    JSON has no infinity or NaN: these become the strings in NON_FINITE.
-    """
-    return json.dumps(_spelled(value), indent=indent) + '\n'
+    """JSON with a newline at the end; 'inf', '-inf' and 'nan' stand for what JSON does not have."""
+    strict = json.loads(json.dumps(value), parse_constant=lambda name: str(float(name)))
+    return json.dumps(strict, indent=indent) + '\n'
 
 
 def from_json(text: str) -> Any:
     """The inverse of `to_json`; ValueError if `text` is not valid JSON."""
-    return _unspelled(json.loads(text))
+
+    def restored(value):
+        match value:
+            case dict():
+                return {key: restored(item) for key, item in value.items()}
+            case list():
+                return [restored(item) for item in value]
+            case 'inf' | '-inf' | 'nan':
+                return float(value)
+        return value
+
+    return restored(json.loads(text))
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
@@ -150,21 +152,3 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     except (OSError, ValueError) as e:
         raise UsageError(f'{os.fspath(path)} is damaged or cannot be read ({e}): {remedy}.') from e
     return value
-
-
-def _spelled(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _spelled(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_spelled(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
-
-
-def _unspelled(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _unspelled(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_unspelled(item) for item in value]
-    return float(value) if value in NON_FINITE else value

@@ -23,15 +23,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lcn_jax.layer.each_local import map_local
 from lcn_jax.layer.grid import Grid
-from lcn_jax.layer.local_parameters import (
-    arrays_by_path,
-    by_path,
-    kernels,
-    map_local,
-    name_of,
-    replaced,
-)
+from lcn_jax.layer.local_parameters import arrays_by_path, by_path, kernels, name_of, replaced
 from lcn_jax.layer.parameters import tile_kernel
 
 

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from lcn_jax import plugins
-from lcn_jax.layer.local_parameters import each_local, kernels
+from lcn_jax.layer.each_local import each_local
+from lcn_jax.layer.local_parameters import kernels
 from lcn_jax.sleep.pools import Neurons, Pools, pool_sizes
 
 Penalty = Callable[..., jax.Array]

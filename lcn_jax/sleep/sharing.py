@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from lcn_jax import plugins
-from lcn_jax.layer.local_parameters import LocalParameter, by_path, map_local, parts
+from lcn_jax.layer.each_local import map_local, parts
+from lcn_jax.layer.local_parameters import LocalParameter, by_path
 from lcn_jax.sleep.patterns import Field
 from lcn_jax.sleep.pools import Neurons
 from lcn_jax.sleep.rules import RULES, TwoPart

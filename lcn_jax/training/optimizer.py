@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from lcn_jax.layer.local_parameters import map_parts
+from lcn_jax.layer.each_local import map_parts
 from lcn_jax.sleep.pools import pool_sizes
 
 
