@@ -281,7 +281,13 @@ def _transpose(operation: _Operation, unknown: int, cotangent, *operands, **para
 def _register(operation: _Operation) -> None:
     primitive = operation.primitive
     static = ('grid', 'groups', 'shared', 'precision', 'implementation')
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames=static))
+    compiled = jax.jit(primitive.bind, static_argnames=static)
+
+    def evaluate(*operands, **params):
+        with jax.disable_jit(False):  # or `compiled` would come back to here
+            return compiled(*operands, **params)
+
+    primitive.def_impl(evaluate)
     primitive.def_abstract_eval(functools.partial(_result_type, operation))
     ad.defbilinear(primitive, *(functools.partial(_transpose, operation, i) for i in (0, 1)))
     batching.primitive_batchers[primitive] = functools.partial(_batch, operation)
