@@ -69,7 +69,7 @@ def _is_shared(kernel: jax.Array, grid: Grid) -> bool:
 
 
 def _layer(
-    grid: Grid, examples: int, groups: int, weights: tuple[int, int], shared: bool
+    grid: Grid, examples: int, groups: int, weights: tuple[int, ...], shared: bool
 ) -> np.ndarray:
     """The numbers of `Layer` in local.cc; `weights` are the last axes of a kernel (C, O)."""
     axes = [
