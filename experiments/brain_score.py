@@ -1,13 +1,13 @@
-"""Scores the blocks of trained networks against recorded neurons, and networks against each other.
+"""Scores the blocks of trained networks against recorded neurons, and compares the networks.
 
     python -m experiments.brain_score --workdir=runs/conv,runs/lc,runs/lc_hebbian \\
         --assembly=V4.npz --images=V4_images.zip --axes=neuroids,stimuli,repetitions
 
-Prints tables; writes brain_score.json and brain_score.png. docs/brain_score.md describes the files
-and the scores. Three ResNet-20 for 32×32 pixels, 640 images and 50 neurons took 70 s on one CPU
-core.
+Prints tables and writes brain_score.json and brain_score.png. docs/brain_score.md describes the
+files and the scores. Three ResNet-20 for 32×32 pixels, 640 images and 50 neurons took 70 s on one
+CPU core.
 
-A layer that cannot be scored is marked, with the reason, and so is a network without any other
+A layer that cannot be scored is marked with the reason, and so is a network without any other
 layer. If a run cannot be loaded, the others are scored, and the exit status is 1.
 """
 
@@ -25,26 +25,28 @@ from lcn_jax.files import make_folder, to_json, write_text, writing
 
 WORKDIR = flags.DEFINE_list('workdir', None, 'Folders of runs, separated by commas.', required=True)
 CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
-DATA_DIR = flags.DEFINE_string('data_dir', None, "Instead of the runs' own config.data_dir.")
+DATA_DIR = flags.DEFINE_string('data_dir', None, "Replaces the runs' own config.data_dir.")
 ASSEMBLY = flags.DEFINE_string(
-    'assembly', None, 'npz or NetCDF file of the responses.', required=True
+    'assembly', None, 'npz or NetCDF file with the responses.', required=True
 )
-IMAGES = flags.DEFINE_string('images', None, 'Folder or zip of the images.', required=True)
-AXES = flags.DEFINE_list('axes', list(assembly.AXES), 'Order in `responses` of an npz file.')
+IMAGES = flags.DEFINE_string('images', None, 'Folder or zip file with the images.', required=True)
+AXES = flags.DEFINE_list(
+    'axes', list(assembly.AXES), 'Order of the axes of `responses` in an npz file.'
+)
 GROUP = flags.DEFINE_string(
-    'group', None, 'Array or coordinate with the categories of the images, for stratified splits.'
+    'group', None, 'Array or coordinate with the categories of the images, to stratify splits by.'
 )
 OUT = flags.DEFINE_string('out', 'runs/brain_score', 'Folder for the JSON and the PNG.')
 
 
 def named(workdirs: list[str]) -> dict[str, str]:
-    """Workdirs by the names of their last folders, or by their paths if two names are equal."""
+    """The workdirs by their last folders, or by their whole paths if two of these are equal."""
     names = [pathlib.Path(workdir).name for workdir in workdirs]
     return dict(zip(names if len(set(names)) == len(names) else workdirs, workdirs))
 
 
 def described(runs: dict[str, dict]) -> str:
-    """Why runs are not scored, in one line."""
+    """Why the runs are not scored, in one line."""
     return ' '.join(f'{name}: {run["error"]}' for name, run in runs.items())
 
 
@@ -83,7 +85,7 @@ def main(argv):
     write_text(out / 'brain_score.json', to_json(report, indent=1))
     print(f'{out} is written')
     if broken:
-        raise UsageError(f'{out} lacks runs that cannot be loaded: {described(broken)}')
+        raise UsageError(f'some runs cannot be loaded and are not in {out}: {described(broken)}')
 
 
 if __name__ == '__main__':

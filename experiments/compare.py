@@ -2,8 +2,8 @@
 
     python -m experiments.compare --workdirs=runs/ablation/*
 
-Runs that differ only in the seed are one row: mean and standard deviation of their accuracy. With
-`--out` the table and a picture of it go to a folder.
+Runs that differ only in their seed are one row, with the mean and standard deviation of their
+accuracy. With --out, the table and a picture of it are also written to a folder.
 """
 
 from absl import flags
@@ -13,7 +13,10 @@ from experiments.reports import comparison
 from lcn_jax.files import local_folder, make_folder, write_text, writing
 
 WORKDIRS = flags.DEFINE_list(
-    'workdirs', None, 'Folders that experiments.train wrote; * and ? are wildcards.', required=True
+    'workdirs',
+    None,
+    'Folders that experiments.train wrote, with * and ? as wildcards.',
+    required=True,
 )
 OUT = flags.DEFINE_string('out', None, 'Folder for comparison.md and comparison.png.')
 

@@ -25,7 +25,7 @@ OUT = flags.DEFINE_string('out', 'runs/demo', 'Folder for the results.')
 SEEDS = flags.DEFINE_integer('seeds', 3, 'Networks of each kind.', lower_bound=1)
 EPOCHS = flags.DEFINE_integer('epochs', None, 'Instead of those of the config.', lower_bound=1)
 
-KINDS = ('conv', 'lc', 'lc_translations', 'lc_hebbian', 'lc_hebbian_joined')
+KINDS = ('conv', 'lc', 'lc_translations', 'lc_hebbian_tiled', 'lc_hebbian_joined')
 
 
 def main(argv):

@@ -1,13 +1,13 @@
-"""Describes a network and the cost of training it, before anything is allocated.
+"""Describes a network and the cost of training it, without allocating anything.
 
     python -m experiments.describe --config=experiments/configs/imagenet.py:lc_hebbian
 
-Prints parameters and FLOPs by layer, and an estimate of the memory that a training step takes on
-each device. The dataset need not be there; where its images stay on the device, they come on top.
+Prints the parameters and FLOPs of each layer, and an estimate of the memory that a training step
+takes on each device, without a dataset that stays there. The dataset need not exist.
 
-With --devices=8 it describes a run on eight devices: it compiles the step for as many virtual ones
-of this CPU, with whole and with divided local kernels (`config.shard_kernels`), and also prints
-what XLA plans and what each device sends to the others in a step.
+With --devices=8 it compiles the step for eight virtual devices of this CPU, with whole and with
+divided local kernels (`config.shard_kernels`), and also prints the memory that XLA plans and what
+each device sends to the others in a step.
 """
 
 import jax
@@ -23,7 +23,9 @@ from lcn_jax.training import cost
 from lcn_jax.training.experiment import Experiment
 
 CONFIG = cli.define_config('File with get_config(kind), a colon, and the kind.')
-DEVICES = flags.DEFINE_integer('devices', None, 'Compile for that many.', lower_bound=1)
+DEVICES = flags.DEFINE_integer(
+    'devices', None, 'Compile for this number of devices.', lower_bound=1
+)
 
 
 def main(argv):
@@ -37,7 +39,7 @@ def main(argv):
 
 
 def describe(experiment: Experiment) -> str:
-    """The report of an experiment on all devices, which divide its batch among them."""
+    """The report of an experiment on all devices, which divide the batch among them."""
     config, devices = experiment.config, jax.device_count()
     layers = cost.layers(experiment.network.model, experiment.network.image_shape)
     memory = overview.memory(experiment)
@@ -56,9 +58,9 @@ def describe(experiment: Experiment) -> str:
             layer_table(layers),
             '',
             f'layer          {", ".join(sorted(chosen))}; {native.describe()}',
-            f'parameters     {experiment.network.parameters:,}, of them {sum(local):,} in '
+            f'parameters     {experiment.network.parameters:,}, including {sum(local):,} in '
             f'{len(local)} locally connected kernels',
-            f'training step  {flops / 1e9:.3g} GFLOP for an image, '
+            f'training step  {flops / 1e9:.3g} GFLOP per image, '
             f'{flops * config.batch_size / 1e9:,.0f} GFLOP for the batch of {config.batch_size}',
             f'memory         about {readable(sum(memory.values()))} on each of '
             f'{devices} device(s), with {config.batch_size // devices} images:',
@@ -72,7 +74,7 @@ def describe(experiment: Experiment) -> str:
 
 
 def footprints(config: ConfigDict) -> str:
-    """What XLA plans for the step on each device and what that sends, a line for each division."""
+    """What XLA plans for a step on each device and what that sends, on a line for each division."""
     ways = {'whole kernels': False}
     if config.connectivity == 'lc':
         ways['divided kernels'] = True
@@ -82,8 +84,8 @@ def footprints(config: ConfigDict) -> str:
         found = footprint.of_step(Experiment.create(config))
         sent = ', '.join(f'{readable(size)} by {name}' for name, size in found.sent.items())
         lines.append(
-            f'{name:<14} {readable(found.state + found.temporary):>12}, of them '
-            f'{readable(found.state)} parameters and moments; sends {sent or "nothing"}'
+            f'{name:<14} {readable(found.state + found.temporary):>12}, including '
+            f'{readable(found.state)} of parameters and moments; sends {sent or "nothing"}'
         )
     return '\n'.join(['compiled for each device:', *lines])
 

@@ -1,26 +1,20 @@
-"""Evaluates a checkpoint of a run: prints its step and metrics as a line of JSON.
+"""Evaluates a checkpoint of a run and prints its step and metrics as one line of JSON.
 
     python -m experiments.evaluate --workdir=runs/cifar10 --checkpoint=best
 
-The metrics are those that training logged at that step, if it evaluated there.
+The metrics equal those that training recorded at that step, if it evaluated there.
 """
 
 import json
 
-from absl import flags
-
 from experiments.common import cli, trained
-from lcn_jax.training import checkpoint, inputs, measures, train
+from lcn_jax.training import inputs, measures, train
 from lcn_jax.training.experiment import Experiment
-
-DATA_DIR = flags.DEFINE_string('data_dir', None, "Instead of the run's own config.data_dir.")
 
 
 def main(argv):
     del argv
-    config = checkpoint.read_config(trained.WORKDIR.value)
-    if DATA_DIR.value is not None:
-        config.data_dir = DATA_DIR.value
+    config = trained.read_config()
     experiment = Experiment.create(config)
     step, snapshot = trained.restore(experiment)
     images = inputs.make(config, train.keys(config.seed)[1])

@@ -1,9 +1,9 @@
-"""Writes the layer activations of a trained network for images, for use outside of JAX.
+"""Writes the activations of a trained network's layers for images, for use outside of JAX.
 
     python -m experiments.features --workdir=runs/imagenet --images=stimuli --out=stimuli.npz
 
 `lcn_jax/brain/exchange.py` describes the npz file, which `lcn_jax/integrations/brain_score` reads.
-Images that cannot be decoded are left out of it; they are then named, and the exit status is 1.
+Images that cannot be decoded are left out of it. They are then named, and the exit status is 1.
 """
 
 from absl import flags
@@ -13,9 +13,10 @@ from lcn_jax.brain import exchange, features, stimuli
 from lcn_jax.errors import UsageError
 from lcn_jax.files import locate, make_folder
 
-DATA_DIR = flags.DEFINE_string('data_dir', None, "Instead of the run's own config.data_dir.")
 IMAGES = flags.DEFINE_string('images', None, 'Folder or zip of images.', required=True)
-LAYERS = flags.DEFINE_list('layers', None, 'Names of layers; by default the blocks and all after.')
+LAYERS = flags.DEFINE_list(
+    'layers', None, 'Names of layers; by default the blocks and all layers after them.'
+)
 OUT = flags.DEFINE_string('out', None, 'The npz file to write.', required=True)
 
 
@@ -23,14 +24,14 @@ def main(argv):
     del argv
     if not OUT.value.endswith('.npz'):
         raise UsageError(f'--out={OUT.value} must end in .npz.')
-    network = features.load(trained.WORKDIR.value, trained.CHECKPOINT.value, DATA_DIR.value)
+    network = features.load(trained.WORKDIR.value, trained.CHECKPOINT.value, trained.DATA_DIR.value)
     layers = LAYERS.value or features.main_layers(network)
     files = stimuli.read(IMAGES.value)
     make_folder(locate(OUT.value).parent)
     left_out = exchange.write(OUT.value, network, files, layers)
     print(f'{OUT.value} has {len(layers)} layers of {len(files) - len(left_out)} images')
     if left_out:
-        raise UsageError(f'images left out of {OUT.value}: {" ".join(left_out.values())}')
+        raise UsageError(f'some images are not in {OUT.value}: {" ".join(left_out.values())}')
 
 
 if __name__ == '__main__':

@@ -1,11 +1,11 @@
-"""How local the weights of a trained network's neurons are, and were before training.
+"""How local the weights of a trained network are, and were before training.
 
     python -m experiments.locality --workdir=runs/s_fc
 
-For each locally connected layer: the radius of the neurons' squared weights around their own
-centre in pixels (`measure/locality.py`), before training and at the checkpoint; the latter after
-the weights of each pixel have been shuffled over the neurons; and the share of weights that are
-not 0.
+For each locally connected layer, prints the radius, in pixels, of the squared weights of its
+neurons around their own centre (`measure/locality.py`): before training, at the checkpoint, and at
+the checkpoint after the weights of each pixel have been shuffled over the neurons. The last column
+is the share of weights that are not 0.
 """
 
 import jax
@@ -13,18 +13,15 @@ import numpy as np
 
 from experiments.common import cli, trained
 from experiments.measure.locality import radius
-from lcn_jax.errors import UsageError
-from lcn_jax.layer.local_parameters import by_path, kernels, name_of, parts
-from lcn_jax.training import checkpoint, train
+from lcn_jax.layer.each_local import parts
+from lcn_jax.layer.local_parameters import by_path, kernels, name_of
+from lcn_jax.training import train
 from lcn_jax.training.experiment import Experiment
 
 
 def main(argv):
     del argv
-    config = checkpoint.read_config(trained.WORKDIR.value)
-    if config.connectivity != 'lc':
-        raise UsageError(f'{trained.WORKDIR.value} holds a convolutional network.')
-    config.shard_kernels = False  # whole kernels are measured
+    config = trained.read_local_config()
     experiment = Experiment.create(config)
     step, snapshot = trained.restore(experiment)
     fresh = jax.device_get(experiment.initial_state(train.keys(config.seed)[0]).params)

@@ -1,12 +1,12 @@
-"""Writes the .ipynb of every notebook anew from its .py.
+"""Writes the .ipynb of every notebook from its .py.
 
     python -m experiments.pair_notebooks
 
-The .py are what to edit, read in a diff and run as a script, in jupytext's percent format. The
-.ipynb are for Colab, and hold no outputs. They have two things more: a cell that installs lcn_jax
-where it is missing, and a badge that opens the notebook in Colab. Both come from `url` in
-setup.cfg, the address of the repository: while it is empty, there is no badge, and the cell
-installs a wheel (`make wheel`) that lies beside the notebook.
+Edit the .py: it is in jupytext's percent format, can be read in a diff and runs as a script. The
+.ipynb is for Colab and has no outputs. It has two things more: a cell that installs lcn_jax where
+it is missing, and a badge that opens the notebook in Colab. Both use the address of the repository,
+`url` in setup.cfg. While it is empty, there is no badge, and the cell installs a wheel that lies
+beside the notebook (`make wheel`). jupytext has neither, and gives the cells other ids every time.
 """
 
 import configparser
@@ -34,19 +34,20 @@ def main(argv):
     url, version = project()
     for path in sorted(FOLDER.glob('*.py')):
         pair = path.with_suffix('.ipynb')
-        pair.write_text(dumps(notebook(path.read_text(), path.stem, url, version)))
+        made = notebook(path.read_text(), path.stem, url, version)
+        pair.write_text(json.dumps(made, indent=1, ensure_ascii=False) + '\n')
         print(f'{pair} is written')
 
 
 def project() -> tuple[str, str]:
-    """url and version in setup.cfg."""
+    """The url and the version in setup.cfg."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / 'setup.cfg')
     return setup['metadata']['url'], setup['metadata']['version']
 
 
 def cells(source: str) -> list[tuple[str, str]]:
-    """('markdown' or 'code', text) of each cell of a file in percent format."""
+    """('markdown' or 'code', text) for each cell of a file in percent format."""
     parts = re.split(r'^# %%(.*)\n', source, flags=re.MULTILINE)[1:]
     found = []
     for mark, text in zip(parts[::2], parts[1::2]):
@@ -59,14 +60,14 @@ def cells(source: str) -> list[tuple[str, str]]:
 
 
 def install_cell(url: str, version: str) -> str:
-    """The code that installs lcn_jax, from the tag of this version or from a wheel."""
+    """Code that installs lcn_jax, from the tag of this version or from a wheel."""
     if url:
         return INSTALL.format(hint='', source=f'git+{url}@v{version}')
     return INSTALL.format(hint=WHEEL_HINT, source=f'lcn_jax-{version}-py3-none-any.whl')
 
 
 def with_badge(head: str, name: str, url: str, version: str) -> str:
-    """The first cell, with a badge under its title if the project is on GitHub, as Colab wants."""
+    """The first cell, with a badge below its title if the project is on GitHub, as Colab needs."""
     if not url.startswith('https://github.com/'):
         return head
     repository = url.removeprefix('https://github.com/').removesuffix('.git')
@@ -76,7 +77,7 @@ def with_badge(head: str, name: str, url: str, version: str) -> str:
 
 
 def notebook(source: str, name: str, url: str, version: str) -> dict:
-    """The notebook, as the JSON of nbformat 4.4, of the file NAME.py in percent format."""
+    """The notebook for the file NAME.py in percent format, as JSON of nbformat 4.4."""
     (_, head), *rest = cells(source)
     head = with_badge(head, name, url, version)
     return {
@@ -93,10 +94,6 @@ def notebook(source: str, name: str, url: str, version: str) -> dict:
         'nbformat': 4,
         'nbformat_minor': 4,
     }
-
-
-def dumps(notebook: dict) -> str:
-    return json.dumps(notebook, indent=1, ensure_ascii=False) + '\n'
 
 
 if __name__ == '__main__':

@@ -3,17 +3,17 @@
     python -m experiments.prepare --dataset=NAME --data_dir=DIR --source=PATH
 
     NAME             PATH
-    digits           (leave it out)
+    digits           (leave --source out)
     cifar10          cifar-10-binary.tar.gz or cifar-10-python.tar.gz
     cifar100         cifar-100-binary.tar.gz or cifar-100-python.tar.gz
     tiny_imagenet    tiny-imagenet-200.zip
     imagenet2012     a folder with ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, or with
                      train/WNID/*.JPEG and val/*.JPEG or val/WNID/*.JPEG somewhere in it
-    a new name       images of your own: a folder with {train,val,test}/CLASS/*.png or CLASS/*.png
+    a new name       your own images: a folder with {train,val,test}/CLASS/*.png or CLASS/*.png
     module:Builder   whatever your tfds builder takes as `source`
-    a name of tfds   (leave it out; needs tensorflow: `pip install 'lcn_jax[prepare]'`)
+    a name of tfds   (leave --source out; needs tensorflow: `pip install 'lcn_jax[prepare]'`)
 
-In place of an archive, PATH can be the folder that it unpacks to; in place of a folder, a zip or
+Instead of an archive, PATH can be the folder that it unpacks to, and instead of a folder, a zip or
 tar archive of it. Files such as .DS_Store and Thumbs.db are ignored.
 
 Then train with `--config.dataset=NAME --config.data_dir=DIR`. docs/data.md says more.
@@ -28,8 +28,8 @@ from lcn_jax.data.specs import SPECS
 DATASET = flags.DEFINE_string(
     'dataset',
     None,
-    f"One of {', '.join(SPECS)}; a new name, for images of your own; 'module:Builder'; or the name "
-    'of an image classification dataset of tfds.',
+    f"One of {', '.join(SPECS)}; a new name, for your own images; 'module:Builder'; or the name of "
+    'an image classification dataset of tfds.',
     required=True,
 )
 DATA_DIR = flags.DEFINE_string('data_dir', None, 'Folder to write to.', required=True)
@@ -37,8 +37,8 @@ SOURCE = flags.DEFINE_string('source', None, 'Folder or archive to prepare the d
 VAL_LABELS = flags.DEFINE_string(
     'val_labels',
     None,
-    'For ImageNet with other validation images than the official ones: a file with the wnid of '
-    'each, one a line, in the order of the image files, or a table like LOC_val_solution.csv.',
+    'For ImageNet with validation images other than the official ones: a file with the wnid of '
+    'each on a line, in the order of the image files, or a table like LOC_val_solution.csv.',
 )
 
 
@@ -48,7 +48,7 @@ def main(argv):
     sizes = ', '.join(f'{count:,} {split}' for split, count in counts.items())
     print(f'{DATASET.value} is in {DATA_DIR.value}: {sizes}')
     if not {'validation', 'test'} & set(counts):
-        print('All images are for training: set config.validation to hold out some to evaluate on.')
+        print('All images are for training. Set config.validation to evaluate on some of them.')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Draws accuracy and weight deviation of networks that are convolutions until an epoch.
+"""Draws the accuracy and weight deviation of networks that are convolutions until some epoch.
 
     python -m experiments.table --config=experiments/configs/digits.py --config.data_dir=DIR \\
         --paddings=0 --seeds=3 --out=runs/relax \\
@@ -12,7 +12,9 @@ from experiments.common import cli
 from experiments.reports import relaxation
 from lcn_jax.files import local_folder, make_folder, writing
 
-RUNS = flags.DEFINE_string('runs', None, 'A column of experiments.table.', required=True)
+RUNS = flags.DEFINE_string(
+    'runs', None, 'The folder of a column of experiments.table.', required=True
+)
 OUT = flags.DEFINE_string('out', None, 'The PNG to write.', required=True)
 
 

@@ -1,8 +1,8 @@
-"""The least time of a training step on accelerators, from its FLOPs and the bytes it moves.
+"""A lower bound on the time of a training step on accelerators, from its FLOPs and bytes.
 
     python -m experiments.roofline --out=docs/roofline.md
 
-Everything is counted from shapes, so it runs on any machine; without `--out` the page is printed.
+Everything is computed from shapes, so it runs on any machine. Without --out the page is printed.
 """
 
 from absl import flags

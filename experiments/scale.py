@@ -1,8 +1,8 @@
-"""What locally connected networks cost on many accelerators, whole and divided, on paper.
+"""What locally connected networks cost on many accelerators, with whole and divided kernels.
 
     python -m experiments.scale --out=docs/scale.md
 
-Everything is counted from shapes, so it runs on any machine; without `--out` the page is printed.
+Everything is computed from shapes, so it runs on any machine. Without --out the page is printed.
 """
 
 from absl import flags

@@ -2,18 +2,18 @@
 
     python -m experiments.show_kernels --workdir=runs/digits --layer=stem_conv --out=kernels.png
 
-Takes a checkpoint and puts it to sleep once, by the run's own rule (or `mean`, if it has none).
-Above: the kernels of one channel at positions of one pool, before and after. Below: how far the
-weights of every position are from the mean of its pool (root mean square over all channels). A
-checkpoint that was written right after a sleep has little left to share: see `--checkpoint`.
+Takes a checkpoint and puts the network to sleep once, by the run's own sharing rule (or by `mean`,
+if the run has none). Above: the kernels of one channel at positions of one pool, before and after.
+Below: how far the weights of every position are from the mean of its pool (root mean square over
+all channels). Right after a sleep little is left to share: --checkpoint chooses another step.
 
     python -m experiments.show_kernels --workdir=runs/digits --layer=stem --map=preferred \\
         --out=map.png
 
-With --map the layer is any activation (N, H, W, O) of the network, the one of a ReLU for example,
-and the picture is its sheet of neurons with their preferred class, the entropy of their mean
-responses to the classes, or the d' of the preferred one (`reports/sheets.py`), over the images that
-the run was evaluated on.
+With --map, the layer is any activation (N, H, W, O) of the network, for example that after a ReLU.
+The picture is its sheet of neurons, with the class that each neuron prefers, the entropy of its
+mean responses to the classes, or the d' of the preferred class (`reports/sheets.py`). The images
+are those that the run was evaluated on.
 """
 
 from typing import Any
@@ -31,18 +31,18 @@ from lcn_jax.files import local_folder, make_folder, writing
 from lcn_jax.layer import local_parameters
 from lcn_jax.layer.local_parameters import by_path
 from lcn_jax.learning.penalties import sheet
-from lcn_jax.training import checkpoint, parallel, train
+from lcn_jax.training import parallel, train
 from lcn_jax.training.experiment import Experiment
 
 LAYER = flags.DEFINE_string(
     'layer',
     None,
-    'Which locally connected layer, stem_conv for example; with --map, any activation.',
+    'A locally connected layer, for example stem_conv; with --map, any activation.',
     required=True,
 )
 OUT = flags.DEFINE_string('out', None, 'The PNG to write.', required=True)
-CHANNEL = flags.DEFINE_integer('channel', 0, 'Input channel whose kernels to show.', lower_bound=0)
-FEATURE = flags.DEFINE_integer('feature', 0, 'Output channel to show.', lower_bound=0)
+CHANNEL = flags.DEFINE_integer('channel', 0, 'Input channel to show.', lower_bound=0)
+FEATURE = flags.DEFINE_integer('feature', 0, 'Output feature to show.', lower_bound=0)
 MAP = flags.DEFINE_enum('map', None, list(sheets.MAPS), 'Draw this map of the layer instead.')
 
 
@@ -57,35 +57,27 @@ def main(argv):
 
 
 def draw_map(name: str) -> Figure:
-    workdir = trained.WORKDIR.value
-    config = checkpoint.read_config(workdir)
+    config = trained.read_config()
     source = Source(config.dataset, config.data_dir)
     if not source.spec.fits:
         raise UsageError(
-            f'--map needs all images in memory, for which {config.dataset} is too big.'
+            f'--map needs all images in memory, and {config.dataset} is too large for that.'
         )
     images = source.train_and_evaluated(config.validation, config.train_images)[1].read()
-    network = features.load(workdir, trained.CHECKPOINT.value)
+    network = features.load(trained.WORKDIR.value, trained.CHECKPOINT.value, trained.DATA_DIR.value)
     activations = features.extract(network, images.images, [LAYER.value])[LAYER.value]
     if activations.ndim != 4:
-        raise UsageError(f'{LAYER.value} has no sheet: its activations have no rows and columns.')
+        raise UsageError(f'{LAYER.value} cannot be mapped: it has no rows and columns of neurons.')
     maps = sheets.tuning(activations, images.labels)
     near, by_chance = sheets.alike(sheet(maps['preferred']))
-    print(f'neighbours that prefer the same class: {near:.1%}; neurons anywhere: {by_chance:.1%}')
+    print(f'neighbours that prefer the same class: {near:.1%}; any two neurons: {by_chance:.1%}')
     return sheets.draw(maps[name], name, title=f'{LAYER.value} at step {network.step}')
 
 
 def draw_kernels() -> Figure:
-    workdir = trained.WORKDIR.value
-    config = checkpoint.read_config(workdir)
-    if config.connectivity != 'lc':
-        raise UsageError(
-            f'{workdir} holds a convolutional network, or another without local kernels: there is '
-            'nothing to share.'
-        )
+    config = trained.read_local_config()
     if config.sleep.rule == 'none':
         config.sleep.rule, config.sleep.full_step = 'mean', False
-    config.shard_kernels = False  # whole kernels are drawn
     experiment = Experiment.create(config)
     grids = by_path(local_parameters.kernels(experiment.network.grids))
     path = (*LAYER.value.split('/'), 'kernel')
@@ -105,7 +97,7 @@ def draw_kernels() -> Figure:
             before,
             after,
             grids[path],
-            border=config.sleep.border,
+            border=config.pools.border,
             channel=CHANNEL.value,
             feature=FEATURE.value,
             title=f'{LAYER.value} at step {step}, sleep by {config.sleep.rule}',

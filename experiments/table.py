@@ -1,17 +1,20 @@
-"""The paper's Table 1: every kind of network, every padding, several seeds, by one command.
+"""The paper's Table 1: all kinds of network, paddings and seeds, by one command.
 
     python -m experiments.table --config=experiments/configs/cifar10.py --config.data_dir=DIR \\
         --paddings=0,4,8 --seeds=5 --out=runs/table
 
-Trains what is missing, each run in a workdir of its own, OUT/DATASET-PADDING/ROW-SEED; whatever
-stopped it, the same command continues, and another config adds columns. Ends with OUT/table.md,
-OUT/table.json and OUT/table.png of all runs that are done; they name runs that failed. Rows with n
-repetitions take n times more steps in an epoch; a batch size that n does not divide is rounded
-down.
+Trains what is missing, each run in its own workdir, OUT/DATASET-PADDING/ROW-SEED. If it is stopped,
+the same command continues, and another config adds columns. At the end, it writes OUT/table.md,
+OUT/table.json and OUT/table.png with all runs that are done, and names the runs that failed. Rows
+with n repetitions take n times more steps in an epoch; if n does not divide the batch size, the
+batch size is rounded down.
 
-With --search it looks instead for the best learning rate and weight decay of each row, on a tenth
-of the training images that is held out, and prints them: they belong in the config. A point of the
-grid at which training diverges counts as 0 %.
+Several processes, also on several hosts, may run the same command at the same time: each takes the
+next run that no other process trains, and the last one to finish writes the table.
+
+With --search, it instead looks for the best learning rate and weight decay of each row on a tenth
+of the training images, which is held out, and prints them, to be put into the config. A point of
+the grid at which training diverges counts as 0 %.
 """
 
 import itertools
@@ -27,8 +30,8 @@ from experiments.common.provenance import provenance
 from experiments.reports import rows as known
 from experiments.reports import table as table_report
 from lcn_jax.data import sources
-from lcn_jax.errors import Diverged, Stopped, UsageError
-from lcn_jax.files import from_json, local_folder, to_json, write_text, writing
+from lcn_jax.errors import Diverged, InUse, Stopped, UsageError
+from lcn_jax.files import local_folder, read_json, to_json, write_text, writing
 from lcn_jax.training import checkpoint, faults
 from lcn_jax.training import config as configs
 from lcn_jax.training.experiment import Experiment
@@ -37,16 +40,16 @@ from lcn_jax.training.progress import Progress
 from lcn_jax.training.train import train_and_evaluate
 
 CONFIG = cli.define_config('File with get_config(kind); no colon.')
-OUT = flags.DEFINE_string('out', 'runs/table', 'Folder of the runs and the table.')
+OUT = flags.DEFINE_string('out', 'runs/table', 'Folder for the runs and the table.')
 SEEDS = flags.DEFINE_integer('seeds', 5, 'Networks in each cell.', lower_bound=1)
 EPOCHS = flags.DEFINE_integer('epochs', None, 'Instead of those of the config.', lower_bound=1)
 PADDINGS = flags.DEFINE_list(
-    'paddings', None, 'Of the translations, in pixels; by default the one of lc_translations.'
+    'paddings', None, 'Of the translations, in pixels; by default that of lc_translations.'
 )
 ROWS = flags.DEFINE_list(
-    'rows', None, f'By default those of the paper. All: {", ".join(known.ROWS)}.'
+    'rows', None, f'By default those of the paper. Known: {", ".join(known.ROWS)}.'
 )
-SEARCH = flags.DEFINE_bool('search', False, 'Look for learning rates and weight decays.')
+SEARCH = flags.DEFINE_bool('search', False, 'Look for the best learning rates and weight decays.')
 
 # The paper's grid.
 LEARNING_RATES = {'conv': (1e-1, 5e-2, 1e-2, 5e-3), 'lc': (1e-3, 5e-4, 1e-4, 5e-5)}
@@ -64,23 +67,23 @@ def main(argv):
         raise UsageError(f'unknown row {unknown[0]!r}; known: {", ".join(known.ROWS)}.')
     if given('conv').validation:
         raise UsageError(
-            'leave out --config.validation: --search holds images out by itself, and a table is '
+            'leave out --config.validation: --search holds out images by itself, and a table is '
             'evaluated on the test images.'
         )
     if not cells(rows):
         raise UsageError(
-            'the copies of an image would all be the same: rows with repetitions need --paddings '
-            'above 0.'
+            'all copies of an image would be the same: rows with repetitions need --paddings above '
+            '0.'
         )
     cli.share_programs(OUT.value)
     (search if SEARCH.value else tabulate)(rows)
 
 
 def tabulate(rows: list[str]) -> None:
-    """Trains what is missing, and writes the table of all runs that are done.
+    """Trains what is missing and writes the table of all runs that are done.
 
     Raises:
-      UsageError: some runs failed. The table has the others, and names those that failed.
+      UsageError: some runs failed. The table has the others and names those that failed.
     """
     runs = {}
     for (padding, row), seed in itertools.product(cells(rows), range(SEEDS.value)):
@@ -114,7 +117,7 @@ def search(rows: list[str]) -> None:
             config.learning_rate, config.weight_decay = rate, decay
             runs[f'{OUT.value}/search/{column(config)}/{row}-{rate:g}-{decay:g}'] = config
         results, failed = train_all(runs)
-        if failed:  # the best of a part of the grid would be misleading
+        if failed:  # the best of only some points would be misleading
             raise UsageError('; '.join(f'{workdir}: {e}' for workdir, e in failed.items()))
         best = max(results, key=lambda workdir: results[workdir]['validation_top1'])
         print(
@@ -124,13 +127,13 @@ def search(rows: list[str]) -> None:
 
 
 def cells(rows: list[str]) -> list[tuple[int, str]]:
-    """(padding, row) pairs; without padding all copies of an image would be the same."""
+    """(padding, row) pairs; rows with repetitions are left out where there is no padding."""
     pairs = itertools.product(paddings(), rows)
     return [(padding, row) for padding, row in pairs if padding or 'reps' not in row]
 
 
 def column(config: ConfigDict) -> str:
-    """The folder of a column: the name of the dataset, which may have slashes, and the padding."""
+    """The folder of a column: the dataset, whose name may have slashes, and the padding."""
     return f'{re.sub("[^A-Za-z0-9_.]", "_", config.dataset)}-{config.translations.padding}'
 
 
@@ -143,11 +146,13 @@ def paddings() -> list[int]:
 
 
 def given(kind: str) -> ConfigDict:
-    """The config of a kind, with what the command line says of it."""
+    """The config of a kind, with the values from the command line."""
     flag = flags.FLAGS['config']
     path = config_flags.get_config_filename(flag)
     if ':' in path:
-        raise UsageError(f'--config={path}: leave out the colon and what follows, rows are kinds.')
+        raise UsageError(
+            f'--config={path}: leave out the colon and the kind; --rows has the kinds.'
+        )
     config = runpy.run_path(path)['get_config'](kind)
     config.update_from_flattened_dict(config_flags.get_override_values(flag))
     return config
@@ -165,34 +170,45 @@ def config_of(row: str, padding: int, seed: int) -> ConfigDict:
 
 
 def train_all(runs: dict[str, ConfigDict]) -> tuple[dict[str, dict], dict[str, str]]:
-    """Trains each config in its workdir, unless that has been done.
+    """Trains each config in its workdir, unless that has been done or another process does it.
 
     Returns:
-      The last record and provenance of every run, and the reasons of those that failed, both by
-      workdir.
+      The last record and the provenance of every run, and why runs failed, both by workdir.
+
+    Raises:
+      Stopped: a signal came, or other processes still train some of the runs.
     """
-    done, failed, experiment = {}, {}, None
-    with faults.StopRequests() as requests:  # that come between runs
-        for number, (workdir, config) in enumerate(runs.items(), 1):
-            if requests.should_stop():
-                raise Stopped(STOPPED)
-            name = os.path.relpath(workdir, OUT.value)
-            try:
-                result = read_done(config, workdir)
-                if result is None:
-                    if not experiment or experiment.config != configs.without_seed(config):
-                        experiment = Experiment.create(config)
-                    result = train_one(config, workdir, Progress(name), experiment)
-            except UsageError as e:
-                failed[workdir] = str(e)
-                print(f'{number}/{len(runs)}  {name}  failed: {e}', flush=True)
-                continue
-            done[workdir] = result
-            accuracy = result[f'{evaluated_split(config)}_top1']
-            print(
-                f'{number}/{len(runs)}  {name}  accuracy {accuracy:.1%}  {result["seconds"]:.0f} s',
-                flush=True,
-            )
+    done, failed, left, experiment = {}, {}, list(runs), None
+    with faults.StopRequests() as requests:  # for those between runs
+        while left:
+            in_use = []
+            for workdir in left:
+                if requests.should_stop():
+                    raise Stopped(STOPPED)
+                config, name = runs[workdir], os.path.relpath(workdir, OUT.value)
+                try:
+                    result = read_done(config, workdir)
+                    if result is None:
+                        if not experiment or experiment.config != configs.without_seed(config):
+                            experiment = Experiment.create(config)
+                        result = train_one(config, workdir, Progress(name), experiment)
+                except InUse:
+                    in_use.append(workdir)
+                    continue
+                except UsageError as e:
+                    failed[workdir], outcome = str(e), f'failed: {e}'
+                else:
+                    done[workdir] = result
+                    accuracy = result[f'{evaluated_split(config)}_top1']
+                    outcome = f'accuracy {accuracy:.1%}  {result["seconds"]:.0f} s'
+                number = f'{len(done) + len(failed)}/{len(runs)}'
+                print(f'{number}  {name}  {outcome}', flush=True)
+            if len(in_use) == len(left):
+                raise Stopped(
+                    f'{len(done) + len(failed)} of {len(runs)} runs have ended; other processes '
+                    'are training the rest, and the last of them to finish goes on from there.'
+                )
+            left = in_use  # those of them that have ended meanwhile are read, or continued
     return done, failed
 
 
@@ -200,14 +216,13 @@ def read_done(config: ConfigDict, workdir: str) -> dict | None:
     """The contents of WORKDIR/done.json, or None.
 
     Raises:
-      UsageError: it is the result of another config.
+      UsageError: the workdir has the result of another config.
     """
-    path = os.path.join(workdir, 'done.json')
-    if not os.path.exists(path):
+    path, config_path = (os.path.join(workdir, name) for name in ('done.json', 'config.json'))
+    if not (os.path.exists(path) and os.path.exists(config_path)):
         return None
     checkpoint.check_same(workdir, config)
-    with open(path) as file:
-        return from_json(file.read())
+    return read_json(path, 'delete it, and run the same command again')
 
 
 def train_one(config: ConfigDict, workdir: str, show: Progress, experiment: Experiment) -> dict:

@@ -5,11 +5,12 @@
 
 The part after the colon is the kind of network. Every value of the config can be set on the command
 line, as `--config.data_dir` is here. Prints what will run, shows progress, and writes
-WORKDIR/config.json, WORKDIR/metrics.jsonl and WORKDIR/checkpoints. The same command continues from
-the latest checkpoint; Ctrl-C and SIGTERM save one.
+WORKDIR/config.json, WORKDIR/metrics.jsonl and WORKDIR/checkpoints. Ctrl-C and SIGTERM save a
+checkpoint, and the same command continues from there.
 
-On several hosts that share WORKDIR run the same command on each, with `--multi_process` on a TPU
-pod or under SLURM, else with `--coordinator_address=HOST:PORT --num_processes=N --process_id=I`.
+On several hosts that share WORKDIR, run the same command on each of them: with `--multi_process` on
+a TPU pod or under SLURM, otherwise with `--coordinator_address=HOST:PORT --num_processes=N
+--process_id=I`.
 """
 
 import os
@@ -18,7 +19,6 @@ import jax
 from absl import flags
 
 from experiments.common import cli, overview
-from lcn_jax.errors import UsageError
 from lcn_jax.training import parallel
 from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.measures import evaluated_split
@@ -35,9 +35,11 @@ MULTI_PROCESS = flags.DEFINE_bool(
 COORDINATOR_ADDRESS = flags.DEFINE_string(
     'coordinator_address', None, 'HOST:PORT of process 0, to join processes started by hand.'
 )
-NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Their number.', lower_bound=1)
+NUM_PROCESSES = flags.DEFINE_integer(
+    'num_processes', None, 'The number of processes.', lower_bound=1
+)
 PROCESS_ID = flags.DEFINE_integer(
-    'process_id', None, 'The number of this one, from 0.', lower_bound=0
+    'process_id', None, 'The number of this process, from 0.', lower_bound=0
 )
 
 
@@ -49,12 +51,10 @@ def main(argv):
     config, workdir = CONFIG.value, WORKDIR.value
     experiment = Experiment.create(config)
     if jax.process_index() == 0:
-        print(overview.of_run(experiment, workdir), flush=True)
+        print(overview.summary(experiment, workdir), flush=True)
     label = f'{config.dataset} {config.connectivity}'
     result = train_and_evaluate(config, workdir, Progress(label), experiment)
     split = evaluated_split(config)
-    if 'step' not in result:
-        raise UsageError(f'the run is finished, but its records in {workdir} are gone.')
     print(
         f'{split} accuracy {result[f"{split}_top1"]:.2%} after {result["step"]} steps in '
         f'{duration(result["seconds"])}\n'

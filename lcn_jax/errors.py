@@ -12,8 +12,12 @@ class Diverged(UsageError):
     """The training loss or a parameter is no longer finite."""
 
 
-class Stopped(Exception):
-    """The run was asked to stop and has saved everything; the message says how to continue.
+class InUse(UsageError):
+    """Another process writes to the workdir."""
 
-    The binaries print it and exit with status 0.
+
+class Stopped(Exception):
+    """Work is left, and what has been done is saved; the message says how to continue.
+
+    The binaries print it and exit with status 75: not done, and the same command continues.
     """

@@ -4,11 +4,11 @@ Paths may be URLs such as gs://bucket/run, wherever `etils.epath` can open them.
 """
 
 import contextlib
+import errno
 import json
-import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -17,7 +17,7 @@ from lcn_jax.errors import UsageError
 
 Path = str | os.PathLike
 SCHEMES = ('gs', 's3', 'az', 'hf')  # of the URLs that epath knows
-NON_FINITE = ('inf', '-inf', 'nan')
+FAILED = ('Error writing', 'write() failed')  # what tensorstore and array_record say
 
 
 @contextlib.contextmanager
@@ -28,28 +28,22 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as e:
-        raise _not_written(path, str(e)) from e
-    except ValueError as e:
-        if 'Error writing' not in str(e):  # how tensorstore reports a full disk, among others
-            raise
-        raise _not_written(path, str(e).partition('\n')[0][-120:]) from e
-
-
-def _not_written(path: Path, reason: str) -> UsageError:
-    return UsageError(
-        f'cannot write {os.fspath(path)} ({reason}). Make room or choose another place, and run '
-        'the same command again: earlier files are kept, and a run continues from its last good '
-        'checkpoint.'
-    )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error)
+        if not isinstance(error, OSError):
+            start = max(reason.find(failed) for failed in FAILED)
+            if start < 0:
+                raise
+            reason = reason[start:].partition('\n')[0]
+        raise UsageError(
+            f'cannot write {os.fspath(path)} ({reason}). Make room or choose another place, and '
+            'run the same command again: earlier files are kept, and a run continues from its last '
+            'good checkpoint.'
+        ) from error
 
 
 def locate(path: Path) -> epath.Path:
-    """The absolute path, with ~ expanded, or the URL.
-
-    Raises:
-      UsageError: no installed package opens this kind of URL.
-    """
+    """The absolute path, with ~ expanded; or the URL, if an installed package opens such URLs."""
     scheme, separator, _ = os.fspath(path).partition('://')
     if not separator:
         return epath.Path(path).expanduser().absolute()
@@ -57,11 +51,11 @@ def locate(path: Path) -> epath.Path:
         if scheme not in SCHEMES:
             raise ImportError(f'known are {", ".join(SCHEMES)}')
         epath.Path(path).exists()  # imports the package
-    except ImportError as e:
+    except ImportError as error:
         raise UsageError(
-            f'cannot open {os.fspath(path)}: there is no package for {scheme}:// paths ({e}). '
+            f'cannot open {os.fspath(path)}: there is no package for {scheme}:// paths ({error}). '
             'Install it, or choose a local folder.'
-        ) from e
+        ) from error
     return epath.Path(path)
 
 
@@ -81,55 +75,80 @@ def make_folder(path: Path) -> epath.Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces the file at `path`, atomically; UsageError if it cannot be written."""
+    """Replaces the file at `path`; UsageError if it cannot be written.
+
+    After a crash, even of the machine, the file is the old or the new one as a whole.
+    """
     whole = epath.Path(path)
     part = whole.with_name(f'{whole.name}.{os.getpid()}.part')  # other processes may write it too
     with writing(path):
         try:
-            part.write_text(text)
+            part.write_text(text, encoding='utf-8')
+            sync(part)
             part.replace(whole)
         except OSError:
             part.unlink(missing_ok=True)
             raise
+        sync(whole.parent)
 
 
 def append_text(path: Path, text: str) -> None:
     """Adds `text` to the end of the file at `path`; UsageError if it cannot be written."""
     if '://' in os.fspath(path):  # object stores cannot append
         with writing(path):
-            earlier = epath.Path(path).read_text()
+            earlier = epath.Path(path).read_text(encoding='utf-8')
         write_text(path, earlier + text)
         return
-    with writing(path), open(path, 'a') as file:
+    with writing(path), open(path, 'a', encoding='utf-8') as file:
         file.write(text)
 
 
-def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON with a newline at the end.
+def sync(path: Path) -> None:
+    """Writes to the disk what the system still keeps of a file or folder in memory."""
+    if '://' in os.fspath(path):
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as e:
+        if e.errno != errno.EINVAL:  # what file systems say that cannot do this with folders
+            raise
+    finally:
+        os.close(descriptor)
 
-    JSON has no infinity or NaN: these become the strings in NON_FINITE.
-    """
-    return json.dumps(_spelled(value), indent=indent) + '\n'
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON with a newline at the end; 'inf', '-inf' and 'nan' stand for what JSON does not have."""
+    strict = json.loads(json.dumps(value), parse_constant=lambda name: str(float(name)))
+    return json.dumps(strict, indent=indent) + '\n'
 
 
 def from_json(text: str) -> Any:
     """The inverse of `to_json`; ValueError if `text` is not valid JSON."""
-    return _unspelled(json.loads(text))
+
+    def restored(value):
+        match value:
+            case dict():
+                return {key: restored(item) for key, item in value.items()}
+            case list():
+                return [restored(item) for item in value]
+            case 'inf' | '-inf' | 'nan':
+                return float(value)
+        return value
+
+    return restored(json.loads(text))
 
 
-def _spelled(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _spelled(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_spelled(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """The object that `to_json` wrote to the file at `path`.
+
+    Raises:
+      UsageError: the file cannot be read. The message ends with the `remedy`.
+    """
+    try:
+        value = from_json(epath.Path(path).read_text(encoding='utf-8'))
+        if not isinstance(value, dict):
+            raise ValueError('it holds no object')
+    except (OSError, ValueError) as e:
+        raise UsageError(f'{os.fspath(path)} is damaged or cannot be read ({e}): {remedy}.') from e
     return value
-
-
-def _unspelled(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _unspelled(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_unspelled(item) for item in value]
-    return float(value) if value in NON_FINITE else value

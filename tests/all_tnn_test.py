@@ -125,4 +125,4 @@ def test_the_cost_of_the_full_size_by_hand():
     outputs = sum(n * n * o for n, o in zip(sizes, FEATURES)) + 565
     assert memory['activations'] == 4 * 3 * 8 * outputs
     report = describe(experiment)
-    assert f'{parameters:,}, of them {sum(products):,} in 5 locally connected kernels' in report
+    assert f'{parameters:,}, including {sum(products):,} in 5 locally connected kernels' in report

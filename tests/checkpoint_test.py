@@ -3,7 +3,12 @@
 import json
 import shutil
 import sys
+from typing import Any, NamedTuple
 
+import flax.struct
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import tiny_runs
 from absl import flags
@@ -107,7 +112,8 @@ def test_another_config_is_refused_and_names_the_fields(config, crashed):
 def test_what_changes_no_result_may_change(config, crashed):
     other = config.copy_and_resolve_references()
     other.workers, other.checkpoint_every, other.data_dir, other.tensorboard = 3, 11, '/', True
-    checkpoint.claim(str(crashed), other)
+    with checkpoint.claim(str(crashed), other):
+        pass
     assert checkpoint.read_config(str(crashed)).checkpoint_every == 11
 
 
@@ -172,6 +178,57 @@ def test_if_all_are_damaged_nothing_is_deleted(config, crashed):
     assert '\n' not in str(error.value)
     assert checkpoints_in(crashed) == {20, 25}
     assert tiny_runs.records(crashed) == before
+
+
+@flax.struct.dataclass
+class StateOfVersion01:
+    """Its optimizer kept the kernels after the last sleep, if sleeps took full steps."""
+
+    step: Any
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+class AfterSleep(NamedTuple):
+    after_sleep: Any
+
+
+def save_as_version_0_1(folder, snapshot):
+    state = snapshot.state
+    opt_state = (state.opt_state, AfterSleep(state.last_sleep))
+    if not state.last_sleep:
+        opt_state = state.opt_state
+    old = StateOfVersion01(state.step, state.params, state.batch_stats, opt_state)
+    handlers = {'snapshot': ocp.PyTreeCheckpointHandler(use_compression=False)}
+    options = ocp.CheckpointManagerOptions(best_fn=lambda metrics: metrics['top1'])
+    with ocp.CheckpointManager(folder, item_handlers=handlers, options=options) as manager:
+        item = ocp.args.PyTreeSave(snapshot.replace(state=old))
+        args = ocp.args.Composite(snapshot=item)
+        manager.save(int(state.step), args=args, metrics={'top1': -1.0}, force=True)
+
+
+@pytest.mark.parametrize('full_step', [True, False])
+def test_a_checkpoint_of_version_0_1_goes_on(config, tmp_path, full_step):
+    """Between two sleeps, so that what is kept of the last one matters."""
+    config = config.copy_and_resolve_references()
+    config.sleep.full_step = full_step
+    tiny_runs.train(config, str(tmp_path / 'uninterrupted'))
+    now, old = tmp_path / 'now', tmp_path / 'old'
+    with pytest.raises(Crash):
+        tiny_runs.train(config, str(now), crash_at(28))
+    shutil.copytree(now, old, ignore=shutil.ignore_patterns('checkpoints'))
+    with checkpoint.Checkpoints(str(now), read_only=True) as checkpoints:
+        snapshot = checkpoints.restore(25, tiny_runs.experiment(config).shapes)
+    save_as_version_0_1(old / 'checkpoints', snapshot)
+    again = tiny_runs.snapshot(old)
+    assert jax.tree.structure(again.state) == jax.tree.structure(snapshot.state)
+    jax.tree.map(np.testing.assert_array_equal, again.state, snapshot.state)
+    if full_step:
+        kernel = snapshot.state.params['stem_conv']['kernel']
+        assert np.abs(again.state.last_sleep['stem_conv']['kernel'] - kernel).max() > 1e-4
+    tiny_runs.train(config, str(old))
+    tiny_runs.assert_same(old, tmp_path / 'uninterrupted')
 
 
 def test_keeps_the_latest_and_the_best(config, tmp_path):

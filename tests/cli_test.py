@@ -15,6 +15,10 @@ CONFIGS = 'experiments/configs'
     [
         ([f'--config={CONFIGS}/digits.py:dense'], "unknown kind 'dense'; known: conv, lc, "),
         ([f'--config={CONFIGS}/digits.py:lc', '--config.sleep.evry=2'], 'no config field evry'),
+        (
+            [f'--config={CONFIGS}/digits.py:lc_mean', '--config.sleep.pools=joined'],
+            'error: config.sleep.pools is now config.pools.kind: change its name.',
+        ),
         ([f'--config={CONFIGS}/digits.py:lc', '--config.epochs=many'], '--config.epochs=many'),
         ([f'--config={CONFIGS}/no_such.py:lc'], 'no config file'),
         ([f'--config={CONFIGS}/no_such.py:lc', '--config.epochs=2'], 'no config file'),
@@ -22,7 +26,7 @@ CONFIGS = 'experiments/configs'
         ([f'--config={CONFIGS}/cifar10.py:lc', '--config.data_dir=.'], 'has not been prepared'),
         ([f'--config={CONFIGS}/digits.py:lc', '--config.batch_size=61'], 'over 2 devices'),
     ],
-    ids=['kind', 'field', 'value', 'file', 'override', 'folder', 'dataset', 'batch'],
+    ids=['kind', 'field', 'renamed', 'value', 'file', 'override', 'folder', 'dataset', 'batch'],
 )
 @pytest.mark.slow
 def test_a_mistake_is_one_line(flags, message, tmp_path):
@@ -73,8 +77,8 @@ digits.get_config = tiny_config.get_config
     done = tiny_runs.call('demo', *flags, before=smaller)
     assert done.returncode == 0, done.stderr
     kinds = json.loads((tmp_path / 'results.json').read_text())['kinds']
-    joined = 'lc_hebbian_joined'
-    assert list(kinds) == ['conv', 'lc', 'lc_translations', 'lc_hebbian', joined]
+    asleep = ['lc_hebbian_tiled', 'lc_hebbian_joined']
+    assert list(kinds) == ['conv', 'lc', 'lc_translations', *asleep]
     for kind, result in kinds.items():
         assert len(result['test_accuracy']) == 2
         (row,) = [line for line in done.stdout.splitlines() if line.startswith(f'{kind} ')]

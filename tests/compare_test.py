@@ -50,6 +50,6 @@ def test_a_cut_off_record_does_not_count_and_splits_may_differ(tmp_path):
 def test_what_cannot_be_compared_is_one_line(tmp_path):
     make_run(tmp_path / 'a', 0, 0.7)
     (tmp_path / 'a/metrics.jsonl').write_text('{"step": 1, "epoch": 1.0, "test_top1": 0.5}')
-    for workdirs, message in [('a', 'is not at its end'), ('b', 'matches no folder')]:
+    for workdirs, message in [('a', 'is not finished'), ('b', 'matches no folder')]:
         with pytest.raises(UsageError, match=message):
             comparison.read([f'{tmp_path}/{workdirs}'])

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import optax
 import pytest
 import tiny_runs
+from reference import initial_state
 
 from lcn_jax.layer.functional import conv_local
 from lcn_jax.layer.linen import LocalConv
 from lcn_jax.networks.resnet import ResNet
-from lcn_jax.training import cost, parallel, state, wake
+from lcn_jax.training import cost, parallel, wake
 
 
 def resnet(local, stage_sizes=(1,), width=4, **fields):
@@ -23,11 +24,7 @@ def resnet(local, stage_sizes=(1,), width=4, **fields):
 
 def shapes(model, optimizer, size):
     """Of the training state of one replica, for images size×size×3."""
-
-    def create(key):
-        variables = model.init(key, jnp.zeros((1, size, size, 3)), train=False)
-        return state.of_variables(variables, optimizer, kept={})
-
+    create = functools.partial(initial_state, model, optimizer, (size, size, 3))
     return jax.eval_shape(create, jax.random.key(0))
 
 
@@ -116,7 +113,7 @@ def test_describe_needs_no_dataset():
     config = '--config=experiments/configs/imagenet.py:lc_hebbian'
     done = tiny_runs.call('describe', config, '--config.data_dir=/no/such', devices=4)
     assert done.returncode == 0, done.stderr
-    assert '483,155,624, of them 482,893,824 in 20 locally connected kernels' in done.stdout
+    assert '483,155,624, including 482,893,824 in 20 locally connected kernels' in done.stdout
     assert 'on each of 4 device(s), with 64 images' in done.stdout
 
 

@@ -14,17 +14,21 @@ from lcn_jax.data.shards import MISSING
 from lcn_jax.data.sources import Source
 from lcn_jax.data.splits import Images
 from lcn_jax.errors import UsageError
-from lcn_jax.training import config as configs
 from lcn_jax.training import inputs
 from lcn_jax.training.train import train_and_evaluate
 
 KEY = jax.random.key(0)
+SIZES = {'digits': 16, 'tiny_imagenet': 48}  # of images; 32 for the other datasets
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
     return tiny_archives.prepare_all(tmp_path_factory.mktemp('data'))
+
+
+def cifar_config(data_dir, name='cifar10'):
+    return tiny_archives.config_for(name, data_dir, image_size=32, batch_size=4)
 
 
 def random_pixels(number=12, size=8, channels=3) -> Pixels:
@@ -48,13 +52,7 @@ def windows(image, pixels, size, padding) -> dict[tuple[int, int], np.ndarray]:
 
 
 def make_batch(pixels, step=0, *, key=KEY, **options):
-    options = {
-        'batch_size': 12,
-        'size': 8,
-        'padding': 2,
-        'repetitions': 1,
-        'flips': False,
-    } | options
+    options = {'batch_size': 12, 'size': 8, 'padding': 2} | options
     order, shard = batches.epoch_order(key, 0, len(pixels.labels)), options.pop('shard', (0, 1))
     spec = batches.BatchSpec(**options)
     images, labels = batches.train_batch(pixels, order, key, jnp.int32(step), spec, shard)
@@ -75,7 +73,7 @@ def test_crop_is_zero_outside(offset):
 
 
 @pytest.mark.slow
-def test_padding_is_the_mean_colour_and_offsets_are_all_taken():
+def test_padding_is_the_mean_colour_and_every_offset_occurs():
     pixels = random_pixels()
     seen = set()
     for step in range(30):
@@ -98,13 +96,13 @@ def test_larger_images_are_cropped_around_the_centre():
     assert exists.all()
 
 
-def test_without_padding_nothing_moves():
+def test_crops_do_not_move_without_padding():
     pixels = random_pixels()
     images, labels = make_batch(pixels, padding=0)
     np.testing.assert_allclose(images, batches.normalise(pixels.images[labels], pixels), atol=1e-6)
 
 
-def test_repetitions_are_one_image_at_different_offsets():
+def test_copies_of_an_image_have_different_offsets():
     pixels = random_pixels()
     offsets_differ = 0
     for step in range(4):
@@ -118,7 +116,7 @@ def test_repetitions_are_one_image_at_different_offsets():
 
 
 @pytest.mark.parametrize('repetitions', [1, 2, 4])
-def test_every_image_once_an_epoch(repetitions):
+def test_an_epoch_has_every_image_once(repetitions):
     pixels = random_pixels()
     steps = shards.steps_per_epoch(12, 4, repetitions)
     labels = [
@@ -137,7 +135,7 @@ def test_shards_make_the_whole_batch():
     assert all(len(set(labels)) == 3 for _, labels in parts)
 
 
-def test_a_batch_that_is_there_is_not_gathered():
+def test_without_an_order_images_are_the_batch_already():
     pixels = random_pixels()
     spec = batches.BatchSpec(batch_size=12, size=8, repetitions=2)
     images, labels = batches.train_batch(pixels, None, KEY, jnp.int32(7), spec)
@@ -172,7 +170,7 @@ def test_batches_follow_the_key_and_the_step():
 @pytest.mark.parametrize('examples', [1, 7, 8, 13])
 @pytest.mark.parametrize(('processes', 'devices'), [(1, 1), (1, 8), (2, 4)])
 @pytest.mark.parametrize('batch_size', [3, 8])
-def test_evaluation_counts_every_example_once(examples, processes, devices, batch_size):
+def test_evaluation_has_every_example_once(examples, processes, devices, batch_size):
     pixels = random_pixels(examples, size=4)
     all_images = Images(pixels.images, pixels.labels)
     local = devices // processes
@@ -195,33 +193,33 @@ def test_evaluation_counts_every_example_once(examples, processes, devices, batc
     assert parts[0] % local == 0
 
 
-def test_division_is_disjoint_complete_and_random():
-    train, validation = sources.divide(1000, 100, 0)
+def test_held_out_images_are_random_and_not_trained_on():
+    train, validation = sources.hold_out(1000, 100, 0)
     assert len(validation) == 100
     np.testing.assert_array_equal(np.sort(np.concatenate([train, validation])), np.arange(1000))
     assert (np.diff(validation) > 0).all()
     assert 30 < np.sum(validation < 500) < 70
-    np.testing.assert_array_equal(validation, sources.divide(1000, 100, 0)[1])
-    assert len(sources.divide(1000, 0, 0)[1]) == 0
-    few = sources.divide(1000, 100, 50)[0]
+    np.testing.assert_array_equal(validation, sources.hold_out(1000, 100, 0)[1])
+    assert len(sources.hold_out(1000, 0, 0)[1]) == 0
+    few = sources.hold_out(1000, 100, 50)[0]
     assert len(few) == 50
     assert set(few) <= set(train)
     assert 10 < np.sum(few < 500) < 40
     for wrong in (1000, -1):
         with pytest.raises(UsageError, match=f'config.validation is {wrong}'):
-            sources.divide(1000, wrong, 0)
+            sources.hold_out(1000, wrong, 0)
     for wrong in (901, -1):
         with pytest.raises(UsageError, match=f'train_images is {wrong}; there are 900'):
-            sources.divide(1000, 100, wrong)
+            sources.hold_out(1000, 100, wrong)
 
 
 @pytest.mark.parametrize(('validation', 'train_images'), [(0, 0), (5, 0), (0, 7), (5, 7)])
 def test_resident_input_trains_on_the_rest(data_dir, validation, train_images):
-    config = small_config('cifar10', data_dir)
+    config = cifar_config(data_dir)
     config.validation, config.train_images = validation, train_images
     made = inputs.make(config, KEY)
     train, test = (Source('cifar10', data_dir).split(name).read() for name in ('train', 'test'))
-    kept, held_out = sources.divide(20, validation, train_images)
+    kept, held_out = sources.hold_out(20, validation, train_images)
     expected = train.labels[held_out] if validation else test.labels
     ((pixels, order, steps),) = made.train(0, 2)
     assert made.examples == (train_images or 20 - validation)
@@ -233,8 +231,8 @@ def test_resident_input_trains_on_the_rest(data_dir, validation, train_images):
     np.testing.assert_array_equal(labels[labels != MISSING], expected)
 
 
-def test_resident_input_orders_each_epoch_anew(data_dir):
-    config = small_config('cifar10', data_dir)  # 5 steps an epoch
+def test_resident_input_shuffles_every_epoch(data_dir):
+    config = cifar_config(data_dir)  # 5 steps an epoch
     made = inputs.make(config, KEY)
     orders = [
         np.asarray(order[0]) for step in (0, 3, 5) for _, order, _ in made.train(step, step + 1)
@@ -260,7 +258,7 @@ def test_pixel_statistics_are_kept_and_can_be_given(data_dir, monkeypatch):
     np.testing.assert_array_equal(Source('cifar100', data_dir).pixel_statistics(), computed)
     monkeypatch.undo()
 
-    config = small_config('cifar100', data_dir)
+    config = cifar_config(data_dir, 'cifar100')
     ((pixels, _, _),) = inputs.make(config, KEY).train(0, 1)
     np.testing.assert_array_equal(pixels.mean[0], computed[0])
     np.testing.assert_array_equal(pixels.std[0], computed[1])
@@ -270,7 +268,7 @@ def test_pixel_statistics_are_kept_and_can_be_given(data_dir, monkeypatch):
     np.testing.assert_allclose(pixels.std[0], (0.4, 0.5, 0.6), rtol=1e-6)
 
 
-def test_reading_in_blocks_loses_nothing(data_dir, monkeypatch):
+def test_reading_in_blocks_gives_every_image(data_dir, monkeypatch):
     split = Source('cifar10', data_dir).split('train')
     whole = split.read()
     monkeypatch.setattr(splits, 'READ_BLOCK', 7)
@@ -285,7 +283,7 @@ def test_reading_in_blocks_loses_nothing(data_dir, monkeypatch):
     assert found == images
 
 
-def test_what_is_not_there_is_named(data_dir, tmp_path):
+def test_errors_name_missing_folders_datasets_and_splits(data_dir, tmp_path):
     with pytest.raises(UsageError, match='there is no folder /not/there'):
         Source('cifar10', '/not/there').split('train')
     with pytest.raises(UsageError, match=f'not been prepared in {tmp_path}.*--source=PATH'):
@@ -306,7 +304,7 @@ def test_what_is_not_there_is_named(data_dir, tmp_path):
     ],
 )
 def test_impossible_configs(data_dir, tmp_path, changes, message):
-    config = small_config('cifar10', data_dir)
+    config = cifar_config(data_dir)
     config.batch_size = 8
     config.update(changes)
     with pytest.raises(UsageError, match=message):
@@ -315,7 +313,7 @@ def test_impossible_configs(data_dir, tmp_path, changes, message):
 
 @pytest.mark.slow
 def test_validation_is_reported_as_such(data_dir, tmp_path):
-    config = small_config('cifar10', data_dir)
+    config = cifar_config(data_dir)
     config.batch_size, config.validation, config.epochs = 8, 4, 1
     last = train_and_evaluate(config, str(tmp_path))
     assert last['step'] == 2
@@ -323,18 +321,18 @@ def test_validation_is_reported_as_such(data_dir, tmp_path):
     assert 'test_top1' not in last
 
 
-GOLDEN = os.path.join(os.path.dirname(__file__), 'golden_batches.json')
+GOLDEN = Path(__file__).with_name('golden_batches.json')
 
 
 @pytest.mark.parametrize('name', sources.SPECS)
 @pytest.mark.slow
 def test_golden_batch(data_dir, name):
-    """Labels and mean of each image of one batch, as they came out when this was written.
+    """Labels and mean of each image of one batch are what they were when this was written.
 
     If batches are meant to change, run `RENEW_GOLDEN=1 pytest tests/data_test.py -k golden`.
     """
-    config = small_config(name, data_dir)
-    config.batch_size, config.translations.padding, config.translations.repetitions = 8, 2, 2
+    config = tiny_archives.config_for(name, data_dir, SIZES.get(name, 32))
+    config.translations.padding, config.translations.repetitions = 2, 2
     config.flip = name == 'imagenet2012'
     made = inputs.make(config, KEY)
     ((pixels, order, _),) = made.train(1, 2)
@@ -348,19 +346,8 @@ def test_golden_batch(data_dir, name):
     images, labels = batches.train_batch(on_first, order, KEY, jnp.int32(1), spec)
     batch = {'labels': labels.tolist(), 'means': images.mean((1, 2, 3)).tolist()}
     if os.environ.get('RENEW_GOLDEN'):
-        golden = json.loads(Path(GOLDEN).read_text()) if os.path.exists(GOLDEN) else {}
-        Path(GOLDEN).write_text(json.dumps(golden | {name: batch}, indent=1) + '\n')
-    golden = json.loads(Path(GOLDEN).read_text())[name]
+        golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+        GOLDEN.write_text(json.dumps(golden | {name: batch}, indent=1) + '\n')
+    golden = json.loads(GOLDEN.read_text())[name]
     assert batch['labels'] == golden['labels']
     np.testing.assert_allclose(batch['means'], golden['means'], atol=2e-3)
-
-
-def small_config(name, data_dir):
-    config = configs.default()
-    config.dataset, config.data_dir = name, data_dir
-    config.image_size = {'digits': 16, 'tiny_imagenet': 48}.get(name, 32)
-    config.model.stage_sizes, config.model.width = (), 2
-    config.batch_size, config.epochs, config.workers = 4, 2, 0
-    if name == 'imagenet2012':
-        config.mean, config.std = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
-    return config

@@ -24,7 +24,7 @@ def test_the_common_part_of_independent_changes_is_that_of_a_mean():
 @pytest.mark.slow
 def test_the_common_part_of_a_layers_changes():
     config = tiny_runs.get_config('resident')
-    config.sleep.border = 'exclude'
+    config.pools.border = 'exclude'
     experiment = Experiment.create(config)
     state = jax.device_get(jax.jit(experiment.initial_state)(jax.random.key(1)))
     found = drift.common_parts(experiment, state, seed=0, counts=[1, 3])
@@ -51,7 +51,7 @@ def test_the_common_part_of_a_layers_changes():
 @pytest.mark.parametrize(
     ('changes', 'more', 'message'),
     [
-        ({'connectivity': 'conv', 'sleep.rule': 'none'}, [], 'a convolutional network'),
+        ({'connectivity': 'conv', 'sleep.rule': 'none'}, [], 'has no local kernels'),
         ({}, ['--steps=1,x'], '--steps=1,x must be a list'),
         ({}, [], 'there is no checkpoint'),
     ],

@@ -1,4 +1,4 @@
-"""Files are whole or not there, JSON is strict, and errors of writing are one line."""
+"""Files are whole or missing, JSON is strict, and write errors are one line."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from lcn_jax import files
 from lcn_jax.errors import UsageError
 
 
-def test_infinities_survive_strict_json():
+def test_strict_json_keeps_infinities():
     value = {'a': [1.5, math.inf, -math.inf], 'b': {'c': (2, None)}, 'd': 'text'}
     text = files.to_json(value)
     json.loads(text, parse_constant=lambda name: pytest.fail(f'{name} is not JSON'))
@@ -25,7 +25,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
     path = tmp_path / 'file'
     files.write_text(path, 'old')
 
-    def interrupted(self, text):
+    def interrupted(self, text, encoding):
         with open(self, 'w') as file:
             file.write(text[:1])
         raise OSError(28, 'No space left on device')
@@ -38,7 +38,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ['file']
 
 
-def test_only_errors_of_writing_are_turned_into_one_line(tmp_path):
+def test_only_write_errors_become_one_line(tmp_path):
     tensorstore = 'OUT_OF_RANGE: Error writing "a/0": File too large [os_error_code=\'27\']\nmore'
     for e in (PermissionError(13, 'Permission denied'), ValueError(tensorstore)):
         with pytest.raises(UsageError, match=r'cannot write .*place'), files.writing(tmp_path):
@@ -49,7 +49,7 @@ def test_only_errors_of_writing_are_turned_into_one_line(tmp_path):
         assert error.value is bug
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+def test_a_folder_that_cannot_be_made_is_named_in_one_line(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UsageError, match=r'cannot write .*file/folder'):
         files.make_folder(tmp_path / 'file' / 'folder')
@@ -57,7 +57,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 
 @pytest.fixture
 def bucket():
-    """An object store in memory, in the place of Google's."""
+    """An object store in memory stands in for Google's."""
 
     class Store(MemoryFileSystem):
         protocol = 'gcs', 'gs'
@@ -79,7 +79,7 @@ def bucket():
     files.epath.backend.fsspec_backend._get_filesystem.cache_clear()
 
 
-def test_urls_are_written_where_they_point(bucket, tmp_path, monkeypatch):
+def test_urls_are_written_to(bucket, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = files.make_folder(f'{bucket}/run')
     files.write_text(folder / 'log', 'one\n')

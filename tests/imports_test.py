@@ -1,13 +1,27 @@
-"""Which files import which: one way, from the layer and its pools to the binaries."""
+"""Which files import which: one way, room by room, from the layer to the binaries."""
 
 import ast
+import graphlib
+import pathlib
 import subprocess
 import sys
 
 import pytest
 from tiny_runs import ROOT
 
-ORDER = ('heart', 'data', 'training', 'brain', 'integrations', 'experiments')
+ROOMS = (
+    'lcn_jax/layer/backends', 'lcn_jax/layer', 'lcn_jax/sleep', 'lcn_jax/learning',
+    'lcn_jax/networks', 'lcn_jax/convert', 'lcn_jax/data', 'lcn_jax/training', 'lcn_jax/brain',
+    'lcn_jax/integrations', 'experiments',
+)  # fmt: skip
+# Files with another place than their room: below all rooms, or above those of lcn_jax.
+BELOW = (
+    'lcn_jax/errors.py', 'lcn_jax/files.py', 'lcn_jax/plugins.py',
+    'lcn_jax/layer/arguments.py', 'lcn_jax/layer/grid.py',
+)  # fmt: skip
+FACES = ('lcn_jax/nnx.py', 'lcn_jax/__init__.py')
+ORDER = ('below', *ROOMS[:-1], 'faces', ROOMS[-1])
+
 FILES = sorted(
     path.relative_to(ROOT)
     for folder in ('lcn_jax', 'experiments')
@@ -15,8 +29,9 @@ FILES = sorted(
     if 'notebooks' not in path.parts
 )
 CORE = (
-    'lcn_jax.local', 'lcn_jax.resnet', 'lcn_jax.sleep', 'lcn_jax.snr', 'lcn_jax.convert',
-    'lcn_jax.nnx', 'lcn_jax.interop',
+    'lcn_jax.convert', 'lcn_jax.layer.linen', 'lcn_jax.layer.low_rank', 'lcn_jax.layer.norm',
+    'lcn_jax.learning.feedback', 'lcn_jax.learning.penalties', 'lcn_jax.networks.resnet',
+    'lcn_jax.nnx', 'lcn_jax.sleep', 'lcn_jax.sleep.similarity',
     'lcn_jax.training.wake', 'lcn_jax.training.sleep_step', 'lcn_jax.training.train',
 )  # fmt: skip
 NOT_NEEDED_BY_THE_CORE = (
@@ -25,20 +40,20 @@ NOT_NEEDED_BY_THE_CORE = (
 )  # fmt: skip
 
 
-def group(module: str) -> str | None:
-    """The part of the project that a module belongs to; None if it is not one of ours."""
-    package, *rest = module.split('.')
-    if package == 'experiments':
-        return 'experiments'
-    if package != 'lcn_jax':
-        return None
-    return rest[0] if rest and rest[0] in ORDER else 'heart'
+def place(path: pathlib.Path) -> int:
+    """The number in ORDER of the group that a file belongs to."""
+    if str(path) in BELOW:
+        return ORDER.index('below')
+    if str(path) in FACES:
+        return ORDER.index('faces')
+    (room, *_) = (room for room in ROOMS if path.is_relative_to(room))
+    return ORDER.index(room)
 
 
-def imported(path) -> set[str]:
-    """What a file imports, anywhere in it: `from package import name` counts as package.name."""
+def names_in(tree: ast.AST) -> set[str]:
+    """What is imported anywhere in it: `from package import name` counts as package.name."""
     found = set()
-    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -46,14 +61,39 @@ def imported(path) -> set[str]:
     return found
 
 
+def imported(path: pathlib.Path) -> set[str]:
+    return names_in(ast.parse((ROOT / path).read_text()))
+
+
+def file_of(name: str) -> pathlib.Path | None:
+    """The file of a module, or of the module that has the name; None if it is not one of ours."""
+    path = pathlib.Path(*name.split('.'))
+    for file in (path.with_suffix('.py'), path / '__init__.py'):
+        if (ROOT / file).is_file():
+            return file
+    return file_of(name.rpartition('.')[0]) if '.' in name else None
+
+
 @pytest.mark.parametrize('path', FILES, ids=str)
 def test_imports_go_one_way(path):
-    if str(path) == 'lcn_jax/__init__.py':
-        return  # offers names of all parts, and imports them when they are used
-    own = group('.'.join(path.with_suffix('').parts))
-    groups = {group(module) for module in imported(path)} - {None}
-    later = [name for name in groups if ORDER.index(name) > ORDER.index(own)]
-    assert not later, f'{path} belongs to {own} and must not import from {later}'
+    files = {file_of(name) for name in imported(path)} - {None}
+    later = [str(file) for file in files if place(file) > place(path)]
+    assert not later, f'{path} belongs to {ORDER[place(path)]} and must not import {later}'
+
+
+def test_no_file_imports_itself_through_others():
+    """Imports that only annotations need do not run, and do not count."""
+
+    class Running(ast.NodeTransformer):
+        def visit_If(self, node):
+            return None if ast.unparse(node.test) == 'TYPE_CHECKING' else self.generic_visit(node)
+
+    graph = {}
+    for path in FILES:
+        running = Running().visit(ast.parse((ROOT / path).read_text()))
+        graph[path] = {file_of(name) for name in names_in(running)} - {None}
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # or it raises a CycleError
+    assert set(order) == set(FILES)
 
 
 def test_only_one_file_says_pmap():
@@ -87,10 +127,11 @@ def test_the_core_needs_few_packages():
 
 def test_the_public_names_are_those_of_their_modules():
     import lcn_jax
-    from lcn_jax import local, sleep
+    from lcn_jax import sleep
+    from lcn_jax.layer import functional
     from lcn_jax.training import train
 
-    assert lcn_jax.conv_local is local.conv_local
+    assert lcn_jax.conv_local is functional.conv_local
     assert lcn_jax.share is sleep.share
     assert lcn_jax.RULES['circuit'] is sleep.circuit
     assert lcn_jax.train_and_evaluate is train.train_and_evaluate

@@ -26,6 +26,7 @@ from lcn_jax.layer.grid import Grid
 from lcn_jax.layer.linen import LocalConv
 from lcn_jax.layer.local_parameters import LocalParameter
 from lcn_jax.layer.parameters import he_normal, tile_kernel
+from lcn_jax.sleep.pools import num_pools, pool_numbers
 
 TOLERANCES = {'float32': 1e-5, 'float64': 1e-12, 'bfloat16': 2e-2, 'float16': 3e-3}
 PLAIN = dict(
@@ -290,6 +291,18 @@ def test_grids_of_any_model():
     assert lcn_jax.grids(Two(), x, 2.0, deterministic=True) == TWO
     assert lcn_jax.grids(Two(), (8, 1), np.float32(2), deterministic=False) == TWO
     assert lcn_jax.grids(nn.Dense(3), (8,)) == {}
+
+
+def test_pools_are_joined_by_a_map_over_the_tree():
+    grids = lcn_jax.grids(Two(), (8, 1), np.float32(2), deterministic=True)
+    assert set(map(num_pools, jax.tree.leaves(grids))) == {3, 1}
+    joined = jax.tree.map(lambda local: local.joined_pools(), grids)
+    for name, kernel in (('first', (8, 3, 1, 3)), ('second', (4, 2, 3, 3))):
+        local = joined[name]['kernel']
+        assert num_pools(local) == 1 and not pool_numbers(local).any()
+        kernel = np.random.RandomState(0).randn(*kernel).astype(np.float32)
+        shared = sleep.mean(kernel, local, None, border='include')
+        np.testing.assert_allclose(shared, np.broadcast_to(kernel.mean(0), kernel.shape), atol=1e-6)
 
 
 def sleep_of(params, grids):

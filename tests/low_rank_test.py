@@ -201,10 +201,13 @@ def test_cost_counts_all_kernels():
 @pytest.mark.parametrize(
     'changes, message',
     [
-        ({'sleep.rule': 'mean'}, 'a low-rank network has nothing to share'),
-        ({'model.init': 'common'}, 'a low-rank network starts with one kernel'),
-        ({'shard_kernels': True}, 'a low-rank network has no local kernels to divide'),
-        ({'model.rank': 0}, 'config.model.rank is 0; it must be 1 or more'),
+        (
+            {'sleep.rule': 'mean'},
+            'rule=mean acts on local kernels, .*connectivity=low_rank',
+        ),
+        ({'model.init': 'common'}, 'config.model.init=common acts on local kernels'),
+        ({'shard_kernels': True}, 'config.shard_kernels=True acts on local kernels'),
+        ({'model.rank': 0}, 'config.model.rank is 0; it must be an integer, 1 or more'),
         ({'model.n_first_conv': 99}, 'no layer of the network is locally connected'),
         ({'model.shared': 'stem'}, 'does not match the whole name of any of the .* stem_conv'),
     ],
@@ -288,7 +291,7 @@ def test_ranks_that_are_none_are_refused(rank):
 def test_a_network_sleeps_by_it():
     of = experiment(
         **{'connectivity': 'lc', 'sleep.rule': 'low_rank', 'sleep.low_rank.rank': 3},
-        **{'sleep.pools': 'joined', 'sleep.share_moments': True},
+        **{'pools.kind': 'joined', 'sleep.share_moments': True},
     )
     before = of.initial_state(KEY)
     after = jax.jit(of.sleep_step(of.network.grids))(before, KEY)

@@ -17,11 +17,12 @@ import optax
 import pytest
 from jax.extend.mlir.dialects import stablehlo
 from jax.sharding import Mesh, PartitionSpec
+from reference import initial_state
 
 from lcn_jax.layer.functional import conv_local
 from lcn_jax.layer.linen import LocalConv
 from lcn_jax.networks.resnet import ResNet
-from lcn_jax.training import cost, parallel, state, wake
+from lcn_jax.training import cost, parallel, wake
 
 IMAGES, SIZE = 5, 8
 SHORT = {'float32': 'f32', 'bfloat16': 'bf16'}  # what StableHLO calls the types
@@ -113,11 +114,7 @@ def test_a_layer_is_one_batched_product(spatial, dtype, platform):
 def test_a_training_step_has_three_products_a_layer(dtype, platform):
     model, optimizer = network(dtype), optax.adamw(1e-3)
     image_shape = (SIZE, SIZE, 3)
-
-    def create(key):
-        variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
-        return state.of_variables(variables, optimizer, kept={})
-
+    create = functools.partial(initial_state, model, optimizer, image_shape)
     arguments = (
         jax.eval_shape(create, jax.random.key(0)),
         jax.ShapeDtypeStruct((IMAGES, *image_shape), jnp.float32),

@@ -215,8 +215,11 @@ def test_a_config_from_before_there_were_norms_has_shared_ones():
     'changes, message',
     [
         ({'model.norm': 'group'}, r"config\.model\.norm is 'group'; .* shared, local, none"),
-        ({'connectivity': 'conv', 'model.norm': 'local'}, 'norm=local is not for a convolutional'),
-        ({'connectivity': 'low_rank', 'model.norm': 'none'}, 'norm=none is not for a low-rank'),
+        ({'connectivity': 'conv', 'model.norm': 'local'}, 'norm=local acts on local kernels'),
+        (
+            {'connectivity': 'low_rank', 'model.norm': 'none'},
+            'norm=none needs biases',
+        ),
     ],
     ids=str,
 )

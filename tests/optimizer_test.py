@@ -24,7 +24,7 @@ EPOCH, STEPS = 5, 10
 SLEEP = {
     'sleep.rule': 'mean',
     'sleep.every': 1,
-    'sleep.pools': 'joined',
+    'pools.kind': 'joined',
     'model.init': 'common',
     'epochs': 2,
 }
@@ -97,7 +97,7 @@ def test_sleeping_after_every_step_in_joined_pools_is_a_convolution(norm):
 def test_the_last_sleep_relaxes_a_convolution_as_tiling_it_with_its_moments_does():
     """To the end of epoch 1 a convolution, then a locally connected network: plain gradients."""
     local = experiment('lc', **SLEEP, **{'sleep.share_moments': True, 'sleep.until': 1})
-    conv, free = experiment('conv'), experiment('lc', **{'sleep.pools': 'joined'})
+    conv, free = experiment('conv'), experiment('lc', **{'pools.kind': 'joined'})
     start = jax.jit(local.initial_state)(KEY)
     *_, tiled = trained(conv, EPOCH, from_local(conv, start, local.network.grids))
     trace = convert.to_local(
@@ -118,7 +118,7 @@ def test_the_last_sleep_relaxes_a_convolution_as_tiling_it_with_its_moments_does
     assert np.abs(deviation).max() > 2e-4  # ten times the tolerance
 
 
-@pytest.mark.parametrize('change', [{'sleep.pools': 'tiled'}, {'optimizer': 'adamw'}], ids=str)
+@pytest.mark.parametrize('change', [{'pools.kind': 'tiled'}, {'optimizer': 'adamw'}], ids=str)
 @pytest.mark.slow
 def test_other_sleeps_are_not(change):
     local, conv = experiment('lc', **SLEEP | change), experiment('conv', **change)
@@ -144,6 +144,23 @@ def test_gradients_are_multiplied_by_the_size_of_the_pool(joined, border):
     for position in np.ndindex(6, 4):
         size = (pools == pools[position]).sum() if pools[position] >= 0 else 1
         np.testing.assert_array_equal(scaled['layer']['kernel'][position], size)
+
+
+def test_gradients_are_multiplied_only_if_the_config_says_so():
+    def step(**changes):
+        of = experiment('lc', drops_at=(), weight_decay=0.0, **changes)
+        params = of.network.variables['params']
+        params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), params)
+        learner = of.optimizer(STEPS)
+        return learner.update(params, learner.init(params), params)[0]
+
+    times, plain = (step(times_pool_size=multiplied) for multiplied in (True, False))
+    # An 8×8 layer of 3×3 kernels: nine tiled pools, of two or three positions along each axis.
+    ratio = times['stem_conv']['kernel'] / plain['stem_conv']['kernel']
+    assert set(np.unique(np.round(ratio, 4))) == {4, 6, 9}
+    assert_near(times['logits'], plain['logits'], atol=0)
+    for leaf in jax.tree.leaves(plain):
+        np.testing.assert_allclose(leaf, -0.1, rtol=1e-6)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from lcn_jax.training.experiment import Experiment
 def test_a_run_is_announced_by_what_it_costs_and_where_it_starts(tmp_path):
     config = cifar10.get_config('lc_hebbian')
     config.update(data_dir='/no/such', epochs=3)
-    network, data, training, devices, workdir = overview.of_run(
+    network, data, training, devices, workdir = overview.summary(
         Experiment.create(config), str(tmp_path)
     ).splitlines()
     assert network.endswith(
@@ -25,7 +25,7 @@ def test_a_run_is_announced_by_what_it_costs_and_where_it_starts(tmp_path):
     for step in (90, 100):
         (tmp_path / f'checkpoints/{step}').mkdir(parents=True)
     (tmp_path / 'checkpoints/110.orbax-checkpoint-tmp').mkdir()  # was being written
-    assert overview.of_run(Experiment.create(config), str(tmp_path)).endswith(
+    assert overview.summary(Experiment.create(config), str(tmp_path)).endswith(
         f'{tmp_path}, continues from step 100'
     )
 

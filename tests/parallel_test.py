@@ -1,6 +1,7 @@
 """Many devices do what one does, and many processes what one does; lost ones end the others."""
 
 import functools
+import os
 import socket
 import subprocess
 import sys
@@ -12,13 +13,14 @@ import numpy as np
 import optax
 import pytest
 import tiny_runs
+from reference import initial_state
 
 import lcn_jax
 from lcn_jax import sleep
 from lcn_jax.data.batches import BatchSpec, Pixels
 from lcn_jax.errors import UsageError
 from lcn_jax.networks.resnet import ResNet
-from lcn_jax.training import parallel, sleep_step, state, wake
+from lcn_jax.training import ownership, parallel, sleep_step, wake
 from lcn_jax.training.metrics import Sums
 
 SHAPE, EXAMPLES, BATCH = (8, 8, 1), 48, 16
@@ -51,11 +53,7 @@ def train(devices, sync_batch_norm):
     key = jax.random.key(1)
     mesh = jax.sharding.Mesh(jax.devices()[:devices], (parallel.AXIS,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(parallel.AXIS))
-
-    def create(key):
-        variables = model.init(key, jnp.zeros((1, *SHAPE)), train=False)
-        return state.of_variables(variables, optimizer, kept={})
-
+    create = functools.partial(initial_state, model, optimizer, SHAPE)
     train_state, sums = jax.tree.map(
         lambda leaf: jax.device_put(np.stack([leaf] * devices), sharding),
         (jax.jit(create)(key), Sums.zero()),
@@ -261,7 +259,7 @@ def test_two_processes_are_one_also_if_one_of_them_is_terminated(start_two, two_
     wait = from_record(20, 'time.sleep(3)')
     terminate = from_record(20, 'os.kill(os.getpid(), signal.SIGTERM); time.sleep(3)')
     for process in start_two(tmp_path, (wait, terminate)):
-        assert 'stopped at step' in tiny_runs.finish(process, 0)
+        assert 'stopped at step' in tiny_runs.finish(process, 75)
     assert len(tiny_runs.records(tmp_path)) < len(tiny_runs.records(two_devices))
     for process in start_two(tmp_path):
         tiny_runs.finish(process, 0)
@@ -276,7 +274,7 @@ def test_two_processes_divide_kernels_as_two_devices_do(starter, start_two, tmp_
     wait = from_record(20, 'time.sleep(3)')
     terminate = from_record(20, 'os.kill(os.getpid(), signal.SIGTERM); time.sleep(3)')
     for process in start_two(tmp_path / 'two', (wait, terminate), (divide, divide)):
-        assert 'stopped at step' in tiny_runs.finish(process, 0)
+        assert 'stopped at step' in tiny_runs.finish(process, 75)
     folder = max((tmp_path / 'two' / 'checkpoints').iterdir(), key=lambda path: int(path.name))
     parts = [folder / 'snapshot' / f'ocdbt.process_{i}' / 'd' for i in range(2)]
     assert all(any(part.iterdir()) for part in parts)
@@ -291,6 +289,15 @@ def test_processes_with_different_configs_are_refused_in_one_line(starter, start
         error = tiny_runs.finish(process, 1).splitlines()[-1]
         assert error.startswith('error: the processes of the run have different values of')
         assert 'config.shard_kernels:' in error
+
+
+@pytest.mark.slow
+def test_processes_are_refused_a_workdir_that_another_run_owns(start_two, tmp_path):
+    """The first of them asks for all."""
+    with ownership.owned(str(tmp_path)):
+        for process in start_two(tmp_path):
+            error = tiny_runs.finish(process, 1).splitlines()[-1]
+            assert error.startswith(f'error: {tmp_path} is in use by process {os.getpid()} on ')
 
 
 # Once they have joined, a process is missed sooner.

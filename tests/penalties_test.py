@@ -122,7 +122,7 @@ def learn(of, devices):
     params = jax.tree.map(lambda leaf: leaf[0], state.params)
     if of.network.divided:
         parts = state.params['stem_conv']['kernel']
-        kernel = divided.joined(parts, start.params['stem_conv']['kernel'].shape)
+        kernel = divided.whole(parts, start.params['stem_conv']['kernel'].shape)
         params = params | {'stem_conv': {'kernel': kernel}}
     return start.params, params, sums.loss.sum()
 
@@ -197,7 +197,10 @@ def test_what_is_added_to_the_loss_is_recorded():
         ({'penalty.name': f'{__name__}:of_ones_own'}, "cannot take options \\['border'\\].*power"),
         ({'penalty.name': f'{__name__}:not_a_scalar'}, 'must be a scalar'),
         ({'penalty.weight': -1.0}, r'config\.penalty\.weight is -1'),
-        ({'connectivity': 'conv', 'penalty.name': 'deviation'}, 'a convolutional network has none'),
+        (
+            {'connectivity': 'conv', 'penalty.name': 'deviation'},
+            'name=deviation acts on local kernels',
+        ),
     ],
     ids=str,
 )

@@ -1,4 +1,4 @@
-"""Names of the user's own code, and mistakes in that code."""
+"""Loading the user's own code by name, and errors in that code."""
 
 import math
 
@@ -25,10 +25,10 @@ def test_an_attribute_of_a_module():
         ('os.no_such:f', "No module named 'os.no_such'"),
     ],
 )
-def test_what_is_not_there_is_one_line(name, reason):
+def test_a_missing_module_or_attribute_is_one_line(name, reason):
     with pytest.raises(UsageError) as error:
-        plugins.load(name, 'sleep rule', ['a', 'b'])
-    assert str(error.value).startswith(f'unknown sleep rule {name!r} ({reason}')
+        plugins.load(name, 'sharing rule', ['a', 'b'])
+    assert str(error.value).startswith(f'unknown sharing rule {name!r} ({reason}')
     assert 'known: a, b, or ' in str(error.value) and '\n' not in str(error.value)
 
 
@@ -36,9 +36,9 @@ def test_what_is_not_there_is_one_line(name, reason):
     'code, mistake',
     [('import no_such_library', ModuleNotFoundError), ('import math\nmath.dream', AttributeError)],
 )
-def test_a_mistake_in_the_module_is_shown_as_it_is(code, mistake, tmp_path, monkeypatch):
+def test_errors_of_the_module_itself_pass_through(code, mistake, tmp_path, monkeypatch):
     name = f'own_{mistake.__name__}'
     (tmp_path / f'{name}.py').write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(mistake):
-        plugins.load(f'{name}:f', 'sleep rule', [])
+        plugins.load(f'{name}:f', 'sharing rule', [])

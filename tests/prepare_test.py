@@ -3,15 +3,15 @@ import os
 import re
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
+import own_builders
 import pytest
 import tensorflow_datasets as tfds
 import tiny_archives
 import tiny_runs
-from tiny_archives import WNIDS
+from tiny_archives import WNIDS, changed, check_refused, cut, under, write, write_folder
 
 from lcn_jax.data import sources
 from lcn_jax.data.builders import encoded
@@ -27,88 +27,90 @@ def no_tensorflow():
     assert 'tensorflow' not in sys.modules
 
 
-def examples(name, data_dir, split):
-    return list(sources.Source(name, data_dir).builder.as_data_source(split))
+def examples(name, data_dir, split, **decoders):
+    return list(sources.Source(name, data_dir).builder.as_data_source(split, decoders=decoders))
 
 
-def test_tiny_imagenet_from_zip_and_folder(tmp_path):
-    files = tiny_archives.tiny_imagenet_files()
-    archive = tiny_archives.write_zip(tmp_path / 'tiny.zip', files)
-    folder = tiny_archives.write_folder(tmp_path / 'folder', files)
-    for source in (archive, folder):
-        data_dir = str(tmp_path / f'from_{source.name}')
-        assert prepare('tiny_imagenet', data_dir, str(source)) == {'train': 12, 'validation': 3}
-        images = tiny_archives.pictures(15, (64, 64))
-        train = {e['file_name'].decode(): e for e in examples('tiny_imagenet', data_dir, 'train')}
-        for label, wnid in enumerate(WNIDS):
-            for i in range(4):
-                example = train[f'{wnid}_{i}.JPEG']
-                assert example['label'] == label
-                assert example['image'].shape == (64, 64, 3)
-                if i == 1:
-                    assert (np.ptp(example['image'], axis=-1) == 0).all()
-                else:
-                    np.testing.assert_array_equal(example['image'], images[4 * label + i])
-        for example in examples('tiny_imagenet', data_dir, 'validation'):
-            assert example['file_name'].decode() == f'val_{example["label"]}.JPEG'
-    assert sources.Source('tiny_imagenet', data_dir).builder.info.features['label'].names == list(
-        WNIDS
-    )
+def names_of_classes(name, data_dir):
+    return sources.Source(name, data_dir).builder.info.features['label'].names
+
+
+def image_of(row):
+    """The pixels at the end of a row of CIFAR."""
+    return row[-3072:].reshape(3, 32, 32).transpose(1, 2, 0)
+
+
+@pytest.mark.parametrize('form', ['zip', 'folder'])
+def test_tiny_imagenet(tmp_path, form):
+    source = write(tmp_path / 'in', tiny_archives.tiny_imagenet_files(), form)
+    data_dir = str(tmp_path / 'data')
+    assert prepare('tiny_imagenet', data_dir, str(source)) == {'train': 12, 'validation': 3}
+    images = tiny_archives.pictures(15, (64, 64))
+    train = {e['file_name'].decode(): e for e in examples('tiny_imagenet', data_dir, 'train')}
+    for label, wnid in enumerate(WNIDS):
+        for i in range(4):
+            example = train[f'{wnid}_{i}.JPEG']
+            assert example['label'] == label
+            assert example['image'].shape == (64, 64, 3)
+            if i == 1:
+                assert (np.ptp(example['image'], axis=-1) == 0).all()
+            else:
+                np.testing.assert_array_equal(example['image'], images[4 * label + i])
+    for example in examples('tiny_imagenet', data_dir, 'validation'):
+        assert example['file_name'].decode() == f'val_{example["label"]}.JPEG'
+    assert names_of_classes('tiny_imagenet', data_dir) == list(WNIDS)
 
 
 def test_cifar10_has_the_rows_of_its_files(tmp_path):
-    files = tiny_archives.cifar10_files()
-    source = tiny_archives.write_folder(tmp_path / 'in' / 'cifar-10-batches-bin', files).parent
+    files = under('in/cifar-10-batches-bin', tiny_archives.cifar10_files())
     data_dir = str(tmp_path / 'data')
+    source = write_folder(tmp_path, files) / 'in'
     assert prepare('cifar10', data_dir, str(source)) == {'train': 20, 'test': 4}
     expected = tiny_archives.cifar_rows(4, (10,), seed=5)
     for example in examples('cifar10', data_dir, 'test'):
         row = expected[int(example['id'].decode().removeprefix('test_'))]
         assert example['label'] == row[0]
-        np.testing.assert_array_equal(
-            example['image'], row[1:].reshape(3, 32, 32).transpose(1, 2, 0)
-        )
+        np.testing.assert_array_equal(example['image'], image_of(row))
 
 
 def test_cifar100_from_an_archive_has_fine_labels(tmp_path):
-    folder = tiny_archives.write_folder(
-        tmp_path / 'cifar-100-binary', tiny_archives.cifar100_files()
-    )
-    archive = tmp_path / 'cifar-100-binary.tar.gz'
-    with tarfile.open(archive, 'w:gz') as tar:
-        tar.add(folder, folder.name)
+    files = under('cifar-100-binary', tiny_archives.cifar100_files())
+    archive = write(tmp_path / 'cifar-100-binary.tar.gz', files, 'tar.gz')
     data_dir = str(tmp_path / 'data')
     assert prepare('cifar100', data_dir, str(archive)) == {'train': 20, 'test': 10}
     expected = tiny_archives.cifar_rows(20, (20, 100), seed=0)
     for example in examples('cifar100', data_dir, 'train'):
         row = expected[int(example['id'].decode().removeprefix('train_'))]
         assert (example['coarse_label'], example['label']) == (row[0], row[1])
-        np.testing.assert_array_equal(
-            example['image'], row[2:].reshape(3, 32, 32).transpose(1, 2, 0)
-        )
+        np.testing.assert_array_equal(example['image'], image_of(row))
+
+
+def check_validation_labels(data_dir, wnids):
+    """The wnid of validation image number n is wnids[n - 1]."""
+    names = names_of_classes('imagenet2012', data_dir)
+    for example in examples('imagenet2012', data_dir, 'validation'):
+        number = int(re.search(r'_(\d{8})\.', example['file_name'].decode()).group(1))
+        assert names[example['label']] == wnids[number - 1]
 
 
 def test_imagenet_labels_and_colours(tmp_path):
-    files = tiny_archives.imagenet_files()
-    grey, cmyk = (
-        tiny_archives.encode(tiny_archives.pictures(1, (50, 70))[0], 'JPEG', mode)
-        for mode in ('L', 'CMYK')
-    )
-    odd = {'n01440764_7.JPEG': grey, 'n01440764_8.JPEG': cmyk}
-    train = {f'{wnid}.tar': tiny_archives.tar(odd) for wnid in WNIDS[1:2]}
-    files['ILSVRC2012_img_train.tar'] = tiny_archives.tar(train)
-    folder = tiny_archives.write_folder(tmp_path / 'in', files)
+    image = tiny_archives.pictures(1, (50, 70))[0]
+    odd = {
+        'n01440764_7.JPEG': tiny_archives.encode(image, 'JPEG', 'L'),
+        'n01440764_8.JPEG': tiny_archives.encode(image, 'JPEG', 'CMYK'),
+    }
+    train = tiny_archives.tar({f'{WNIDS[1]}.tar': tiny_archives.tar(odd)})
+    files = tiny_archives.imagenet_files() | {'ILSVRC2012_img_train.tar': train}
+    folder = write_folder(tmp_path / 'in', files)
     data_dir = str(tmp_path / 'data')
     counts = prepare('imagenet2012', data_dir, str(folder), str(folder / 'labels.txt'))
     assert counts == {'train': 2, 'validation': 3}
-    names = sources.Source('imagenet2012', data_dir).builder.info.features['label'].names
+    names = names_of_classes('imagenet2012', data_dir)
     assert len(names) == 1000
     for example in examples('imagenet2012', data_dir, 'train'):
         assert names[example['label']] == WNIDS[1]
         assert example['image'].shape == (50, 70, 3)
-    for example in examples('imagenet2012', data_dir, 'validation'):
-        number = int(re.search(r'_(\d{8})\.', example['file_name'].decode()).group(1))
-        assert names[example['label']] == WNIDS[number - 1]
+    check_validation_labels(data_dir, WNIDS)
 
 
 LAYOUTS = {
@@ -125,10 +127,9 @@ LAYOUTS = {
 
 def contents(name, data_dir):
     """Split -> the stored examples, images encoded, in their order."""
-    prepared = sources.Source(name, data_dir).builder
-    skip = {'image': tfds.decode.SkipDecoding()}
     return {
-        split: list(prepared.as_data_source(split, decoders=skip)) for split in prepared.info.splits
+        split: examples(name, data_dir, split, image=tfds.decode.SkipDecoding())
+        for split in sources.Source(name, data_dir).builder.info.splits
     }
 
 
@@ -139,7 +140,7 @@ def official(tmp_path_factory):
 
     @functools.cache
     def prepared(name):
-        source = tiny_archives.write_folder(folder / name, LAYOUTS[name][0]())
+        source = write_folder(folder / name, LAYOUTS[name][0]())
         labels = source / 'labels.txt' if name == 'imagenet2012' else None
         prepare(name, str(folder / 'data'), str(source), labels and str(labels))
         return contents(name, str(folder / 'data'))
@@ -165,15 +166,8 @@ def test_all_layouts_give_the_same_examples(tmp_path, official, name, layout, ch
         files = change(layout(change))
         labels = str(tmp_path / 'in' / 'labels.txt')
     else:
-        files = change({f'parent/{path}': content for path, content in layout().items()})
-    source = tmp_path / 'in'
-    match form:
-        case 'folder':
-            tiny_archives.write_folder(source, files)
-        case 'zip':
-            tiny_archives.write_zip(source, files, '')
-        case 'tar.gz':
-            source.write_bytes(tiny_archives.tar(files, 'gz'))
+        files = change(under('parent', layout()))
+    source = write(tmp_path / 'in', files, form)
     data_dir = str(tmp_path / 'data')
     prepare(name, data_dir, str(source), labels)
     assert contents(name, data_dir) == official(name)
@@ -187,240 +181,192 @@ def test_digits_need_no_source_and_are_prepared_once(tmp_path):
     assert written == {path: path.stat().st_mtime_ns for path in written}
 
 
-def cut(content: bytes, part: float = 0.6) -> bytes:
-    return content[: int(len(content) * part)]
+TINY_IMAGE = f'train/{WNIDS[0]}/images/{WNIDS[0]}_0.JPEG'
+ANNOTATIONS = 'val/val_annotations.txt'
 
 
-def damaged_tiny_imagenet(folder, damage):
-    files = tiny_archives.tiny_imagenet_files()
-    image = f'train/{WNIDS[0]}/images/{WNIDS[0]}_0.JPEG'
-    match damage:
-        case 'truncated image':
-            files[image] = cut(files[image])
-        case 'no image':
-            files[image] = b'text'
-        case 'class without images':
-            files = {name: content for name, content in files.items() if WNIDS[2] not in name}
-        case 'no wnids':
-            del files['wnids.txt']
-        case 'empty wnids':
-            files['wnids.txt'] = b''
-        case 'class twice':
-            files['wnids.txt'] += b'\n' + WNIDS[0].encode()
-        case 'no annotations':
-            del files['val/val_annotations.txt']
-        case 'no validation images':
-            files['val/val_annotations.txt'] = b''
-        case 'validation image missing':
-            del files['val/images/val_2.JPEG']
-        case 'unknown class':
-            files['val/val_annotations.txt'] += b'\nval_3.JPEG\tn99999999\t0\t0\t63\t63'
-    path = tiny_archives.write_zip(folder / 'tiny.zip', files)
-    content = path.read_bytes()
-    match damage:
-        case 'truncated zip':
-            path.write_bytes(cut(content))
-        case 'flipped bit':
-            at = content.index(files[image]) + len(files[image]) // 2
-            path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-        case 'no zip':
-            path.write_bytes(b'text')
-    return path
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({TINY_IMAGE: cut}, f'{WNIDS[0]}_0.JPEG is not a whole image'),
+        ({TINY_IMAGE: b'text'}, f'{WNIDS[0]}_0.JPEG is not a whole image'),
+        (
+            {f'train/{WNIDS[2]}/images/{WNIDS[2]}_{i}.JPEG': None for i in range(4)},
+            f'no training images of class {WNIDS[2]}',
+        ),
+        ({'wnids.txt': None}, 'must be one wnids.txt'),
+        ({'wnids.txt': b''}, 'lists no classes'),
+        ({'wnids.txt': '\n'.join([*WNIDS, WNIDS[0]]).encode()}, 'lists a class twice'),
+        ({ANNOTATIONS: None}, f'there is no tiny-imagenet-200/{ANNOTATIONS}'),
+        ({ANNOTATIONS: b''}, 'val_annotations.txt lists no images'),
+        (
+            {'val/images/val_2.JPEG': None},
+            'there is no tiny-imagenet-200/val/images/val_2.JPEG',
+        ),
+        (
+            {ANNOTATIONS: lambda lines: lines + b'\nval_3.JPEG\tn99999999\t0\t0\t63\t63'},
+            'val_annotations.txt has a line without a class of wnids.txt: ',
+        ),
+    ],
+)
+def test_damaged_tiny_imagenet(tmp_path, changes, message):
+    files = changed(tiny_archives.tiny_imagenet_files(), changes)
+    source = write(tmp_path / 'tiny.zip', under('tiny-imagenet-200', files), 'zip')
+    check_refused(tmp_path, 'tiny_imagenet', source, re.escape(message))
+
+
+def flip_a_bit(content):
+    image = tiny_archives.tiny_imagenet_files()[TINY_IMAGE]
+    at = content.index(image) + len(image) // 2
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
 
 
 @pytest.mark.parametrize(
     ('damage', 'message'),
     [
-        ('truncated image', f'{WNIDS[0]}_0.JPEG is not a whole image'),
-        ('no image', f'{WNIDS[0]}_0.JPEG is not a whole image'),
-        ('class without images', f'no training images of class {WNIDS[2]}'),
-        ('no wnids', 'must be one wnids.txt'),
-        ('empty wnids', 'lists no classes'),
-        ('class twice', 'lists a class twice'),
-        ('no annotations', 'there is no tiny-imagenet-200/val/val_annotations.txt'),
-        ('no validation images', 'val_annotations.txt lists no images'),
-        ('validation image missing', 'there is no tiny-imagenet-200/val/images/val_2.JPEG'),
-        ('unknown class', 'val_annotations.txt has a line without a class of wnids.txt: '),
-        ('truncated zip', 'may be corrupt'),
-        ('flipped bit', f'{WNIDS[0]}_0.JPEG'),
-        ('no zip', 'may be corrupt'),
+        (cut, 'may be corrupt'),
+        (flip_a_bit, f'{WNIDS[0]}_0.JPEG'),
+        (lambda content: b'text', 'may be corrupt'),
     ],
 )
-def test_damaged_tiny_imagenet(tmp_path, damage, message):
-    check_refused(tmp_path, 'tiny_imagenet', damaged_tiny_imagenet(tmp_path, damage), message)
+def test_damaged_zip(tmp_path, damage, message):
+    source = write(tmp_path / 'tiny.zip', tiny_archives.tiny_imagenet_files(), 'zip')
+    source.write_bytes(damage(source.read_bytes()))
+    check_refused(tmp_path, 'tiny_imagenet', source, message)
 
 
-def damaged_imagenet(folder, damage):
-    files = tiny_archives.imagenet_files()
-    train, validation = 'ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'
-    member = files[train][512:]  # after the header, the first class' tar
-    match damage:
-        case 'truncated tar':
-            files[train] = cut(files[train])
-        case 'end of tar missing':
-            end = files[validation].index(b'ILSVRC2012_val_00000001.JPEG')
-            files[validation] = files[validation][:end]
-        case 'truncated class tar':
-            files[train] = tiny_archives.tar({f'{WNIDS[0]}.tar': cut(member, 0.01)})
-        case 'truncated image':
-            image = tiny_archives.encode(tiny_archives.pictures(1, (60, 80))[0], 'JPEG')
-            inner = tiny_archives.tar({f'{WNIDS[0]}_0.JPEG': cut(image)})
-            files[train] = tiny_archives.tar({f'{WNIDS[0]}.tar': inner})
-        case 'unknown class':
-            inner = tiny_archives.tar({'n99999999_0.JPEG': b''})
-            files[train] = tiny_archives.tar({'n99999999.tar': inner})
-        case 'empty tar':
-            files[train] = tiny_archives.tar({})
-        case 'too few labels':
-            files['labels.txt'] = b'\n'.join(files['labels.txt'].split()[:2])
-        case 'unknown label':
-            files['labels.txt'] = files['labels.txt'].replace(WNIDS[1].encode(), b'n99999999')
-        case 'no validation tar':
-            del files[validation]
-    return tiny_archives.write_folder(folder / 'in', files)
+TRAIN, VALIDATION = 'ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'
+JPEG = tiny_archives.encode(tiny_archives.pictures(1, (60, 80))[0], 'JPEG')
+
+
+def train_tar(wnid, images):
+    return tiny_archives.tar({f'{wnid}.tar': tiny_archives.tar(images)})
 
 
 @pytest.mark.parametrize(
-    ('damage', 'message'),
+    ('changes', 'message'),
     [
-        ('truncated tar', 'ILSVRC2012_img_train.tar cannot be read'),
-        ('end of tar missing', 'ILSVRC2012_img_val.tar cannot be read'),
-        ('truncated class tar', f'{WNIDS[0]}.tar cannot be read'),
-        ('truncated image', f'{WNIDS[0]}_0.JPEG is not a whole image'),
-        ('unknown class', "'n99999999' is not one of the 1000 classes"),
-        ('empty tar', 'no images'),
-        ('too few labels', '3 validation images and'),
-        ('unknown label', "'n99999999' is not one of the 1000 classes"),
-        ('no validation tar', 'there is no'),
+        ({TRAIN: cut}, 'ILSVRC2012_img_train.tar cannot be read'),
+        (
+            {VALIDATION: lambda tar: tar[: tar.index(b'ILSVRC2012_val_00000001.JPEG')]},
+            'ILSVRC2012_img_val.tar cannot be read',
+        ),
+        (  # the first class' tar begins after a header
+            {TRAIN: lambda tar: tiny_archives.tar({f'{WNIDS[0]}.tar': cut(tar[512:], 0.01)})},
+            f'{WNIDS[0]}.tar cannot be read',
+        ),
+        (
+            {TRAIN: train_tar(WNIDS[0], {f'{WNIDS[0]}_0.JPEG': cut(JPEG)})},
+            f'{WNIDS[0]}_0.JPEG is not a whole image',
+        ),
+        (
+            {TRAIN: train_tar('n99999999', {'n99999999_0.JPEG': b''})},
+            "'n99999999' is not one of the 1000 classes",
+        ),
+        ({TRAIN: tiny_archives.tar({})}, 'no images'),
+        ({'labels.txt': '\n'.join(WNIDS[:2]).encode()}, '3 validation images and'),
+        (
+            {'labels.txt': lambda labels: labels.replace(WNIDS[1].encode(), b'n99999999')},
+            "'n99999999' is not one of the 1000 classes",
+        ),
+        ({VALIDATION: None}, 'there is no'),
     ],
 )
-def test_damaged_imagenet(tmp_path, damage, message):
-    source = damaged_imagenet(tmp_path, damage)
-    check_refused(tmp_path, 'imagenet2012', source, message, str(source / 'labels.txt'))
+def test_damaged_imagenet(tmp_path, changes, message):
+    source = write_folder(tmp_path / 'in', changed(tiny_archives.imagenet_files(), changes))
+    labels = str(source / 'labels.txt')
+    check_refused(tmp_path, 'imagenet2012', source, re.escape(message), labels)
 
 
-def damaged_imagenet_folders(damage):
-    train, val = 'ILSVRC/Data/CLS-LOC/train', 'ILSVRC/Data/CLS-LOC/val'
-    files = tiny_archives.imagenet_kaggle_files()
-    table, image = files['LOC_val_solution.csv'], f'{train}/{WNIDS[0]}/{WNIDS[0]}_0.JPEG'
-    first_row = table.splitlines()[1]
-    match damage:
-        case 'truncated training image':
-            files[image] = cut(files[image])
-        case 'truncated validation image':
-            files[f'{val}/ILSVRC2012_val_00000002.JPEG'] = cut(files[image])
-        case 'unknown class':
-            files[f'{train}/n99999999/0.JPEG'] = files[image]
-        case 'one name in two classes':
-            files[f'{train}/{WNIDS[1]}/{WNIDS[0]}_0.JPEG'] = files[image]
-        case 'row missing':
-            files['LOC_val_solution.csv'] = table.replace(first_row, b'')
-        case 'row without class':
-            files['LOC_val_solution.csv'] = table.replace(first_row, first_row[:24])
-        case 'unknown label':
-            files['LOC_val_solution.csv'] = table.replace(WNIDS[1].encode(), b'n99999999')
-        case 'open quote':
-            files['LOC_val_solution.csv'] = table + b'\n"'
-        case 'no table':
-            del files['LOC_val_solution.csv']
-        case 'no validation images':
-            files = {name: files[name] for name in files if not name.startswith(val)}
-        case 'validation images in two ways':
-            files[f'{val}/{WNIDS[0]}/0.JPEG'] = files[image]
-        case 'nothing of ImageNet':
-            files = tiny_archives.tiny_imagenet_files()
-        case 'twice ImageNet':
-            files |= {f'copy/{name}': files[name] for name in files}
-    return files
+TABLE, DATA = 'LOC_val_solution.csv', 'ILSVRC/Data/CLS-LOC'
+KAGGLE = tiny_archives.imagenet_kaggle_files()
+IMAGE = f'{DATA}/train/{WNIDS[0]}/{WNIDS[0]}_0.JPEG'
+FIRST_ROW = KAGGLE[TABLE].splitlines()[1]
 
 
 @pytest.mark.parametrize(
-    ('damage', 'message'),
+    ('changes', 'message'),
     [
-        ('truncated training image', f'{WNIDS[0]}_0.JPEG is not a whole image'),
-        ('truncated validation image', 'val_00000002.JPEG is not a whole image'),
-        ('unknown class', "'n99999999' is not one of the 1000 classes"),
-        ('one name in two classes', f'there is another image called {WNIDS[0]}_0.JPEG'),
-        ('row missing', 'LOC_val_solution.csv has no label of ILSVRC/Data/CLS-LOC/val/ILSVRC2012'),
-        ('row without class', 'LOC_val_solution.csv has no label of ILSVRC/Data/CLS-LOC/val/'),
-        ('unknown label', "'n99999999' is not one of the 1000 classes"),
-        ('open quote', 'LOC_val_solution.csv is not a list or a table of labels'),
-        ('no table', '3 validation images and'),
-        ('no validation images', 'the validation images must be in ILSVRC/Data/CLS-LOC/val'),
-        ('validation images in two ways', 'all of them in folders of classes or none'),
-        ('nothing of ImageNet', 'is not ImageNet'),
-        ('twice ImageNet', 'is not ImageNet'),
+        ({IMAGE: cut}, f'{WNIDS[0]}_0.JPEG is not a whole image'),
+        (
+            {f'{DATA}/val/ILSVRC2012_val_00000002.JPEG': cut(KAGGLE[IMAGE])},
+            'val_00000002.JPEG is not a whole image',
+        ),
+        (
+            {f'{DATA}/train/n99999999/0.JPEG': KAGGLE[IMAGE]},
+            "'n99999999' is not one of the 1000 classes",
+        ),
+        (
+            {f'{DATA}/train/{WNIDS[1]}/{WNIDS[0]}_0.JPEG': KAGGLE[IMAGE]},
+            f'there is another image called {WNIDS[0]}_0.JPEG',
+        ),
+        (
+            {TABLE: lambda table: table.replace(FIRST_ROW, b'')},
+            f'{TABLE} has no label of {DATA}/val/ILSVRC2012',
+        ),
+        (
+            {TABLE: lambda table: table.replace(FIRST_ROW, FIRST_ROW[:24])},
+            f'{TABLE} has no label of {DATA}/val/',
+        ),
+        (
+            {TABLE: lambda table: table.replace(WNIDS[1].encode(), b'n99999999')},
+            "'n99999999' is not one of the 1000 classes",
+        ),
+        ({TABLE: lambda table: table + b'\n"'}, f'{TABLE} is not a list or a table of labels'),
+        ({TABLE: None}, '3 validation images and'),
+        (
+            {name: None for name in KAGGLE if name.startswith(f'{DATA}/val')},
+            f'the validation images must be in {DATA}/val',
+        ),
+        (
+            {f'{DATA}/val/{WNIDS[0]}/0.JPEG': KAGGLE[IMAGE]},
+            'all of them in folders of classes or none',
+        ),
+        (dict.fromkeys(KAGGLE) | tiny_archives.tiny_imagenet_files(), 'is not ImageNet'),
+        (under('copy', KAGGLE), 'is not ImageNet'),
     ],
 )
-def test_damaged_imagenet_folders(tmp_path, damage, message):
-    source = tiny_archives.write_folder(tmp_path / 'in', damaged_imagenet_folders(damage))
-    check_refused(tmp_path, 'imagenet2012', source, message)
+def test_damaged_imagenet_folders(tmp_path, changes, message):
+    source = write_folder(tmp_path / 'in', changed(KAGGLE, changes))
+    check_refused(tmp_path, 'imagenet2012', source, re.escape(message))
 
 
-def test_labels_for_validation_images_that_have_them(tmp_path):
-    source = tiny_archives.write_folder(tmp_path / 'in', tiny_archives.imagenet_folders())
+def test_labels_are_refused_if_folders_give_them(tmp_path):
+    source = write_folder(tmp_path / 'in', tiny_archives.imagenet_folders())
     (tmp_path / 'labels.txt').write_text('\n'.join(WNIDS))
     labels = str(tmp_path / 'labels.txt')
     check_refused(tmp_path, 'imagenet2012', source, 'leave out --val_labels', labels)
 
 
-def test_given_labels_come_before_those_of_kaggle(tmp_path):
-    source = tiny_archives.write_folder(tmp_path / 'in', tiny_archives.imagenet_kaggle_files())
+def test_given_labels_override_those_of_kaggle(tmp_path):
+    source = write_folder(tmp_path / 'in', KAGGLE)
     (tmp_path / 'labels.txt').write_text('\n'.join(reversed(WNIDS)))
-    prepare('imagenet2012', str(tmp_path / 'data'), str(source), str(tmp_path / 'labels.txt'))
-    names = (
-        sources.Source('imagenet2012', str(tmp_path / 'data')).builder.info.features['label'].names
-    )
-    for example in examples('imagenet2012', str(tmp_path / 'data'), 'validation'):
-        number = int(re.search(r'_(\d{8})\.', example['file_name'].decode()).group(1))
-        assert names[example['label']] == WNIDS[-number]
-
-
-def damaged_cifar10(folder, damage):
-    files = tiny_archives.cifar10_files()
-    match damage:
-        case 'truncated file':
-            files['data_batch_3.bin'] = cut(files['data_batch_3.bin'])
-        case 'empty file':
-            files['test_batch.bin'] = b''
-        case 'missing file':
-            del files['data_batch_2.bin']
-        case 'impossible label':
-            files['data_batch_4.bin'] = b'\x0a' + files['data_batch_4.bin'][1:]
-    folder = tiny_archives.write_folder(folder / 'cifar-10-batches-bin', files)
-    if damage != 'truncated archive':
-        return folder
-    archive = folder.parent / 'cifar.tar.gz'
-    with tarfile.open(archive, 'w:gz') as tar:
-        tar.add(folder, folder.name)
-    archive.write_bytes(cut(archive.read_bytes()))
-    return archive
+    data_dir = str(tmp_path / 'data')
+    prepare('imagenet2012', data_dir, str(source), str(tmp_path / 'labels.txt'))
+    check_validation_labels(data_dir, WNIDS[::-1])
 
 
 @pytest.mark.parametrize(
-    ('damage', 'message'),
+    ('changes', 'message'),
     [
-        ('truncated file', 'data_batch_3.bin is truncated'),
-        ('empty file', 'test_batch.bin is truncated'),
-        ('missing file', 'there is no data_batch_2.bin'),
-        ('impossible label', 'data_batch_4.bin is corrupt: there is no label 10'),
-        ('truncated archive', 'cifar.tar.gz cannot be read'),
+        ({'data_batch_3.bin': cut}, 'data_batch_3.bin is truncated'),
+        ({'test_batch.bin': b''}, 'test_batch.bin is truncated'),
+        ({'data_batch_2.bin': None}, 'there is no data_batch_2.bin'),
+        (
+            {'data_batch_4.bin': lambda rows: b'\x0a' + rows[1:]},
+            'data_batch_4.bin is corrupt: there is no label 10',
+        ),
     ],
 )
-def test_damaged_cifar10(tmp_path, damage, message):
-    check_refused(tmp_path, 'cifar10', damaged_cifar10(tmp_path, damage), message)
+def test_damaged_cifar10(tmp_path, changes, message):
+    source = write_folder(tmp_path / 'in', changed(tiny_archives.cifar10_files(), changes))
+    check_refused(tmp_path, 'cifar10', source, re.escape(message))
 
 
-def check_refused(folder, name, source, message, val_labels=None):
-    """One line that names the source, and nothing that could be taken for data."""
-    data_dir = folder / 'data'
-    with pytest.raises(UsageError, match=re.escape(message)) as error:
-        prepare(name, str(data_dir), str(source), val_labels)
-    assert str(source) in str(error.value)
-    assert '\n' not in str(error.value)
-    assert [path for path in data_dir.rglob('*') if path.is_file()] == []
-    with pytest.raises(UsageError, match='has not been prepared'):
-        sources.Source(name, str(data_dir)).split('train')
+def test_truncated_archive_of_cifar10(tmp_path):
+    archive = write(tmp_path / 'cifar.tar.gz', tiny_archives.cifar10_files(), 'tar.gz')
+    archive.write_bytes(cut(archive.read_bytes()))
+    check_refused(tmp_path, 'cifar10', archive, r'cifar\.tar\.gz cannot be read')
 
 
 @pytest.mark.parametrize(
@@ -453,15 +399,10 @@ def test_wrong_arguments(arguments, message, tmp_path, monkeypatch):
     assert os.listdir() == []
 
 
-def prepared_as(file_format, data_dir):
-    """Digits under `data_dir`; their info says that tfds wrote another format."""
-    prepare('digits', str(data_dir))
-    info = next(data_dir.rglob('dataset_info.json'))
-    info.write_text(info.read_text().replace('array_record', file_format))
-
-
 def test_a_dataset_that_tensorflow_wrote_is_left_alone(tmp_path):
-    prepared_as('tfrecord', tmp_path)
+    prepare('digits', str(tmp_path))
+    info = next(tmp_path.rglob('dataset_info.json'))
+    info.write_text(info.read_text().replace('array_record', 'tfrecord'))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')}
     with pytest.raises(UsageError, match=r'digits/1\.0\.0 holds tfrecord files') as error:
         prepare('digits', str(tmp_path))
@@ -469,7 +410,7 @@ def test_a_dataset_that_tensorflow_wrote_is_left_alone(tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')}
 
 
-def test_what_is_not_a_dataset_is_not_taken_for_one(tmp_path):
+def test_an_empty_folder_is_not_a_dataset(tmp_path):
     (tmp_path / 'digits' / '1.0.0').mkdir(parents=True)
     with pytest.raises(UsageError, match=r'digits/1\.0\.0 is not a whole dataset: delete it'):
         prepare('digits', str(tmp_path))
@@ -495,8 +436,8 @@ except UsageError as error:
 """
 
 
-def test_a_full_disk_costs_one_line_and_leaves_nothing(tmp_path):
-    source = tiny_archives.write_folder(tmp_path / 'in', tiny_archives.tiny_imagenet_files())
+def test_a_full_disk_is_one_line_and_leaves_no_files(tmp_path):
+    source = write_folder(tmp_path / 'in', tiny_archives.tiny_imagenet_files())
     assert sum(path.stat().st_size for path in source.rglob('*.JPEG')) > 30_000
     data_dir = tmp_path / 'data'
     run = subprocess.run(
@@ -511,30 +452,19 @@ def test_a_full_disk_costs_one_line_and_leaves_nothing(tmp_path):
     assert [path for path in data_dir.rglob('*') if path.is_file()] == []
 
 
-class Stripes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Stripes(own_builders.Own, skip_registration=True):
     """A builder of the user's own: `source` holds how many images there are."""
 
     VERSION = tfds.core.Version('2.0.0')
     name = 'stripes'
+    FEATURES = {
+        'image': tfds.features.Image(shape=(6, 5, 1)),
+        'label': tfds.features.ClassLabel(num_classes=5),
+    }
 
     def __init__(self, *, source=None, **kwargs):
         super().__init__(**kwargs)
-        self._source = source
-
-    def _info(self):
-        return tfds.core.DatasetInfo(
-            builder=self,
-            features=tfds.features.FeaturesDict(
-                {
-                    'image': tfds.features.Image(shape=(6, 5, 1)),
-                    'label': tfds.features.ClassLabel(num_classes=5),
-                }
-            ),
-            supervised_keys=('image', 'label'),
-        )
-
-    def _split_generators(self, dl_manager):
-        return {'train': self._generate_examples(int(self._source.read_text()))}
+        self.SPLITS = {'train': source and int(source.read_text())}
 
     def _generate_examples(self, number):
         for i in range(number):
@@ -543,7 +473,7 @@ class Stripes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield i, {'image': encoded.png(image), 'label': i % 5}
 
 
-def test_a_builder_of_ones_own(tmp_path):
+def test_a_builder_of_the_user(tmp_path):
     (tmp_path / 'number').write_text('7')
     name, data_dir = f'{__name__}:Stripes', str(tmp_path / 'data')
     assert prepare(name, data_dir, str(tmp_path / 'number')) == {'train': 7}
@@ -569,8 +499,8 @@ prepare('tiny_imagenet', *sys.argv[1:])
 """
 
 
-def test_what_was_killed_is_not_taken_for_whole(tmp_path):
-    source = tiny_archives.write_zip(tmp_path / 'tiny.zip', tiny_archives.tiny_imagenet_files())
+def test_a_killed_attempt_is_not_a_dataset(tmp_path):
+    source = write(tmp_path / 'tiny.zip', tiny_archives.tiny_imagenet_files(), 'zip')
     data_dir = tmp_path / 'data'
     run = subprocess.run(
         [sys.executable, '-c', KILLED, str(data_dir), str(source)], cwd=ROOT, capture_output=True
@@ -586,7 +516,7 @@ def test_what_was_killed_is_not_taken_for_whole(tmp_path):
 def test_binary(tmp_path):
     image = tiny_archives.encode(tiny_archives.pictures(1, (8, 8))[0])
     files = {f'{label}/1.png': image for label in ('robin', 'wren', 'owl')}
-    source = tiny_archives.write_zip(tmp_path / 'birds.zip', files)
+    source = write(tmp_path / 'birds.zip', files, 'zip')
     for name, code in ((source.name, 0), ('nowhere.zip', 1)):
         options = [f'--data_dir={tmp_path}/data', f'--source={tmp_path}/{name}']
         run = tiny_runs.call('prepare', '--dataset=birds', *options)

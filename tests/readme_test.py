@@ -2,17 +2,22 @@
 
 import ast
 import importlib.util
+import pkgutil
 import re
 
 import jax
 import numpy as np
 import pytest
+from imports_test import ROOMS
 from tiny_runs import ROOT
 
 from lcn_jax.data import specs
 from lcn_jax.training import config as configs
 
-PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
+PAGES = [
+    *(ROOT / name for name in ('README.md', 'CONTRIBUTING.md', 'experiments/results/README.md')),
+    *sorted((ROOT / 'docs').glob('*.md')),
+]
 TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in PAGES}
 ALL = '\n'.join(TEXTS.values())
 FENCED = re.compile(r'^```(\w*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
@@ -88,7 +93,7 @@ def test_modules_flags_configs_and_fields_exist(command):
 
 def test_config_fields_named_in_the_text_exist():
     named = set(re.findall(r'^(?:--)?config\.([\w.]+)', '\n'.join(inline()), re.MULTILINE))
-    assert {'sleep.border'} <= named
+    assert {'pools.border'} <= named
     assert not [field for field in named if not known_field(field)]
 
 
@@ -104,11 +109,12 @@ def test_all_datasets_and_configs_are_named():
     assert set(re.findall(r'experiments/configs/(\w+)\.py', TEXTS['docs/training.md'])) == CONFIGS
 
 
-def test_the_map_is_complete():
-    text = TEXTS['CONTRIBUTING.md']
-    folders = ('lcn_jax', 'lcn_jax/data', 'lcn_jax/training', 'lcn_jax/brain')
-    files = [path for folder in folders for path in (ROOT / folder).glob('[a-z]*.py')]
-    assert not [path for path in files if f'`{path.relative_to(ROOT)}`' not in text]
+def test_the_map_has_all_rooms_in_their_order_and_the_files_beside_them():
+    _, _, text = TEXTS['CONTRIBUTING.md'].partition('| room |')
+    table, beside, *_ = text.split('\n\n')
+    assert re.findall(r'^\| `([\w/]+)/`', table, re.MULTILINE) == list(ROOMS)
+    files = (ROOT / 'lcn_jax').glob('[a-z]*.py')
+    assert not [path for path in files if f'`{path.stem}`' not in beside]
 
 
 @pytest.mark.parametrize('name', TEXTS)
@@ -119,6 +125,14 @@ def test_links_and_files_exist(name):
     named = re.findall(r'\b(?:lcn_jax|experiments|tests)/[\w./-]*\w/?', text)
     missing = [path for path in [*linked, *named] if not (ROOT / path).exists()]
     assert not missing
+
+
+def test_names_of_the_package_exist():
+    """`lcn_jax.sleep.pools` in the text, or `lcn_jax.grids` in a block, can be imported."""
+    named = set(re.findall(r'\blcn_jax(?:\.\w+)+', '\n'.join([*inline(), *blocks('python')])))
+    assert {'lcn_jax.grids', 'lcn_jax.nnx.LocalConv'} <= named
+    for name in named:
+        pkgutil.resolve_name(name)
 
 
 def test_a_locally_connected_layer_in_another_model_sleeps_as_written():

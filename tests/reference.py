@@ -1,6 +1,6 @@
 """What the tests compare with: the layer and the sleep rules written as they are defined, slowly.
 
-Also the authors' measures of sharing, and what several tests of sleeps begin with.
+Also the authors' measures of sharing, and what several tests begin with.
 """
 
 import jax
@@ -12,6 +12,7 @@ from lcn_jax.layer.grid import Grid
 from lcn_jax.sleep.patterns import Field, grouped_patterns, map_deviations, seen_weights
 from lcn_jax.sleep.pools import Neurons, Pools, num_pools, pool_numbers
 from lcn_jax.sleep.similarity import _moments
+from lcn_jax.training.state import TrainState, of_variables
 
 CIRCUIT = dict(
     gamma=1e-3,
@@ -39,6 +40,12 @@ def pool_means(kernel: np.ndarray, neurons: Neurons, border: str) -> np.ndarray:
         if (pools == pool).any():
             means[pools == pool] = kernel[pools == pool].mean(0)
     return means
+
+
+def initial_state(model, optimizer, image_shape: tuple[int, ...], key: jax.Array) -> TrainState:
+    """The state of a model of images before the first step, without what full steps keep."""
+    variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
+    return of_variables(variables, optimizer, kept={})
 
 
 # ---- The layer. ----------------------------------------------------------------------------------

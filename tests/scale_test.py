@@ -1,4 +1,4 @@
-"""The costs on paper: against the compiled program, published numbers, and the committed page."""
+"""The computed costs: against the compiled program, published numbers, and the committed page."""
 
 import itertools
 
@@ -25,7 +25,7 @@ def test_a_step_sends_what_the_page_counts():
     devices = jax.device_count()
     config = tiny('lc')
     config.shard_kernels = True
-    network = scale.of_config('tiny', tiny, config.batch_size // devices)
+    network = scale.from_config('tiny', tiny, config.batch_size // devices)
     sent = footprint.of_step(Experiment.create(config)).sent['all-to-all']
     assert 2 * scale.sent_by_all_to_all(network, devices) == sent
 
@@ -36,7 +36,7 @@ def test_a_device_has_the_parameters_that_the_page_counts():
     experiment = Experiment.create(config)
     shapes = sharding.shapes(experiment.shapes, experiment.owners).params
     devices = jax.device_count()
-    network = scale.of_config('tiny', tiny, 1)
+    network = scale.from_config('tiny', tiny, 1)
     counted = scale.parameters_on_device(network, devices)
     assert counted == sum(leaf.size for leaf in jax.tree.leaves(shapes)) // devices
 

@@ -84,10 +84,10 @@ def test_a_map_of_activations_is_written(workdirs, tmp_path):
     'name, layer, more, message',
     [
         ('hebbian', 'stem', [], "called 'stem'; known: "),
-        ('hebbian', 'pooled', ['--map=entropy'], 'pooled has no sheet'),
+        ('hebbian', 'pooled', ['--map=entropy'], 'pooled cannot be mapped'),
         ('hebbian', 'stem_conv', ['--channel=1'], 'no channel 1 of feature 0'),
         ('hebbian', 'stem_conv', ['--checkpoint=3'], "no checkpoint '3'"),
-        ('conv', 'stem_conv', [], 'holds a convolutional network'),
+        ('conv', 'stem_conv', [], 'has no local kernels'),
         ('nothing', 'stem_conv', [], 'holds no run'),
     ],
 )

@@ -1,8 +1,9 @@
-"""The sleep rules: what they keep, where they end, and that the fast forms are the plain ones."""
+"""The sharing rules: what they keep, where they end, and that the fast forms are the plain ones."""
 
 from functools import partial
 
 import chex
+import flax.core
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -334,9 +335,9 @@ def test_a_rule_of_ones_own_is_named_by_module_and_function():
 @pytest.mark.parametrize(
     'name, options, message',
     [
-        ('dream', {}, "unknown sleep rule 'dream'.* known: mean, exact, hebbian, circuit"),
-        ('lcn_jax.sleep:dream', {}, 'unknown sleep rule'),
-        ('no.such.module:rule', {}, 'unknown sleep rule'),
+        ('dream', {}, "unknown sharing rule 'dream'.* known: mean, exact, hebbian, circuit"),
+        ('lcn_jax.sleep:dream', {}, 'unknown sharing rule'),
+        ('no.such.module:rule', {}, 'unknown sharing rule'),
         ('mean', {'border': 'include', 'gamma': 1}, "'gamma'"),
         ('exact', {'border': 'include'}, "'gamma'"),
     ],
@@ -354,6 +355,17 @@ def test_a_rule_must_keep_shape_and_dtype(rule):
     params, of_params = ({'a': {'kernel': value}} for value in (random_kernel(GRIDS[0]), GRIDS[0]))
     with pytest.raises(ValueError, match='it must keep shape and dtype'):
         sleep.share(params, of_params, sleep.Rule(rule), KEY)
+
+
+def test_a_rule_must_be_a_rule():
+    params, of_params = ({'a': {'kernel': value}} for value in (random_kernel(GRIDS[0]), GRIDS[0]))
+    for bare in (sleep.mean, partial(sleep.mean, border='include')):
+        with pytest.raises(ValueError, match=r'must be a Rule, such as lcn_jax\.resolve') as error:
+            sleep.share(params, of_params, bare, KEY)
+        assert '\n' not in str(error.value)
+    shared = sleep.share(params, of_params, sleep.Rule(sleep.mean), KEY)['a']['kernel']
+    expected = sleep.mean(params['a']['kernel'], GRIDS[0], None, border='include')
+    np.testing.assert_array_equal(shared, expected)
 
 
 @pytest.mark.parametrize(
@@ -400,6 +412,16 @@ def test_kernels_stay_in_their_boxes():
     assert shared['b'].value is params['b'].value
     expected = sleep.mean(kernel, GRIDS[0], KEY, border='include')
     np.testing.assert_array_equal(shared['a']['kernel'].value, expected)
+
+
+def test_frozen_parameters_stay_frozen():
+    params = {'a': {'kernel': random_kernel(GRIDS[0])}, 'b': {'bias': np.ones(2)}}
+    rule, of_params = sleep.resolve('mean', {'border': 'include'}), {'a': {'kernel': GRIDS[0]}}
+    frozen = sleep.share(flax.core.freeze(params), of_params, rule, KEY)
+    assert isinstance(frozen, flax.core.FrozenDict)
+    thawed = sleep.share(params, of_params, rule, KEY)
+    assert isinstance(thawed, dict)
+    chex.assert_trees_all_equal(frozen.unfreeze(), thawed)
 
 
 def test_layers_of_one_shape_see_the_same_patterns_drawn_once():
@@ -560,6 +582,23 @@ def test_full_steps_start_where_the_last_sleep_ended():
     assert np.sqrt((change**2).mean()) == pytest.approx(
         np.sqrt(((moved - slept) ** 2).mean()), rel=1e-3
     )
+
+
+def test_where_all_parameters_are_local_the_last_sleep_is_no_moment():
+    """It has the structure of the moments then; a rule that leaves some deviations tells them."""
+    grids, params = {'a': {'kernel': GRIDS[0]}}, {'a': {'kernel': random_kernel(GRIDS[0])}}
+    state = of_variables({'params': params}, OPTIMIZER, grids)
+    moments = {'a': {'kernel': random_kernel(GRIDS[0], seed=1)}}
+    state = state.replace(opt_state=optax.tree_utils.tree_set(state.opt_state, mu=moments))
+    rule = sleep.resolve('exact', {'border': 'include', 'gamma': 0.5})
+    after = sleep_step.step(
+        state, KEY, grids=grids, rule=rule, optimizer=OPTIMIZER, share_moments=True, full_step=True
+    )
+    kernel = np.asarray(after.params['a']['kernel'])
+    assert np.abs(kernel - pool_means(kernel, GRIDS[0], 'include')).max() > 0.1
+    np.testing.assert_array_equal(after.last_sleep['a']['kernel'], kernel)
+    averaged = pool_means(moments['a']['kernel'], GRIDS[0], 'include')
+    np.testing.assert_allclose(after.opt_state[0].mu['a']['kernel'], averaged, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from lcn_jax import sleep
-from lcn_jax.errors import UsageError
 from lcn_jax.layer.grid import Grid
 from lcn_jax.layer.local_parameters import LocalParameter
 from lcn_jax.sleep import similarity
@@ -62,7 +61,7 @@ def test_members_of_an_ensemble_have_an_snr_each_under_any_names():
     ]
     assert found.keys() == {'layers/0'}
     np.testing.assert_allclose(found['layers/0'], alone, rtol=1e-6)
-    with pytest.raises(UsageError, match=r'layers/0/kernel has shape \(7, 8'):
+    with pytest.raises(ValueError, match=r'layers/0/kernel has shape \(7, 8'):
         similarity.layer_snrs(
             {'layers': {0: {'kernel': kernels[0].swapaxes(0, 1)}}}, grids, 'include'
         )

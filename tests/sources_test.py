@@ -5,19 +5,19 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import own_builders
 import pytest
 import tensorflow_datasets as tfds
 import tiny_archives
-import unheard_of
 from etils.epath.testing import mock_epath
 from ml_collections import ConfigDict
+from tiny_archives import config_for
 
 from lcn_jax.data import sources, specs
 from lcn_jax.data.prepare import prepare
 from lcn_jax.data.sources import Source
 from lcn_jax.data.specs import Spec
 from lcn_jax.errors import UsageError
-from lcn_jax.training import config as configs
 from lcn_jax.training import inputs
 from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.train import train_and_evaluate
@@ -28,19 +28,9 @@ KEY = jax.random.key(0)
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp('data'))
-    unheard_of.prepare(unheard_of.Stripes, folder)
-    unheard_of.prepare(unheard_of.Postcards, folder)
+    own_builders.prepare(own_builders.Stripes, folder)
+    own_builders.prepare(own_builders.Postcards, folder)
     return folder
-
-
-def config_for(dataset, data_dir):
-    config = configs.default()
-    config.dataset, config.data_dir, config.image_size = dataset, data_dir, 8
-    config.model.stage_sizes, config.model.width = (), 2
-    config.batch_size, config.epochs, config.workers = 8, 1, 0
-    if dataset == 'postcards':
-        config.mean, config.std = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
-    return config
 
 
 STRIPES = Spec(3, (12, 10, 1), 'validation', image='picture', label='kind')
@@ -50,21 +40,21 @@ STRIPES = Spec(3, (12, 10, 1), 'validation', image='picture', label='kind')
     ('name', 'expected'),
     [
         ('stripes', STRIPES),
-        ('unheard_of:Stripes', STRIPES),
+        ('own_builders:Stripes', STRIPES),
         ('stripes:1.0.0', STRIPES),
         ('postcards', Spec(2, (None, None, 3), 'test')),
-        ('unheard_of:Postcards', Spec(2, (None, None, 3), 'test')),
+        ('own_builders:Postcards', Spec(2, (None, None, 3), 'test')),
     ],
 )
 def test_prepared_datasets_are_described_by_their_info(data_dir, name, expected):
     assert Source(name, data_dir).spec == expected
 
 
-def test_own_images_are_read_as_they_were_written(data_dir):
+def test_user_images_are_read_as_they_were_written(data_dir):
     for split, number in (('train', 24), ('validation', 9)):
-        read = Source('unheard_of:Stripes', data_dir).split(split).read()
+        read = Source('own_builders:Stripes', data_dir).split(split).read()
         found = {image.tobytes(): label for image, label in zip(read.images, read.labels)}
-        expected = {image.tobytes(): i % 3 for i, image in enumerate(unheard_of.stripes(number))}
+        expected = {image.tobytes(): i % 3 for i, image in enumerate(own_builders.stripes(number))}
         assert read.images.shape == (number, 12, 10, 1)
         assert found == expected
 
@@ -74,10 +64,11 @@ def test_own_images_are_read_as_they_were_written(data_dir):
     [('stripes', 3, 1, 3, 9), ('postcards', 2, 3, 2, 5)],
 )
 @pytest.mark.slow
-def test_own_data_trains_by_config_alone(
+def test_user_data_trains_from_a_config_alone(
     data_dir, tmp_path, name, classes, channels, steps, evaluated
 ):
     config = config_for(name, data_dir)
+    config.epochs = 1
     last = train_and_evaluate(config, str(tmp_path))
     assert last['step'] == steps
     hits = last['test_top1'] * evaluated
@@ -87,8 +78,8 @@ def test_own_data_trains_by_config_alone(
     assert params['stem_conv']['kernel'].shape[2] == channels
 
 
-def test_own_data_without_a_split_to_evaluate_on(tmp_path):
-    unheard_of.prepare(unheard_of.Odd, str(tmp_path))
+def test_user_data_without_a_split_to_evaluate_on(tmp_path):
+    own_builders.prepare(own_builders.Odd, str(tmp_path))
     config = config_for('odd', str(tmp_path))
     with pytest.raises(
         UsageError, match=r'odd has no split test or validation.*config\.validation'
@@ -115,9 +106,9 @@ def test_streamed_data_needs_given_statistics(data_dir):
     ],
 )
 def test_data_that_is_not_image_classification_is_refused(tmp_path, features, message):
-    builder = unheard_of.Odd(data_dir=str(tmp_path), **features)
+    builder = own_builders.Odd(data_dir=str(tmp_path), **features)
     with pytest.raises(UsageError, match=re.escape(message)):
-        specs.of_prepared(builder)
+        specs.describe(builder)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +120,7 @@ def test_data_that_is_not_image_classification_is_refused(tmp_path, features, me
     ],
 )
 def test_a_bad_example_is_named(tmp_path, example, message):
-    folder = unheard_of.prepare(unheard_of.Odd, str(tmp_path), example=example)
+    folder = own_builders.prepare(own_builders.Odd, str(tmp_path), example=example)
     split = Source('odd', str(tmp_path)).split('train')
     with pytest.raises(UsageError, match=re.escape(message)) as error:
         split.read()
@@ -141,12 +132,12 @@ def test_a_bad_example_is_named(tmp_path, example, message):
 
 
 def test_a_corrupt_record_is_named(tmp_path):
-    folder = Path(unheard_of.prepare(unheard_of.Stripes, str(tmp_path)))
+    folder = Path(own_builders.prepare(own_builders.Stripes, str(tmp_path)))
     (file,) = folder.glob('*train.array_record*')
     content = bytearray(file.read_bytes())
     content[content.index(b'number 7') + 3] ^= 1
     file.write_bytes(content)
-    split = Source('unheard_of:Stripes', str(tmp_path)).split('train')
+    split = Source('own_builders:Stripes', str(tmp_path)).split('train')
     with pytest.raises(UsageError, match=f'of train in {folder} cannot be read') as error:
         split.read()
     corrupt = int(re.search(r'image (\d+) of', str(error.value)).group(1))
@@ -163,19 +154,19 @@ def test_a_corrupt_record_is_named(tmp_path):
         ('stripes:9.9.9', 'has not been prepared in'),
         ('not a name', 'has not been prepared in'),
         ('nowhere:Builder', "unknown dataset 'nowhere:Builder'"),
-        ('unheard_of:Missing', "unknown dataset 'unheard_of:Missing'"),
-        ('unheard_of:stripes', 'unheard_of:stripes is not a class'),
-        ('unheard_of:Odd', 'unheard_of:Odd is none of .* has not been prepared in'),
+        ('own_builders:Missing', "unknown dataset 'own_builders:Missing'"),
+        ('own_builders:stripes', 'own_builders:stripes is not a class'),
+        ('own_builders:Odd', 'own_builders:Odd is none of .* has not been prepared in'),
     ],
 )
-def test_what_is_not_prepared_is_refused_in_one_line(data_dir, name, message):
+def test_an_unprepared_dataset_is_refused_in_one_line(data_dir, name, message):
     with pytest.raises(UsageError, match=message) as error:
         _ = Source(name, data_dir).spec
     assert '\n' not in str(error.value)
 
 
 def as_tfrecord(folder: str) -> None:
-    """What tfds with tensorflow writes by default, as far as it is looked at: the metadata."""
+    """Makes the metadata what tfds writes with tensorflow; the records themselves are not read."""
     info = Path(folder, 'dataset_info.json')
     content = json.loads(info.read_text())
     assert content['fileFormat'] == 'array_record'
@@ -184,13 +175,13 @@ def as_tfrecord(folder: str) -> None:
         file.rename(str(file).replace('array_record', 'tfrecord'))
 
 
-@pytest.mark.parametrize('name', ['cifar10', 'unheard_of:Stripes', 'stripes'])
+@pytest.mark.parametrize('name', ['cifar10', 'own_builders:Stripes', 'stripes'])
 def test_files_of_tensorflow_are_refused_in_one_line(tmp_path, name):
     if name == 'cifar10':
         source = tiny_archives.write_folder(tmp_path / 'in', tiny_archives.cifar10_files())
         prepare(name, str(tmp_path), str(source))
     else:
-        unheard_of.prepare(unheard_of.Stripes, str(tmp_path))
+        own_builders.prepare(own_builders.Stripes, str(tmp_path))
     as_tfrecord(os.fspath(Source(name, str(tmp_path)).builder.data_path))
     with pytest.raises(UsageError, match=r'holds tfrecord files.*another --data_dir') as error:
         Source(name, str(tmp_path)).split('train')
@@ -198,7 +189,7 @@ def test_files_of_tensorflow_are_refused_in_one_line(tmp_path, name):
 
 
 def test_buckets(data_dir):
-    """A bucket, played by a folder: all but the records themselves is read through epath."""
+    """A folder stands in for a bucket: all but the records is read through epath."""
     folder = Source('stripes', data_dir).builder.data_path
     statistics = {'mean': [0.25], 'std': [0.5]}
     kept = folder / 'pixel_statistics.json'
@@ -216,13 +207,13 @@ def test_buckets(data_dir):
     kept.unlink()
 
 
-def test_a_channel_that_does_not_vary_is_refused():
+def test_a_constant_channel_is_refused():
     config = ConfigDict({'mean': (0.5, 0.5), 'std': (0.2, 0.0)})
     with pytest.raises(UsageError, match='deviation of a channel is not positive'):
         sources.normalisation(config, None)
 
 
-def test_places_that_cannot_be_read_are_refused(tmp_path):
+def test_unreadable_places_are_refused(tmp_path):
     for url in ('s3://bucket/data', 'memory://data'):
         with pytest.raises(UsageError, match=f'not from {url}'):
             Source('cifar10', url).split('train')

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tiny_runs
 
+from experiments.reports import rows as known
 from experiments.reports import table as table_report
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +77,20 @@ def test_folders_that_are_no_runs_are_left_out(tmp_path):
     assert [run['seed'] for run in table_report.read(str(tmp_path))] == [0]
 
 
+def test_old_runs_of_digits_are_the_rows_that_have_their_settings_now(tmp_path):
+    for row in ('lc_mean10', 'lc_mean10_joined', 'lc_deviation3'):
+        for seed, full_step in enumerate((False, True)):
+            folder = tmp_path / f'digits-0/{row}-{seed}'
+            folder.mkdir(parents=True)
+            (folder / 'done.json').write_text('{}')
+            (folder / 'config.json').write_text(json.dumps({'sleep': {'full_step': full_step}}))
+    rows = {row: set() for row in known.ROWS}
+    for run in table_report.read(str(tmp_path)):
+        rows[run['row']].add(run['seed'])
+    assert (rows['lc_mean10'], rows['lc_mean10_tiled']) == ({0}, {1})
+    assert rows['lc_mean10_joined'] == rows['lc_deviation3'] == {0, 1}
+
+
 def test_markdown_says_what_was_measured_and_how():
     text = table_report.markdown(table_report.aggregate(RUNS))
     lines = [line for line in text.splitlines() if line.startswith('|')]
@@ -117,7 +132,7 @@ def test_stopped_table_is_the_table(tmp_path):
     assert 'lc_reps4' not in measured(whole)['cells']['digits-0']
     assert measured(whole)['cells']['digits-1']['lc_reps4']['n'] == 2
 
-    for action, status in (('SIGKILL', -signal.SIGKILL), ('SIGTERM', 0)):
+    for action, status in (('SIGKILL', -signal.SIGKILL), ('SIGTERM', 75)):
         of_second_run = tiny_runs.at(
             r"os\.rename \('[^']*done\.json", f'os.kill(os.getpid(), signal.{action})', 2
         )

@@ -9,7 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from lcn_jax.data.prepare import prepare
+from lcn_jax.data.sources import Source
+from lcn_jax.errors import UsageError
+from lcn_jax.training import config as configs
 
 WNIDS = ('n01443537', 'n01440764', 'n02102040')  # not sorted, as in TinyImageNet's wnids.txt
 
@@ -47,45 +53,43 @@ def littered(files: dict[str, bytes]) -> dict[str, bytes]:
             lines = content.decode().splitlines()
             content = '\r\n\r\n'.join([*lines, '']).encode('utf-8-sig')
         litter[name] = content
-        for junk in (
-            '.DS_Store',
-            f'._{base}',
-            'Thumbs.db',
-            'desktop.ini',
-            '.ipynb_checkpoints/1.png',
-        ):
+        for junk in f'.DS_Store ._{base} Thumbs.db desktop.ini .ipynb_checkpoints/1.png'.split():
             litter[f'{folder}{slash}{junk}'] = b'\0\5\x16\7'
         litter[f'__MACOSX/{folder}{slash}._{base}'] = litter[f'{folder}{slash}@eaDir/{base}'] = b''
     return litter
 
 
-def tiny_imagenet_files(per_class: int = 4) -> dict[str, bytes]:
+def tiny_imagenet_files() -> dict[str, bytes]:
     """Path -> content; one training image of each class and one validation image are greyscale."""
-    images = iter(pictures(len(WNIDS) * (per_class + 1), (64, 64)))
+    images = iter(pictures(5 * len(WNIDS), (64, 64)))
     files = {'wnids.txt': '\n'.join(WNIDS).encode()}
     for wnid in WNIDS:
-        for i in range(per_class):
+        for i in range(4):
             content = encode(next(images), mode='L' if i == 1 else 'RGB')
             files[f'train/{wnid}/images/{wnid}_{i}.JPEG'] = content
-    lines = []
-    for i, wnid in enumerate(WNIDS):
+    for i in range(len(WNIDS)):
         files[f'val/images/val_{i}.JPEG'] = encode(next(images), mode='L' if i == 1 else 'RGB')
-        lines.append(f'val_{i}.JPEG\t{wnid}\t0\t0\t63\t63')
-    files['val/val_annotations.txt'] = '\n'.join(lines).encode()
-    return files
-
-
-def write_zip(path: Path, files: dict[str, bytes], folder: str = 'tiny-imagenet-200/') -> Path:
-    with zipfile.ZipFile(path, 'w') as archive:
-        for name, content in files.items():
-            archive.writestr(folder + name, content)
-    return path
+    lines = [f'val_{i}.JPEG\t{wnid}\t0\t0\t63\t63' for i, wnid in enumerate(WNIDS)]
+    return files | {'val/val_annotations.txt': '\n'.join(lines).encode()}
 
 
 def write_folder(path: Path, files: dict[str, bytes]) -> Path:
     for name, content in files.items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(content)
+    return path
+
+
+def write(path: Path, files: dict[str, bytes], form: str) -> Path:
+    """Writes the files as a 'folder', 'zip' or 'tar', or as a tar with a compression: 'tar.gz'."""
+    if form == 'folder':
+        return write_folder(path, files)
+    if form == 'zip':
+        with zipfile.ZipFile(path, 'w') as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+    else:
+        path.write_bytes(tar(files, form.removeprefix('tar').removeprefix('.')))
     return path
 
 
@@ -123,10 +127,8 @@ def imagenet_kaggle_files() -> dict[str, bytes]:
     rows = ['ImageId,PredictionString']
     for (name, image), wnid in zip(validation.items(), WNIDS):
         files[f'{data}/val/{name}'] = image
-        # Places of one object or two, not in the order of the names.
-        rows.insert(
-            1, f'{name.removesuffix(".JPEG")},{f"{wnid} 85 1 499 272 " * (len(rows) % 2 + 1)}'
-        )
+        places = f'{wnid} 85 1 499 272 ' * (len(rows) % 2 + 1)  # of one object or two
+        rows.insert(1, f'{name.removesuffix(".JPEG")},{places}')  # not in the order of the names
     return files | {'LOC_val_solution.csv': '\n'.join(rows).encode()}
 
 
@@ -144,19 +146,26 @@ def cifar_rows(number: int, classes: tuple[int, ...], seed: int) -> np.ndarray:
     return np.concatenate([np.stack(labels, 1).astype(np.uint8), pixels], 1)
 
 
-def cifar10_files(per_file: int = 4) -> dict[str, bytes]:
-    names = [f'data_batch_{i}.bin' for i in range(1, 6)] + ['test_batch.bin']
-    files = {name: cifar_rows(per_file, (10,), i).tobytes() for i, name in enumerate(names)}
+def _cifar10_rows() -> dict[str, np.ndarray]:
+    names = [*(f'data_batch_{i}' for i in range(1, 6)), 'test_batch']
+    return {name: cifar_rows(4, (10,), seed) for seed, name in enumerate(names)}
+
+
+def _cifar100_rows() -> dict[str, np.ndarray]:
+    return {'train': cifar_rows(20, (20, 100), 0), 'test': cifar_rows(10, (20, 100), 1)}
+
+
+def cifar10_files() -> dict[str, bytes]:
+    files = {f'{name}.bin': rows.tobytes() for name, rows in _cifar10_rows().items()}
     return files | {'batches.meta.txt': '\n'.join(f'class {i}' for i in range(10)).encode()}
 
 
-def cifar100_files(per_file: int = 20) -> dict[str, bytes]:
-    return {
-        'train.bin': cifar_rows(per_file, (20, 100), 0).tobytes(),
-        'test.bin': cifar_rows(per_file // 2, (20, 100), 1).tobytes(),
-        'coarse_label_names.txt': '\n'.join(f'coarse {i}' for i in range(20)).encode(),
-        'fine_label_names.txt': '\n'.join(f'fine {i}' for i in range(100)).encode(),
-    }
+def cifar100_files() -> dict[str, bytes]:
+    files = {f'{name}.bin': rows.tobytes() for name, rows in _cifar100_rows().items()}
+    for kind, classes in (('coarse', 20), ('fine', 100)):
+        names = '\n'.join(f'{kind} {i}' for i in range(classes))
+        files[f'{kind}_label_names.txt'] = names.encode()
+    return files
 
 
 class _Python2(pickle._Pickler):
@@ -181,53 +190,82 @@ def python2_pickle(value, protocol: int = 2) -> bytes:
     return file.getvalue().replace(b'numpy._core', b'numpy.core')
 
 
-def cifar10_python_files(per_file: int = 4) -> dict[str, bytes]:
+def _python_batch(rows: np.ndarray, keys: tuple[bytes, ...]) -> bytes:
+    """A batch of the Python version; its keys for the first columns of `rows`."""
+    batch = {
+        b'batch_label': b'batch',
+        b'filenames': [b'%d.png' % number for number in range(len(rows))],
+        b'data': np.ascontiguousarray(rows[:, len(keys) :]),
+    }
+    return python2_pickle(batch | {key: rows[:, i].tolist() for i, key in enumerate(keys)})
+
+
+def cifar10_python_files() -> dict[str, bytes]:
     """The images of `cifar10_files` in the Python version."""
-    files = {}
-    for i, name in enumerate([f'data_batch_{i}' for i in range(1, 6)] + ['test_batch']):
-        rows = cifar_rows(per_file, (10,), i)
-        batch = {
-            b'batch_label': f'batch {i}'.encode(),
-            b'labels': rows[:, 0].tolist(),
-            b'data': np.ascontiguousarray(rows[:, 1:]),
-            b'filenames': [b'%d.png' % number for number in range(per_file)],
-        }
-        files[name] = python2_pickle(batch)
-    names = [f'class {i}'.encode() for i in range(10)]
-    meta = {b'num_cases_per_batch': per_file, b'label_names': names, b'num_vis': 3072}
+    files = {name: _python_batch(rows, (b'labels',)) for name, rows in _cifar10_rows().items()}
+    names = [b'class %d' % i for i in range(10)]
+    meta = {b'num_cases_per_batch': 4, b'label_names': names, b'num_vis': 3072}
     return files | {'batches.meta': python2_pickle(meta, protocol=0), 'readme.html': b''}
 
 
-def cifar100_python_files(per_file: int = 20) -> dict[str, bytes]:
+def cifar100_python_files() -> dict[str, bytes]:
     """The images of `cifar100_files` in the Python version."""
-    files = {}
-    for i, (name, number) in enumerate((('train', per_file), ('test', per_file // 2))):
-        rows = cifar_rows(number, (20, 100), i)
-        batch = {
-            b'filenames': [b'%d.png' % number for number in range(number)],
-            b'batch_label': b'batch',
-            b'fine_labels': rows[:, 1].tolist(),
-            b'coarse_labels': rows[:, 0].tolist(),
-            b'data': np.ascontiguousarray(rows[:, 2:]),
-        }
-        files[name] = python2_pickle(batch)
+    keys = (b'coarse_labels', b'fine_labels')
+    files = {name: _python_batch(rows, keys) for name, rows in _cifar100_rows().items()}
     meta = {
-        f'{kind}_label_names'.encode(): [f'{kind} {i}'.encode() for i in range(number)]
-        for kind, number in (('fine', 100), ('coarse', 20))
+        b'fine_label_names': [b'fine %d' % i for i in range(100)],
+        b'coarse_label_names': [b'coarse %d' % i for i in range(20)],
     }
     return files | {'meta': python2_pickle(meta)}
 
 
+def under(folder: str, files: dict[str, bytes]) -> dict[str, bytes]:
+    return {f'{folder}/{name}': content for name, content in files.items()}
+
+
+def cut(content: bytes, part: float = 0.6) -> bytes:
+    return content[: int(len(content) * part)]
+
+
+def changed(files: dict[str, bytes], changes: dict) -> dict[str, bytes]:
+    """The files with other contents, given or computed from the old ones; None takes one out."""
+    files = dict(files)
+    for name, content in changes.items():
+        files[name] = content(files[name]) if callable(content) else content
+    return {name: content for name, content in files.items() if content is not None}
+
+
+def check_refused(folder: Path, name: str, source: Path, message: str, val_labels=None) -> None:
+    """One line that names the source, and nothing that could be mistaken for data."""
+    data_dir = folder / 'data'
+    with pytest.raises(UsageError, match=message) as error:
+        prepare(name, str(data_dir), str(source), val_labels)
+    assert str(source) in str(error.value)
+    assert '\n' not in str(error.value)
+    assert [path for path in data_dir.rglob('*') if path.is_file()] == []
+    with pytest.raises(UsageError, match=r'has not been prepared|there is no folder'):
+        Source(name, str(data_dir)).split('train')
+
+
 def prepare_all(folder: Path) -> str:
     """Prepares every dataset from its small archive; returns the data_dir."""
-    from lcn_jax.data.prepare import prepare
-
     data_dir = str(folder / 'data')
     imagenet = write_folder(folder / 'imagenet', imagenet_files())
     prepare('digits', data_dir)
     prepare('cifar10', data_dir, str(write_folder(folder / 'cifar10', cifar10_files())))
     prepare('cifar100', data_dir, str(write_folder(folder / 'cifar100', cifar100_files())))
-    zip_file = write_zip(folder / 'tiny.zip', tiny_imagenet_files())
+    zip_file = write(folder / 'tiny.zip', under('tiny-imagenet-200', tiny_imagenet_files()), 'zip')
     prepare('tiny_imagenet', data_dir, str(zip_file))
     prepare('imagenet2012', data_dir, str(imagenet), str(imagenet / 'labels.txt'))
     return data_dir
+
+
+def config_for(dataset: str, data_dir: str, image_size: int = 8, batch_size: int = 8):
+    """Two epochs of a network without stages."""
+    config = configs.default()
+    config.dataset, config.data_dir, config.image_size = dataset, data_dir, image_size
+    config.model.stage_sizes, config.model.width = (), 2
+    config.batch_size, config.epochs, config.workers = batch_size, 2, 0
+    if dataset in ('imagenet2012', 'postcards'):  # of images that differ in size
+        config.mean, config.std = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
+    return config

@@ -191,7 +191,7 @@ def count_parameters(stage_sizes, width, size, colours, local):
 @pytest.mark.slow
 def test_parameter_counts(get_config, shape, published, kind):
     config = get_config(kind)
-    counted = Experiment.create(config).parameters
+    counted = Experiment.create(config).network.parameters
     assert counted == count_parameters(*shape, local=kind != 'conv')
     if published:
         assert counted == published['conv' if kind == 'conv' else 'lc']
@@ -208,25 +208,34 @@ def forgetful(kernel, grid, key, *, border):
         ({'batch_size': 47}, r'47 cannot be split over 8 devices: .* 40 or 48'),
         ({'batch_size': 2400}, 'larger than the 1200 training images'),
         ({'connectivity': 'full'}, 'config.connectivity'),
-        ({'connectivity': 'conv', 'sleep.rule': 'mean'}, 'nothing to share'),
-        ({'connectivity': 'conv', 'model.init': 'common'}, 'one kernel for all positions'),
+        ({'connectivity': 'conv', 'sleep.rule': 'mean'}, 'sleep.rule=mean acts on local kernels'),
+        (
+            {'connectivity': 'conv', 'model.init': 'common'},
+            'init=common acts on local kernels',
+        ),
         ({'translations.repetitions': 4}, r'needs config.translations.padding > 0'),
         ({'translations.repetitions': 5, 'translations.padding': 2}, 'must be a multiple'),
         ({'image_size': 17}, 'larger than the images of digits'),
         ({'dataset': 'imagenot'}, 'imagenot is none of .*digits, .*has not been prepared'),
-        ({'sleep.rule': 'dream'}, "unknown sleep rule 'dream'"),
+        ({'sleep.rule': 'dream'}, "unknown sharing rule 'dream'"),
         ({'epochs': 0}, 'config.epochs is 0'),
-        ({'sleep.hebbian.patterns_per_step': 0}, 'patterns_per_step is 0'),
-        ({'model.shared': '*_shortcut'}, 'config.model.shared .* not a valid regular expression'),
+        (
+            {'sleep.rule': 'hebbian', 'sleep.hebbian.patterns_per_step': 0},
+            'config.sleep.hebbian: patterns_per_step must be a positive integer',
+        ),
+        ({'model.shared': '*_shortcut'}, 'config.model.shared .* must be a regular expression'),
         ({'model.shared': 'conv1'}, 'does not match .* stage1_block1_conv2, stem_conv'),
         ({'model.n_first_conv': 9}, 'no layer of the network is locally connected'),
-        ({'model.n_first_conv': -1}, 'must be 0 or more'),
+        ({'model.n_first_conv': -1}, 'must be an integer, 0 or more'),
         ({'model.width': 0}, 'config.model.width is 0'),
         ({'model.stem': 'cifra'}, 'must be one of cifar, strided, imagenet'),
         ({'translations.padding': -3}, 'config.translations.padding is -3'),
-        ({'drops_at': (100, 150)}, 'fractions of the training'),
-        ({'sleep.rule': 'circuit', 'sleep.circuit.alpha': 100.0}, 'cannot run: need 1 . alpha'),
-        ({'sleep.rule': 'hebbian', 'sleep.hebbian.patterns_per_step': 1}, 'would drive apart'),
+        ({'drops_at': (100, 150)}, 'a tuple of fractions of the training'),
+        (
+            {'sleep.rule': 'circuit', 'sleep.circuit.alpha': 100.0},
+            'sleep.circuit: need 1 . alpha',
+        ),
+        ({'sleep.rule': 'hebbian', 'sleep.hebbian.patterns_per_step': 1}, 'would diverge'),
         ({'sleep.rule': f'{__name__}:forgetful'}, 'must keep shape and dtype'),
     ],
 )

@@ -1,1 +1,1 @@
-"""Shared by the binaries."""
+"""What the binaries share."""

@@ -1,6 +1,7 @@
-"""Running a binary: a user's mistake ends in one line instead of a traceback."""
+"""How a binary runs: a user's mistake ends in one line instead of a traceback."""
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,6 +12,8 @@ from ml_collections import config_flags
 
 from lcn_jax.errors import Stopped, UsageError
 
+STOPPED = 75  # the status EX_TEMPFAIL of sysexits.h: the same command may succeed later
+
 
 def define_config(text: str) -> flags.FlagHolder:
     """The required flag `--config`: a file with `get_config(kind)`, a colon, and the kind."""
@@ -20,9 +23,9 @@ def define_config(text: str) -> flags.FlagHolder:
 
 
 def share_programs(out: str) -> None:
-    """Keeps compiled programs in OUT/cache, for runs that have some in common.
+    """Keeps compiled programs in OUT/cache, so that runs can share them.
 
-    The environment variable JAX_COMPILATION_CACHE_DIR names another place.
+    The environment variable JAX_COMPILATION_CACHE_DIR takes precedence.
     """
     import jax  # binaries that only read and write files start without it
 
@@ -33,34 +36,44 @@ def share_programs(out: str) -> None:
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """`absl.app.run`, but a UsageError, or anything wrong with the flags, is printed as one line.
 
-    The exit status is then 1. A run that was asked to stop says so, and the status is 0; Ctrl-C
-    where there is nothing to save ends with 130, as in a shell.
+    The exit status is then 1. What stopped before its end says so and exits with STOPPED. Ctrl-C
+    where there is nothing to save exits with 130, as in a shell.
     """
 
     def guarded(argv):
         warnings.showwarning = lambda message, *_: print('warning:', message, file=sys.stderr)
+        sys.unraisablehook = _show_unraisable
         if not flags.FLAGS['verbosity'].present:
-            logging.set_verbosity(logging.ERROR)
+            logging.set_verbosity(logging.FATAL)  # what orbax and others log as errors, they raise
         try:
             main(argv)
         except UsageError as e:
             _fail(e)
         except Stopped as e:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has been obeyed
             print(e)
+            sys.exit(STOPPED)
         except KeyboardInterrupt:
             sys.exit(130)
 
     app.run(guarded, flags_parser=_parse)
 
 
+def _show_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:
+    """As Python does, but for writes of orbax that go on when one of them has failed."""
+    if str(unraisable.exc_value) != 'Event loop is closed':
+        sys.__unraisablehook__(unraisable)
+
+
 def _parse(argv: Sequence[str]) -> Sequence[str]:
-    """The arguments that are not flags: only the name of the program."""
+    """Parses the flags; only the name of the program is left."""
     try:
         rest = flags.FLAGS(argv)
     except OSError as e:  # an override of a config whose file could not be read
         _fail(f'there is no config file ({str(e).splitlines()[-1]}).')
     except (AttributeError, KeyError) as e:
-        # The message is a message quoted, or quoted twice.
+        _check_names(argv)
+        # The message contains the original one in quotes, sometimes twice.
         text = str(e).replace('\\n', '; ').replace('\\', '').strip('"\'')
         _fail(f'there is no config field {text}')
     except (flags.Error, ValueError, TypeError) as e:
@@ -70,6 +83,17 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     if len(rest) > 1:
         _fail(f'unexpected argument {rest[1]!r}; flags look like --name=value.')
     return rest
+
+
+def _check_names(argv: Sequence[str]) -> None:
+    """Fails if a flag sets a field of the config that has another name now."""
+    from lcn_jax.training import config as configs  # imports JAX
+
+    flag_names = (argument.lstrip('-').partition('=')[0] for argument in argv)
+    try:
+        configs.check_names(name.removeprefix('config.') for name in flag_names)
+    except UsageError as e:
+        _fail(e)
 
 
 def _check_config_file() -> None:

@@ -1,4 +1,4 @@
-"""A description of a run before anything is allocated."""
+"""What a run is going to do, before it allocates anything."""
 
 import os
 
@@ -11,8 +11,8 @@ from lcn_jax.training import checkpoint, cost, parallel, sharding
 from lcn_jax.training.experiment import Experiment
 
 
-def of_run(experiment: Experiment, workdir: str) -> str:
-    """A summary of what `train_and_evaluate` is going to do.
+def summary(experiment: Experiment, workdir: str) -> str:
+    """Network, data, training, devices and workdir of a run, on a line each.
 
     Raises:
       UsageError: the devices cannot divide the batch.
@@ -36,19 +36,19 @@ def of_run(experiment: Experiment, workdir: str) -> str:
 
 
 def memory(experiment: Experiment) -> dict[str, int]:
-    """Bytes on a device during a training step, by purpose, without the images that stay there.
+    """Bytes on a device in a training step, by purpose, without a dataset that stays there.
 
     Raises:
       UsageError: the devices cannot divide the batch.
     """
     config = experiment.config
     parallel.check_batch_size(config.batch_size)
-    of_device = jax.tree.map(
+    on_device = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
         sharding.shapes(experiment.shapes, experiment.owners),
     )
     return cost.memory(
-        of_device,
+        on_device,
         cost.layers(experiment.network.model, experiment.network.image_shape),
         config.batch_size // jax.device_count(),
         jnp.dtype(config.model.dtype),
@@ -56,7 +56,7 @@ def memory(experiment: Experiment) -> dict[str, int]:
 
 
 def kind(config: ml_collections.ConfigDict) -> str:
-    """The point on the three axes: connectivity, translations, sleep."""
+    """The kind of network in words: connectivity, translations, sleep."""
     translations, sleep = config.translations, config.sleep
     connectivities = {
         'conv': 'convolutional',
@@ -72,5 +72,5 @@ def kind(config: ml_collections.ConfigDict) -> str:
 
 
 def readable(size: float) -> str:
-    """A number of bytes in GiB, or in MiB if it is less than one GiB."""
+    """A number of bytes in GiB, or in MiB below one GiB."""
     return f'{size / 2**30:.2f} GiB' if size >= 2**30 else f'{size / 2**20:.1f} MiB'

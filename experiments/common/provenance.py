@@ -1,4 +1,4 @@
-"""The commit, machine and versions that are recorded beside every result."""
+"""The commit, the machine and the versions that are recorded beside every result."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ import jax
 
 
 def provenance() -> dict[str, str | int | None]:
-    """commit ('+' if files differ from it), device, devices, cpu, cpus, jax, python, xla_flags."""
+    """commit ('+' if files have changed), device, devices, cpu, cpus, jax, python, xla_flags."""
     return {
         'commit': _commit(),
         'device': jax.devices()[0].device_kind,
@@ -23,7 +23,7 @@ def provenance() -> dict[str, str | int | None]:
 
 
 def _processor() -> str:
-    """Its name; the kind of machine where the system does not tell more."""
+    """The name of the CPU, or of its architecture where the system does not tell more."""
     cpuinfo = pathlib.Path('/proc/cpuinfo')
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = (line.partition(':')[2].strip() for line in lines if line.startswith('model name'))

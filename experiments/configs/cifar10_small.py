@@ -12,7 +12,7 @@ rates were chosen on held-out training images (`experiments/results/README.md`).
 from experiments.configs import cifar10
 
 RATES = {'conv': 1e-2, 'lc': 1e-3, 'lc_translations': 1e-3}
-TILED, JOINED = 3e-3, 1e-2  # of the kinds that sleep
+TILED, JOINED = 3e-3, 1e-2  # for kinds that sleep
 
 
 def get_config(kind: str = 'lc_hebbian'):
@@ -22,7 +22,7 @@ def get_config(kind: str = 'lc_hebbian'):
     config.batch_size = 100
     config.epochs = 30
     config.evaluate_every = 5
-    joined = config.sleep.pools == 'joined'
+    joined = config.pools.kind == 'joined'
     config.learning_rate = RATES.get(kind, JOINED if joined else TILED)
     if joined:
         config.momentum = 0.97

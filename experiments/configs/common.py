@@ -11,7 +11,7 @@ def table1(dataset: str, image_size: int, kind: str) -> ConfigDict:
     To choose a learning rate as the paper did, hold out a tenth of the training images with
     `--config.validation`.
     """
-    config = configs.default()
+    config = configs.apply_kind(configs.default(), kind)
     config.dataset, config.image_size = dataset, image_size
     config.translations.padding = 4
     config.model.stage_sizes, config.model.width = (3, 3, 3), 16
@@ -21,4 +21,4 @@ def table1(dataset: str, image_size: int, kind: str) -> ConfigDict:
     # Fewer and larger steps than the default: 2 % of the deviations stay where a neuron
     # has 576 weights, and less elsewhere.
     config.sleep.hebbian.steps, config.sleep.hebbian.learning_rate = 40, 0.17
-    return configs.apply_kind(config, kind)
+    return config

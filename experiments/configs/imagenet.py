@@ -14,7 +14,7 @@ from lcn_jax.training import config as configs
 
 
 def get_config(kind: str = 'lc_hebbian'):
-    config = configs.default()
+    config = configs.apply_kind(configs.default(), kind)
     config.dataset = 'imagenet2012'
     config.image_size = 224
     config.flip = True
@@ -32,4 +32,4 @@ def get_config(kind: str = 'lc_hebbian'):
     # Half of the default: with it, 128 patterns a step for the 2,304 weights of a neuron of stage 4
     # are so few that a sleep would leave 60 % of the deviations; now 7 %.
     config.sleep.hebbian.learning_rate = 0.05
-    return configs.apply_kind(config, kind)
+    return config

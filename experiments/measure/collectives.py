@@ -1,4 +1,4 @@
-"""The bytes that the devices of a compiled program send each other."""
+"""The bytes that the devices of a compiled program send to each other."""
 
 import math
 import re
@@ -14,8 +14,8 @@ def sent(hlo: str, devices: int) -> dict[str, float]:
 
     Args:
       hlo: the text of a compiled program (`compiled.as_text()`) without loops around collectives.
-      devices: their number N; all of them take part in every operation. Of an array of b bytes, as
-        every device has it after the operation, a device of a ring sends 2 b (N - 1) / N in an
+      devices: their number N. All of them take part in every operation, as a ring. For an array
+        that has b bytes on each device after the operation, a device sends 2 b (N - 1) / N in an
         all-reduce, b (N - 1) / N in an all-gather, and (N - 1) b in a reduce-scatter, which leaves
         it one part of N. In an all-to-all it keeps one part of N and sends the others.
     """

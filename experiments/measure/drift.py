@@ -1,7 +1,7 @@
 """The common part of what the neurons of a pool learn while awake.
 
-Where d is the change of a neuron's weights and m(d) the mean change of its pool, it is
-rms(m(d)) / rms(d), over a layer.
+It is rms(m(d)) / rms(d) over a layer, where d is the change of a neuron's weights and m(d) the mean
+change of its pool.
 """
 
 import jax
@@ -15,7 +15,7 @@ from lcn_jax.training.metrics import Sums
 
 
 def common_parts(experiment: Experiment, state, seed: int, counts: list[int]) -> list[dict]:
-    """That of each layer, by its name, after each of `counts` wake steps from `state`."""
+    """The common part of each layer, by its name, after each of `counts` steps from `state`."""
     config, data_key = experiment.config, train.keys(seed)[1]
     images = inputs.make(config, data_key)
     schedule, wake = experiment.schedule, experiment.wake
@@ -23,7 +23,7 @@ def common_parts(experiment: Experiment, state, seed: int, counts: list[int]) ->
     @jax.jit
     def common_part(before, after):
         changes = jax.tree.map(jnp.subtract, after, before)
-        own = similarity.layer_deviations(changes, experiment.network.grids, config.sleep.border)
+        own = similarity.layer_deviations(changes, experiment.network.grids, config.pools.border)
         return {name: jnp.sqrt(1 - deviation**2) for name, deviation in own.items()}
 
     step = int(state.step)
@@ -40,6 +40,6 @@ def common_parts(experiment: Experiment, state, seed: int, counts: list[int]) ->
 
 
 def independent(neurons: Neurons, border: str) -> float:
-    """That of independent changes: with N neurons in P pools it is sqrt(P / N)."""
+    """The common part of independent changes: with N neurons in P pools it is sqrt(P / N)."""
     pool = pool_numbers(neurons, border)
     return (len(set(pool[pool >= 0])) / (pool >= 0).sum()) ** 0.5

@@ -1,4 +1,4 @@
-"""What a training step takes on each device, by the compiled program."""
+"""What a training step takes on each device, according to the compiled program."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,8 +12,8 @@ from lcn_jax.training.experiment import Experiment
 
 
 class Footprint(NamedTuple):
-    """Bytes on a device. state: parameters and moments. temporary: gradients, activations and all
-    else that XLA plans beside it. sent: to other devices in a step, by operation.
+    """Bytes on a device. state: parameters and moments. temporary: all else that XLA allocates, as
+    gradients and activations. sent: to other devices in a step, by operation.
     """
 
     state: int
@@ -22,7 +22,7 @@ class Footprint(NamedTuple):
 
 
 def of_step(experiment: Experiment) -> Footprint:
-    """Compiles the step of backprop for all devices and runs nothing.
+    """Compiles a training step with backprop for all devices, without running it.
 
     Raises:
       UsageError: the devices cannot divide the batch.

@@ -9,16 +9,16 @@ from lcn_jax.layer.grid import Grid
 
 
 def radius(kernel: Any, grid: Grid, shuffled: np.random.Generator | None = None) -> float:
-    """How far the squared weights of neurons are from their own centre, in pixels.
+    """The radius of the squared weights of neurons around their own centre, in pixels.
 
-    With e(x) the squared weights of a neuron at pixel x, over all channels, as shares of their sum,
-    and c = Σ e x, it is the root of the mean over neurons of Σ e |x - c|²: on the plane of the
-    image, also if the padding is circular. Taps in the padding and neurons whose weights are all 0
-    do not count.
+    With e(x) the squared weights of a neuron at pixel x, summed over channels and divided by their
+    total, and c = Σ e x, it is the square root of the mean over neurons of Σ e |x - c|². Distances
+    are those on the plane of the image, even if the padding is circular. Taps in the padding, and
+    neurons whose weights are all 0, do not count.
 
     With `shuffled`, the shares of each pixel are first shuffled over all neurons that see it. What
-    is left is the radius of neurons without fields of their own, which may also be less than that
-    of the image: few weights have a smaller one, and pixels that never change have none.
+    is left is the radius of neurons without fields of their own. It may be smaller than that of
+    the image: few weights have a smaller radius, and pixels that never change have no weights.
 
     Args:
       kernel: (*output, *kernel, C // groups, O), without input dilation.
@@ -38,7 +38,7 @@ def radius(kernel: Any, grid: Grid, shuffled: np.random.Generator | None = None)
 
 
 def _shares_and_pixels(kernel, grid):
-    """e (P, T, O) of P positions with T taps, pixels (P, T, D), and which of them exist (P, T)."""
+    """e (P, T, O) for P positions with T taps, pixels (P, T, D), and which of them exist (P, T)."""
     positions, taps = math.prod(grid.output_size), math.prod(grid.kernel_size)
     squares = np.asarray(kernel, float) ** 2
     squares = squares.reshape(positions, taps, *kernel.shape[-2:]).sum(2)

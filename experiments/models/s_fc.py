@@ -1,6 +1,6 @@
 """S-fc (Neyshabur, "Towards Learning Convolutions from Scratch", 2020) as a local network.
 
---config.model.name=experiments.models.s_fc:s_fc
+Used with --config.model.name=experiments.models.s_fc:s_fc.
 """
 
 import flax.linen as nn
@@ -11,10 +11,10 @@ from lcn_jax.layer.linen import LocalConv
 
 
 class SFC(nn.Module):
-    """Neurons that see the whole image, at positions two pixels apart, and two dense layers.
+    """A layer of neurons that see the whole image, two pixels apart, and two dense layers.
 
-    The kernel is as large as the image and the padding is circular, so that each neuron has every
-    pixel once, and all of its weights could become a local receptive field anywhere.
+    The kernel is as large as the image and the padding is circular, so each neuron sees every pixel
+    once, and a local field could emerge anywhere among its weights.
     """
 
     width: int

@@ -1,45 +1,43 @@
 # %% [markdown]
 # # The idea in pictures
 #
-# A convolutional network uses one set of weights at every position of the image. Neurons cannot do
-# that: each has synapses of its own. A *locally connected* (LC) network has the receptive fields of
-# a convolutional one, and weights of its own at every position. It is plausible, has many more
-# parameters, and learns much less from the same images.
+# A convolutional network uses the same weights at every position of the image. Neurons cannot do
+# that: each neuron has its own synapses. A *locally connected* (LC) network has the receptive
+# fields of a convolutional one, but separate weights at every position. That is more plausible, but
+# it has many more parameters and learns much less from the same images.
 #
 # Pogodin, Mehta, Lillicrap and Latham ([NeurIPS 2021](https://arxiv.org/abs/2106.13031)) let such a
-# network sleep now and then. During sleep, lateral connections make many neurons see the same
-# input, and Hebbian plasticity makes their weights alike. Here is that, on handwritten digits.
+# network sleep from time to time. During sleep, lateral connections show many neurons the same
+# input, and Hebbian plasticity makes their weights alike. This notebook shows it on handwritten
+# digits.
 
 # %%
-import importlib.metadata
 import os
 import tempfile
+from importlib.metadata import version
 
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lcn_jax import convert, sleep
+import lcn_jax
 from lcn_jax.data import sources
 from lcn_jax.sleep import similarity
 from lcn_jax.sleep.pools import pool_numbers
-from lcn_jax.training import checkpoint, train
+from lcn_jax.training import checkpoint
 from lcn_jax.training import config as configs
-from lcn_jax.training.experiment import Experiment
 
-print(
-    f'lcn_jax {importlib.metadata.version("lcn_jax")}, JAX {jax.__version__},',
-    f'{jax.device_count()} × {jax.devices()[0].device_kind}',
-)
+devices = f'{jax.device_count()} × {jax.devices()[0].device_kind}'
+print(f'lcn_jax {version("lcn_jax")}, JAX {jax.__version__}, {devices}')
 folder = tempfile.mkdtemp()
-if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # for programs that the runs share
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # the runs share compiled programs
     jax.config.update('jax_compilation_cache_dir', f'{folder}/cache')
 
 # %% [markdown]
 # ## The task
 #
-# Real digits, each at some position of an empty canvas. A convolutional network that knows an edge
-# at one position knows it everywhere; a locally connected one has to learn it at each of them.
+# Real digits, each somewhere on an empty canvas. A convolutional network that recognises an edge at
+# one position recognises it everywhere. A locally connected one has to learn it at each position.
 
 # %%
 images = sources.Source('digits', f'{folder}/data').split('train').read().images
@@ -52,9 +50,9 @@ plt.show()
 # %% [markdown]
 # ## Three networks
 #
-# The same network of three convolutions three times: convolutional, locally connected, and locally
-# connected with a sleep every 5 batches. They are smaller than those of `make demo`, and each is
-# trained once.
+# We train the same network of three convolutions three times: convolutional, locally connected, and
+# locally connected with a sleep after every 5 batches. These networks are smaller than those of
+# `make demo`, and each is trained only once.
 
 # %%
 records = {}
@@ -68,14 +66,15 @@ for kind in ('conv', 'lc', 'lc_hebbian'):
     config.sleep.every = config.log_every = 5
     config.checkpoint_every = 0
     records[kind] = []
-    result = train.train_and_evaluate(config, f'{folder}/{kind}', records[kind].append)
+    result = lcn_jax.train_and_evaluate(config, f'{folder}/{kind}', records[kind].append)
     accuracy = f'{result["test_top1"]:.1%}'
     print(f'{kind:<11} {result["parameters"]:>8,} parameters, test accuracy {accuracy}')
 
 # %% [markdown]
-# Left: accuracy on digits that the networks have not seen. Right: how alike the weights of neurons
-# are that share in a sleep (the paper's weight signal-to-noise ratio; a convolution's is infinite).
-# Every sleep lifts it by orders of magnitude, and learning wears it off again.
+# Left: accuracy on digits that the networks have not seen. Right: how alike the weights of the
+# neurons are that share in a sleep, measured by the paper's weight signal-to-noise ratio (SNR),
+# which is infinite for a convolution. Every sleep raises it by orders of magnitude, and learning
+# lowers it again.
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout='constrained')
@@ -99,14 +98,14 @@ plt.show()
 # %% [markdown]
 # ## One sleep
 #
-# We take the LC network that never slept, and put it to sleep by the Hebbian rule. Which kernels
-# are locally connected, and over which positions, the model itself says.
+# We take the LC network that never slept and put it to sleep by the Hebbian rule. The model itself
+# says which of its kernels are local, and where their positions are.
 
 
 # %%
 def weights_of(kind):
-    """The experiment of a run, and the variables of its network when training ended."""
-    experiment = Experiment.create(checkpoint.read_config(f'{folder}/{kind}'))
+    """The experiment of a run, and the variables of its network at the end of training."""
+    experiment = lcn_jax.Experiment.create(checkpoint.read_config(f'{folder}/{kind}'))
     with checkpoint.Checkpoints(f'{folder}/{kind}', read_only=True) as checkpoints:
         trained = checkpoints.restore(checkpoints.find('latest'), experiment.shapes).state
     return experiment, trained.variables
@@ -116,17 +115,17 @@ def weights_of(kind):
 experiment, lc = weights_of('lc')
 lc_model, grids = experiment.network.model, experiment.network.grids
 options = {'border': 'include', 'gamma': 1e-5, 'learning_rate': 0.1, 'momentum': 0.0}
-rule = sleep.resolve('hebbian', {**options, 'steps': 100, 'patterns_per_step': 128})
+rule = lcn_jax.resolve('hebbian', {**options, 'steps': 100, 'patterns_per_step': 128})
 awake = lc['params']
-slept = jax.jit(lambda params: sleep.share(params, grids, rule, jax.random.key(0)))(awake)
+slept = jax.jit(lambda params: lcn_jax.share(params, grids, rule, jax.random.key(0)))(awake)
 snrs = [similarity.layer_snrs(params, grids, 'include') for params in (awake, slept)]
 for name, before in snrs[0].items():
     print(f'{name:<22} weight SNR {before:6.3f} awake, {snrs[1][name]:10.3g} after the sleep')
 
 # %% [markdown]
-# The kernels of one channel and feature of the first layer, at positions of one pool: neurons that
-# see the same input during a sleep. Below, the distance of every position's weights from the mean
-# of its pool, with those positions marked.
+# First, the kernels of one channel and feature of the first layer, at positions of one pool, that
+# is of neurons that see the same input during a sleep. Then, for every position, the deviation of
+# its weights from the mean of its pool, with the same positions marked.
 
 # %%
 first = grids['stem_conv']['kernel']
@@ -155,12 +154,13 @@ plt.show()
 # %% [markdown]
 # ## A convolution is an LC network whose positions agree
 #
-# The convolutional network's kernels, put at every position, make a locally connected network that
-# computes the same. `convert.to_shared` is the way back: the mean over positions.
+# If we put the kernels of the convolutional network at every position, we get a locally connected
+# network that computes the same. `lcn_jax.to_shared` is the way back: it takes the mean over
+# positions.
 
 # %%
 shared, conv = weights_of('conv')
-tiled = conv | {'params': convert.to_local(conv['params'], grids)}
+tiled = conv | {'params': lcn_jax.to_local(conv['params'], grids)}
 x = np.random.RandomState(0).randn(8, *experiment.network.image_shape).astype(np.float32)
 expected = np.asarray(shared.network.model.apply(conv, x, train=False))
 difference = np.abs(np.asarray(lc_model.apply(tiled, x, train=False)) - expected).max()

@@ -1,40 +1,39 @@
 # %% [markdown]
 # # Training, on whatever devices there are
 #
-# `train_and_evaluate(config, workdir)` trains a network from a config. It runs on all devices that
-# JAX finds, with `pmap`: on a TPU or several GPUs choose the runtime and run the same cells. The
-# networks here are tiny, so that this takes seconds on a CPU; their accuracies are not results.
+# `lcn_jax.train_and_evaluate(config, workdir)` trains a network from a config. It runs on all
+# devices that JAX finds, with `pmap`: for a TPU or several GPUs, choose that runtime and run the
+# same cells. The networks here are tiny, so that training takes seconds on a CPU; their accuracies
+# are not results.
 
 # %%
-import importlib.metadata
 import json
 import math
 import os
 import signal
 import tempfile
+from importlib.metadata import version
 
 import jax
 import matplotlib.pyplot as plt
 
+from lcn_jax import train_and_evaluate
 from lcn_jax.errors import Stopped
 from lcn_jax.training import config as configs
-from lcn_jax.training.train import train_and_evaluate
 
-print(
-    f'lcn_jax {importlib.metadata.version("lcn_jax")}, JAX {jax.__version__},',
-    f'{jax.device_count()} × {jax.devices()[0].device_kind}',
-)
+devices = f'{jax.device_count()} × {jax.devices()[0].device_kind}'
+print(f'lcn_jax {version("lcn_jax")}, JAX {jax.__version__}, {devices}')
 folder = tempfile.mkdtemp()
-if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # for programs that the runs share
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # the runs share compiled programs
     jax.config.update('jax_compilation_cache_dir', f'{folder}/cache')
 
 # %% [markdown]
 # ## A config
 #
-# The kind of network is a point on three axes: connectivity (shared or local weights), translations
-# (how many moved copies of an image a batch holds), and sleep (by which rule, how often).
-# `lcn_jax/training/config.py` has every field with a comment. The default is ResNet-20 on digits;
-# the files in `experiments/configs` change it to the paper's runs.
+# Kinds of network differ in three things: connectivity (shared or local weights), translations (how
+# many shifted copies of an image a batch contains), and sleep (by which rule, and how often).
+# `lcn_jax/training/config.py` has every field with a comment. The default is a ResNet-20 on digits;
+# the files in `experiments/configs` change it to the runs of the paper.
 
 # %%
 print(configs.apply_kind(configs.default(), 'lc_hebbian'))
@@ -42,7 +41,8 @@ print(configs.apply_kind(configs.default(), 'lc_hebbian'))
 # %% [markdown]
 # ## Four kinds
 #
-# Digits need no download. The network has three layers here, and learns for few epochs.
+# The digits need no download. The network has only three convolutions here and trains for a few
+# epochs.
 
 # %%
 records = {}
@@ -50,7 +50,7 @@ for kind in ('conv', 'lc', 'lc_translations', 'lc_hebbian'):
     config = configs.apply_kind(configs.default(), kind)
     config.data_dir = f'{folder}/data'
     config.model.stage_sizes, config.model.width = (1,), 8
-    config.batch_size = math.lcm(48, jax.device_count())  # each device gets the same number
+    config.batch_size = math.lcm(48, jax.device_count())  # the same number for each device
     config.epochs = 3
     config.learning_rate = 1e-2
     config.log_every = 10
@@ -63,8 +63,9 @@ for kind in ('conv', 'lc', 'lc_translations', 'lc_hebbian'):
     print(f'{kind:<16} {result["step"]} steps, test accuracy {accuracy}')
 
 # %% [markdown]
-# `report`, the third argument, is given every record while the network trains. The same records are
-# in `WORKDIR/metrics.jsonl`, one a line. Translations make more steps of an epoch.
+# The third argument, `report`, is called with every record while the network trains. The same
+# records are in `WORKDIR/metrics.jsonl`, one on each line. With translations, an epoch has more
+# steps.
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout='constrained')
@@ -84,11 +85,11 @@ left.legend()
 plt.show()
 
 # %% [markdown]
-# ## Stopping, and going on
+# ## Stopping and continuing
 #
-# Ctrl-C, or a notebook's stop button, makes training save a checkpoint and raise `Stopped`. The
-# same call then goes on from there, and what it computes is what it would have computed without the
-# stop, bit for bit. Here the program presses the button itself.
+# Ctrl-C, or the stop button of a notebook, makes training save a checkpoint and raise `Stopped`.
+# The same call then continues from there, and computes, bit for bit, what it would have computed
+# without the stop. Here the program presses the button itself.
 
 
 # %%
@@ -98,7 +99,7 @@ def press_stop(record):
 
 
 # %%
-workdir = f'{folder}/stopped'  # config is still that of lc_hebbian
+workdir = f'{folder}/stopped'  # with the config of lc_hebbian, the last one above
 try:
     train_and_evaluate(config, workdir, press_stop)
 except Stopped as message:
@@ -107,7 +108,7 @@ again = train_and_evaluate(config, workdir)
 print('from the checkpoint:', again['test_loss'], ' in one go:', result['test_loss'])
 
 # %% [markdown]
-# The records of both parts are in one file, each step once.
+# The records of both parts are in one file, with every step once.
 
 # %%
 with open(f'{workdir}/metrics.jsonl') as file:

@@ -1,32 +1,28 @@
 # %% [markdown]
-# # A sleep rule of your own
+# # Your own sharing rule
 #
-# A sleep rule is one function of a kernel. This notebook writes one, looks at what it does to a
+# A sharing rule is a function of a kernel. This notebook writes one, looks at what it does to a
 # layer, and trains with it.
 
 # %%
-import importlib.metadata
 import os
 import tempfile
+from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lcn_jax import sleep
-from lcn_jax.layer.grid import Grid
+import lcn_jax
 from lcn_jax.layer.parameters import he_normal
 from lcn_jax.sleep import similarity
 from lcn_jax.training import config as configs
-from lcn_jax.training.train import train_and_evaluate
 
-print(
-    f'lcn_jax {importlib.metadata.version("lcn_jax")}, JAX {jax.__version__},',
-    f'{jax.device_count()} × {jax.devices()[0].device_kind}',
-)
+devices = f'{jax.device_count()} × {jax.devices()[0].device_kind}'
+print(f'lcn_jax {version("lcn_jax")}, JAX {jax.__version__}, {devices}')
 folder = tempfile.mkdtemp()
-if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # for programs that the runs share
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # the runs share compiled programs
     jax.config.update('jax_compilation_cache_dir', f'{folder}/cache')
 
 # %% [markdown]
@@ -36,34 +32,38 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # for programs that the runs 
 #
 # - `kernel`, the weights `(Ho, Wo, kh, kw, C // groups, O)`: a convolution kernel for each output
 #   position;
-# - `grid`, the geometry: which positions make a pool, that is, see the same input during sleep;
-# - `key`, for random numbers: another one for every layer and every sleep, the same on all devices;
-# - `border`, whether neurons that see the zero padding take part;
-# - and options of its own, by name.
+# - `neurons`, which knows where these positions are and which of them form a pool, that is, see the
+#   same input during sleep;
+# - `key`, for random numbers: a different one for every layer and every sleep, but the same on all
+#   devices;
+# - `border`, which says whether neurons that see the zero padding take part;
+# - and its own options, by name.
 #
-# It returns the new kernel. The rules of `lcn_jax.sleep` are the parts to build from: `mean` gives
-# every neuron the mean weights of its pool, `exact` and `hebbian` are the paper's plasticity.
+# It returns the new kernel. A rule can call those of `lcn_jax`: `lcn_jax.mean` gives every neuron
+# the mean weights of its pool, and `lcn_jax.exact` and `lcn_jax.hebbian` are the paper's
+# plasticity.
 #
-# Ours asks: must all neurons sleep at once? It lets a random part of the positions take over the
-# mean weights of their pool, while the others stay as they are.
+# Our rule asks whether all neurons have to sleep at once. A random part of the positions takes the
+# mean weights of their pool, and the others stay as they are.
 
 
 # %%
-def some_sleep(kernel, grid, key, *, border, fraction):
+def some_sleep(kernel, neurons, key, *, border, fraction):
     """Each position takes the mean weights of its pool with probability `fraction`."""
-    asleep = jax.random.bernoulli(key, fraction, grid.output_size)
-    shared = sleep.mean(kernel, grid, key, border=border)
+    asleep = jax.random.bernoulli(key, fraction, neurons.output_size)
+    shared = lcn_jax.mean(kernel, neurons, key, border=border)
     return jnp.where(asleep[:, :, None, None, None, None], shared, kernel)
 
 
 # %% [markdown]
 # ## What it does to a layer
 #
-# A layer of 3×3 kernels on a 16×16 image, with random weights, one and three sleeps later: the
-# distance of every position's weights from the mean of its pool.
+# We apply it to a layer of 3×3 kernels on a 16×16 image, with random weights. The pictures show the
+# deviation of every position's weights from the mean of its pool, before and after one and three
+# sleeps.
 
 # %%
-grid = Grid.create(input_size=16, kernel_size=3)
+grid = lcn_jax.Grid.create(input_size=16, kernel_size=3)
 kernel = he_normal(jax.random.key(0), (*grid.output_size, 3, 3, 8, 8))
 after = [kernel]
 for number in range(3):
@@ -81,11 +81,11 @@ plt.show()
 # %% [markdown]
 # ## Training with it
 #
-# A config names a rule as `module:function`, with its options under that name. A function in a
-# notebook is in `__main__`; in a project, put it into a file of your own.
+# A config names a rule as `module:function`, with its options under the name of the function. A
+# function in a notebook is in `__main__`; in a project, put it in a file.
 #
-# After a change of the rule restart the notebook, which has compiled the old one, and train in
-# another folder: one that holds a finished run is not trained again.
+# If you change the rule, restart the notebook, which has compiled the old one, and train in another
+# folder: a folder that holds a finished run is not trained again.
 
 # %%
 records = {}
@@ -101,12 +101,12 @@ for fraction in (0.0, 0.25, 1.0):
     config.sleep.every = config.log_every = 5
     config.checkpoint_every = 0
     records[fraction] = []
-    result = train_and_evaluate(config, f'{folder}/{fraction}', records[fraction].append)
+    result = lcn_jax.train_and_evaluate(config, f'{folder}/{fraction}', records[fraction].append)
     accuracy = f'{result["test_top1"]:.1%}'
     print(f'{fraction:4.0%} of the positions sleep: test accuracy {accuracy}')
 
 # %% [markdown]
-# Where all weights of a pool are equal the weight SNR is infinite, and a line ends.
+# Where all weights of a pool are equal, the weight SNR is infinite and the line ends.
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout='constrained')

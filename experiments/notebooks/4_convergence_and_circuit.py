@@ -2,11 +2,11 @@
 # # The convergence figure, and the circuit
 #
 # How do neurons come to have the same weights? The plain rule needs every neuron to know the mean
-# activity of its pool. The paper's circuit has a single inhibitory neuron compute it. This notebook
-# shows the circuit at work, and how fast both make the weights alike.
+# activity of its pool. In the paper's circuit, a single inhibitory neuron computes it. This
+# notebook shows the circuit at work, and how fast the rule and the circuit make the weights alike.
 
 # %%
-import importlib.metadata
+from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
@@ -16,23 +16,21 @@ import numpy as np
 from lcn_jax.sleep import lateral
 from lcn_jax.sleep.similarity import weight_snr
 
-print(
-    f'lcn_jax {importlib.metadata.version("lcn_jax")}, JAX {jax.__version__},',
-    f'{jax.device_count()} × {jax.devices()[0].device_kind}',
-)
+devices = f'{jax.device_count()} × {jax.devices()[0].device_kind}'
+print(f'lcn_jax {version("lcn_jax")}, JAX {jax.__version__}, {devices}')
 
 # %% [markdown]
 # ## The circuit
 #
-# The rates $r_i$ of the neurons of a pool, and that of one inhibitory neuron, $r_{inh}$, follow
+# The rates $r_i$ of the neurons of a pool and the rate $r_{inh}$ of one inhibitory neuron follow
 #
 # $$\tau \dot r_i = -r_i + w_i \cdot x - \alpha r_{inh} + b, \qquad
 # \tau \dot r_{inh} = -r_{inh} + \frac{1}{N} \sum_j r_j - b$$
 #
-# Where they come to rest, $r_i - b = z_i - \bar z + \bar z / (1 + \alpha)$, with
-# $z_i = w_i \cdot x$ and $\bar z$ their mean: a neuron's own activity tells by how much it differs
-# from its pool. Eight neurons with random weights are shown a pattern, without plasticity; dotted
-# is where they come to rest.
+# At rest, $r_i - b = z_i - \bar z + \bar z / (1 + \alpha)$, where $z_i = w_i \cdot x$ and $\bar z$
+# is their mean: the activity of a neuron says by how much it differs from its pool. Here, eight
+# neurons with random weights see a pattern, without plasticity. The dotted lines are the rates at
+# rest.
 
 # %%
 weights_key, pattern_key = jax.random.split(jax.random.key(1))
@@ -54,9 +52,10 @@ plt.show()
 # %% [markdown]
 # ## Plasticity
 #
-# Weights change against this activity, and are held by an anchor of strength $\gamma$:
+# Weights change against this activity and are held by an anchor of strength $\gamma$:
 # $\Delta w_i \propto -(r_i - b)\, x - \gamma\, (w_i - w_i^{init})$. Each curve below is a weight of
-# one of 20 neurons; each colour is one of three inputs. They come together, pattern by pattern.
+# one of 20 neurons, and each colour is one of three inputs. Pattern by pattern, the weights come
+# together.
 
 # %%
 weights = 1 + jax.random.normal(weights_key, (20, 9))
@@ -76,9 +75,10 @@ plt.show()
 # %% [markdown]
 # ## The convergence figure
 #
-# The paper's figure, with fewer kernels and patterns and one trial: the weight SNR against the
-# number of patterns. The plain rule climbs to its fixed point (dashed). The circuit stays below it,
-# for its finite inhibition lets the mean weight decay, too. `make convergence` draws all of it.
+# This is the paper's figure with fewer kernels and patterns and a single trial: the weight SNR
+# against the number of patterns. The plain rule climbs to its fixed point (dashed). The circuit
+# stays below it, because its inhibition is finite and the mean weight decays, too.
+# `make convergence` draws the whole figure.
 
 
 # %%

@@ -1,40 +1,38 @@
 # %% [markdown]
 # # Scoring layers against neurons
 #
-# Which layer of a network predicts recorded neurons best, and how near is it to the best possible?
-# `lcn_jax.brain` answers as Brain-Score does.
+# Which layer of a network predicts recorded neurons best, and how close is it to the best possible?
+# `lcn_jax.brain` answers this as Brain-Score does.
 #
-# **The neurons of this notebook are made up**: each is a sum of a few units of one layer of the
-# network itself, plus noise. So nothing here is about brains, but the right answer is known, and we
-# can see whether it is found. Real neurons go in at one place, marked below.
+# **The neurons of this notebook are made up.** Each is a sum of a few units of one layer of the
+# network itself, plus noise. So nothing here is about brains, but we know the right answer and can
+# see whether it is found. Real neurons go in at one place, marked below.
 
 # %%
 import dataclasses
-import importlib.metadata
 import tempfile
+from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
+import lcn_jax
 from lcn_jax.brain import assembly, features
 from lcn_jax.brain.scores import Scorer
 from lcn_jax.data import sources
 from lcn_jax.training import config as configs
-from lcn_jax.training.train import train_and_evaluate
 
-print(
-    f'lcn_jax {importlib.metadata.version("lcn_jax")}, JAX {jax.__version__},',
-    f'{jax.device_count()} × {jax.devices()[0].device_kind}',
-)
+devices = f'{jax.device_count()} × {jax.devices()[0].device_kind}'
+print(f'lcn_jax {version("lcn_jax")}, JAX {jax.__version__}, {devices}')
 folder = tempfile.mkdtemp()
 
 # %% [markdown]
 # ## A network
 #
-# A convolutional one of three blocks, for it is trained in seconds; the other kinds are scored in
-# the same way. Beside it, as a control, the same network with random weights.
+# We use a convolutional network of three blocks because it trains in seconds; the other kinds are
+# scored in the same way. The control is the same network with random weights.
 
 # %%
 config = configs.apply_kind(configs.default(), 'conv')
@@ -44,7 +42,7 @@ config.batch_size = 48  # for 1, 2, 4 or 8 devices
 config.epochs = 6
 config.learning_rate = 1e-2
 config.checkpoint_every = 0
-result = train_and_evaluate(config, f'{folder}/run')
+result = lcn_jax.train_and_evaluate(config, f'{folder}/run')
 print(f'test accuracy {result["test_top1"]:.1%}')
 
 trained = features.load(f'{folder}/run')
@@ -57,13 +55,13 @@ print('blocks:', features.blocks(trained))
 # ## Neurons
 #
 # 30 neurons see 300 images, 6 times each. A neuron adds up 5 units of the second block of the
-# trained network, chosen at random with random weights. Noise, new in every repetition, has the
-# same variance as this signal.
+# trained network, chosen at random, with random weights. The noise is new in every repetition and
+# has the same variance as this signal.
 
 # %%
 images = sources.Source('digits', config.data_dir).split('test').read().images[:300]
 units = features.extract(trained, images, ['stage2_block1'])['stage2_block1'].reshape(300, -1)
-units = units[:, units.std(0) > 0]  # some are silent
+units = units[:, units.std(0) > 0]  # some never vary
 
 random = np.random.default_rng(0)
 signal = np.empty((300, 30))
@@ -87,14 +85,14 @@ plt.show()
 # ## Your own neurons
 #
 # go in here: an npz file with `responses` (images, neurons, repetitions), NaN where one is missing,
-# or a NetCDF file of Brain-Score. With the images in a folder or a zip,
+# or a NetCDF file of Brain-Score. With the images in a folder or a zip file, write
 #
 #     from lcn_jax.brain import stimuli
 #
 #     neurons = assembly.read('V4.npz')
 #     images = stimuli.shown('V4_images.zip', neurons)
 #
-# and all below stays as it is. In a copy of the repository,
+# and leave everything below as it is. In a copy of the repository,
 # `python -m experiments.brain_score` does the same for several trained networks.
 
 # %%
@@ -104,11 +102,11 @@ print('images, neurons, repetitions:', neurons.responses.shape, set(neurons.regi
 # %% [markdown]
 # ## Scores
 #
-# Partial least squares predicts the neurons from a block's responses; the score is the correlation
-# with the responses to images that were held out, its median over neurons. No prediction can be
-# better than the noise allows: from the two halves of the repetitions comes the ceiling. `r²/c` is
-# the explained part of the variance that can be explained at all, `RDM` compares which images look
-# alike to the block and to the neurons.
+# Partial least squares predicts the neurons from the responses of a block. The score is the
+# correlation with the responses to images that were held out, as the median over neurons. No
+# prediction can be better than the noise allows: the two halves of the repetitions give this
+# ceiling. `r²/c` is the explained part of the variance that can be explained at all. `RDM` compares
+# which images look alike to the block and to the neurons.
 #
 # The best block of each network is chosen on one half of the images and reported on the other.
 
@@ -129,9 +127,9 @@ for name, network in {'trained': trained, 'untrained': untrained}.items():
     print(f'{name:<10} {best} on the other half: {held_out["score"]:.3f}')
 
 # %% [markdown]
-# The second block of the trained network wins, as it should: it is what the neurons were made from.
-# It stays below the dashed line, because 25 components and 270 images do not tell all weights of a
-# neuron.
+# The second block of the trained network wins, as it should: the neurons were made from it. It
+# stays below the dashed line because 25 components and 270 images are not enough to find all
+# weights of a neuron.
 
 # %%
 plt.figure(figsize=(7, 3.6), layout='constrained')

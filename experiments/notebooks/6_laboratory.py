@@ -1,44 +1,42 @@
 # %% [markdown]
 # # The laboratory: between convolution and local weights
 #
-# A convolution has one kernel for all positions, a locally connected layer one for each. What lies
-# between? This notebook tries two answers of the literature on handwritten digits: a *few* kernels,
-# mixed anew at each position, and one kernel *for some time*, after which the positions are free.
+# A convolution has one kernel for all positions, and a locally connected layer has one for each.
+# What lies between? This notebook tries two answers from the literature on handwritten digits: a
+# *few* kernels, mixed differently at each position, and one kernel *for some time*, after which the
+# positions are free.
 
 # %%
 import functools
-import importlib.metadata
 import os
 import tempfile
+from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lcn_jax import sleep
+import lcn_jax
 from lcn_jax.data import sources
 from lcn_jax.data.batches import Pixels, eval_batch
-from lcn_jax.training import checkpoint, train
+from lcn_jax.training import checkpoint
 from lcn_jax.training import config as configs
-from lcn_jax.training.experiment import Experiment
 
-print(
-    f'lcn_jax {importlib.metadata.version("lcn_jax")}, JAX {jax.__version__},',
-    f'{jax.device_count()} × {jax.devices()[0].device_kind}',
-)
+devices = f'{jax.device_count()} × {jax.devices()[0].device_kind}'
+print(f'lcn_jax {version("lcn_jax")}, JAX {jax.__version__}, {devices}')
 folder = tempfile.mkdtemp()
-if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # for programs that the runs share
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # the runs share compiled programs
     jax.config.update('jax_compilation_cache_dir', f'{folder}/cache')
 
 # %% [markdown]
-# All networks have three convolutions of eight channels and learn from the same images; what a kind
-# and some fields of the config say is all that differs.
+# All networks have three convolutions with eight channels and learn from the same images. They
+# differ only in their kind and in a few fields of the config.
 
 
 # %%
 def records_of(name, kind, **fields):
-    """Trains a network, and returns what was measured on the way."""
+    """Trains a network and returns its records."""
     config = configs.apply_kind(configs.default(), kind)
     config.data_dir = f'{folder}/data'
     config.model.stage_sizes, config.model.width = (1,), 8
@@ -48,15 +46,15 @@ def records_of(name, kind, **fields):
     config.checkpoint_every = 0
     config.update_from_flattened_dict(fields)
     measured = []
-    result = train.train_and_evaluate(config, f'{folder}/{name}', measured.append)
+    result = lcn_jax.train_and_evaluate(config, f'{folder}/{name}', measured.append)
     accuracy = f'{result["test_top1"]:.1%}'
     print(f'{name:<24} {result["parameters"]:>8,} parameters, test accuracy {accuracy}')
     return measured
 
 
 def weights_of(name):
-    """The experiment of a run, and the variables of its network when training ended."""
-    experiment = Experiment.create(checkpoint.read_config(f'{folder}/{name}'))
+    """The experiment of a run, and the variables of its network at the end of training."""
+    experiment = lcn_jax.Experiment.create(checkpoint.read_config(f'{folder}/{name}'))
     with checkpoint.Checkpoints(f'{folder}/{name}', read_only=True) as checkpoints:
         trained = checkpoints.restore(checkpoints.find('latest'), experiment.shapes).state
     return experiment, trained.variables
@@ -66,12 +64,12 @@ def weights_of(name):
 # ## A few kernels
 #
 # Elsayed, Ramachandran, Shlens and Kornblith ([ICML 2020](https://arxiv.org/abs/2002.02959)) give a
-# layer $K$ kernels $W_k$. The neurons at row $i$ and column $j$ have the mixture
+# layer $K$ kernels $W_k$. The kernel of the neurons at row $i$ and column $j$ is the mixture
 #
 # $$\sum_k c_{ijk} W_k, \qquad c_{ij} = \mathrm{softmax}(r_i + s_j),$$
 #
-# with weights $r_i$ of the row and $s_j$ of the column that are learned, too. One kernel is a
-# convolution. The matrix of all positions' kernels has rank $K$ at most.
+# where the weights $r_i$ of the row and $s_j$ of the column are learned, too. With a single kernel,
+# the layer is a convolution. The matrix of the kernels of all positions has rank $K$ at most.
 
 # %%
 records = {'never': records_of('convolution', 'conv')}
@@ -80,8 +78,8 @@ records_of('two kernels', 'lc', **rank_two)
 records['from the start'] = records_of('a kernel everywhere', 'lc')
 
 # %% [markdown]
-# Where the first of the two kernels is used: its part of the mixture, which was one half everywhere
-# at the start.
+# This is where the first of the two kernels is used: its part of the mixture, which was one half
+# everywhere at the start.
 
 # %%
 _, variables = weights_of('two kernels')
@@ -98,10 +96,10 @@ plt.show()
 # ## One kernel for some time
 #
 # d'Ascoli, Sagun, Bruna and Biroli ([NeurIPS 2019](https://arxiv.org/abs/1906.06766)) train a
-# convolution, and at some moment set its weights free: they *relax* it. Here the network is locally
-# connected from the start, and sleeps after every step: all positions of a layer take their mean
-# weights, with which they compute as a convolution. `config.sleep.until` is the epoch that ends
-# with the last sleep.
+# convolution and set its weights free at some moment: they *relax* it. Here the network is locally
+# connected from the start and sleeps after every step. All positions of a layer then take their
+# mean weights, and with these they compute a convolution. `config.sleep.until` is the last epoch
+# with a sleep.
 
 # %%
 for until in (2, 6):
@@ -110,8 +108,8 @@ for until in (2, 6):
     records[f'after epoch {until}'] = records_of(name, 'lc_mean_joined', **fields)
 
 # %% [markdown]
-# Left: test accuracy; a convolution is never relaxed, and the locally connected network above was
-# free from the start. Right: how far the weights are from the mean over the positions, as a part of
+# Left: test accuracy. The convolution is never relaxed, and the locally connected network above was
+# free from the start. Right: how far the weights are from the mean over the positions, relative to
 # their size.
 
 # %%
@@ -130,9 +128,9 @@ plt.show()
 # %% [markdown]
 # ## How many kernels are in a locally connected network?
 #
-# The sleep rule `low_rank` leaves a layer the mean kernel of its positions, and the best
-# approximation of rank $K - 1$ of their deviations from it. With one kernel it is the rule `mean`.
-# We put networks whose positions are free to one such sleep.
+# The sharing rule `low_rank` leaves a layer the mean kernel of its positions and the best
+# approximation of rank $K - 1$ of the deviations from it. With one kernel it is the rule `mean`. We
+# put networks whose positions are free to one such sleep.
 
 # %%
 names = {'from the start': 'a kernel everywhere', 'after epoch 6': 'relaxed after epoch 6'}
@@ -146,9 +144,9 @@ images, labels, _ = eval_batch(pixels, jnp.array(0), batch_size=len(test.labels)
 @functools.partial(jax.jit, static_argnums=1)
 def accuracy_after_sleep(variables, rank):
     """In percent, of a network with this many kernels in each layer."""
-    rule = sleep.resolve('low_rank', {'border': 'include', 'rank': rank})
+    rule = lcn_jax.resolve('low_rank', {'border': 'include', 'rank': rank})
     grids = experiment.network.grids  # all positions of a layer are one pool
-    params = sleep.share(variables['params'], grids, rule, jax.random.key(0))
+    params = lcn_jax.share(variables['params'], grids, rule, jax.random.key(0))
     variables = {**variables, 'params': params}
     logits = jnp.asarray(experiment.network.model.apply(variables, images, train=False))
     return 100 * (logits.argmax(-1) == labels).mean()

@@ -1,1 +1,1 @@
-"""Tables and pictures made from results."""
+"""Tables and pictures of results."""

@@ -31,16 +31,16 @@ def compare(scorer: Scorer, networks: dict[str, features.Network], images: list,
     """Scores all blocks of all networks, printing them, and compares the best block of each.
 
     Returns:
-      `scorer.whole` and 'runs': for each network 'step', 'layers' with the scores of each block,
-      and 'best', the block chosen on one half of the images and its scores on the other half. A
-      block that cannot be scored has only 'error', the reason; a network none of whose blocks can
-      be scored has 'error' instead of 'best'.
+      `scorer.whole` and 'runs'. For each network these have 'step', 'layers' with the scores of
+      each block, and 'best': the block chosen on one half of the images, and its scores on the
+      other half. A block that cannot be scored has only 'error', the reason. A network without a
+      block that can be scored has 'error' instead of 'best'.
     """
     whole = scorer.whole
     print(
         f'{name}: {whole["neurons"]} neurons, {whole["images"]} images, {whole["repetitions"]} '
         f'repetitions; ceiling {scorer.ceiling:.3f} {bounds(whole["ceiling_interval"])}, '
-        f'of RDM {bounds(whole["rdm_noise_ceiling"])}'
+        f'that of the RDM {bounds(whole["rdm_noise_ceiling"])}'
     )
     runs, best_correlations = {}, {}
     for label, network in networks.items():
@@ -49,7 +49,7 @@ def compare(scorer: Scorer, networks: dict[str, features.Network], images: list,
         try:
             blocks = features.blocks(network)
             if not blocks:
-                raise UsageError('its model sows no activations; docs/models.md says how.')
+                raise UsageError('its model sows no activations: docs/models.md explains how to.')
             activations = features.extract(network, images, blocks)
             runs[label]['layers'] = layers = _layers(scorer, activations)
             best, best_correlations[label] = _best(scorer, activations, layers)
@@ -88,9 +88,9 @@ def _best(scorer, activations, layers) -> tuple[str, np.ndarray]:
 
 
 def _compare_best(runs, correlations):
-    """Adds to the best layers their differences to the first one, printing them."""
+    """Prints the best layers, and adds their differences to that of the first network."""
     first = next(iter(correlations))
-    print(f'\n{HEADER.format("best, on the other half")} {f"more than {first}":>24}')
+    print(f'\n{HEADER.format("best, on the other half")} {f"difference to {first}":>24}')
     for label, own in correlations.items():
         best = runs[label]['best']
         line = _row(f'{label} {best["layer"]}', best)
@@ -114,7 +114,7 @@ def bounds(pair: tuple[float, float]) -> str:
 def plot(regions: dict[str, dict]) -> Figure:
     """Scores by depth: a panel for each region, a line for each run, √ceiling dashed.
 
-    Regions, runs and layers that could not be scored are left out.
+    Regions, runs and layers that cannot be scored are left out.
     """
     regions = {name: region for name, region in regions.items() if scored(region)}
     figure = Figure(figsize=(8 * len(regions), 4.5), layout='constrained')
@@ -151,5 +151,5 @@ def plot(regions: dict[str, dict]) -> Figure:
 
 
 def scored(region: dict) -> dict[str, dict]:
-    """The runs of a region of which a layer could be scored."""
+    """The runs of a region with at least one layer that can be scored."""
     return {label: run for label, run in region.get('runs', {}).items() if 'best' in run}

@@ -1,4 +1,4 @@
-"""Finished runs compared by the config fields in which they differ: a table, a picture."""
+"""Finished runs compared by the config fields in which they differ: a table and a picture."""
 
 import dataclasses
 import glob
@@ -18,12 +18,12 @@ from lcn_jax.training import checkpoint, metrics
 from lcn_jax.training.measures import evaluated_split
 
 Run = tuple[dict[str, Any], dict[str, Any]]
-NOT_COMPARED = ('seed', *checkpoint.FREE)
+NOT_COMPARED = ('seed', *checkpoint.MAY_CHANGE_ON_RESUME)
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The runs of one config: its differing fields, and the accuracies of the runs in percent."""
+    """The runs of one config: the values in which it differs, and the accuracies in percent."""
 
     values: tuple[str, ...]
     accuracies: list[float]
@@ -41,7 +41,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """fields: those in which configs differ; rows: one for each config, the best accuracy first."""
+    """fields: those in which configs differ. rows: one for each config, best accuracy first."""
 
     fields: list[str]
     rows: list[Row]
@@ -57,10 +57,10 @@ def read(patterns: Sequence[str]) -> list[Run]:
 
 
 def read_run(workdir: str) -> Run:
-    """The fields that are compared, by their names with dots, and the last record with its 'split'.
+    """The fields to compare, by their names with dots, and the last record with its 'split'.
 
     Raises:
-      UsageError: the folder holds no run, or one that is not at its end.
+      UsageError: the folder holds no run, or one that is not finished.
     """
     config = checkpoint.read_config(workdir)
     values = flax.traverse_util.flatten_dict(config.to_dict(), sep='.')
@@ -68,7 +68,7 @@ def read_run(workdir: str) -> Run:
     records = metrics.read(os.path.join(workdir, 'metrics.jsonl'))
     split = evaluated_split(config)
     if not records or records[-1]['epoch'] < config.epochs:
-        raise UsageError(f'the run in {workdir} is not at its end: train it to there.')
+        raise UsageError(f'the run in {workdir} is not finished: train it to its end first.')
     return fields, records[-1] | {'split': split}
 
 
@@ -126,7 +126,7 @@ def plot(comparison: Comparison) -> Figure:
 
 
 def _label(fields: list[str], row: Row) -> str:
-    """As 'every 10, full_step': the last names of fields with their values, of flags if set."""
+    """Such as 'every 10, full_step': the last names of fields, with values but for set flags."""
     named = {field.rpartition('.')[2]: value for field, value in zip(fields, row.values)}
     return ', '.join(
         name if value == 'True' else f'{name} {value}'

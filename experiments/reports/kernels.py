@@ -1,4 +1,4 @@
-"""The picture of a layer's kernels before and after a sleep."""
+"""A picture of a layer's kernels before and after a sleep."""
 
 import jax
 import numpy as np
@@ -27,12 +27,14 @@ def draw(
         position is in a pool.
     """
     if neurons.dimensions != 2:
-        raise ValueError(f'only two-dimensional kernels can be drawn, not {neurons.kernel_size}.')
+        raise ValueError(
+            f'only two-dimensional kernels can be drawn, not those of size {neurons.kernel_size}.'
+        )
     channels, features = before.shape[4:]
     if channel >= channels or feature >= features:
         raise ValueError(
             f'there is no channel {channel} of feature {feature}: the kernels have {channels} '
-            f'channels and {features} features.'
+            f'channels and {features} features, counted from 0.'
         )
     positions = positions_of_a_pool(neurons, POSITIONS, border=border)
     figure = Figure(figsize=(9, 7), layout='constrained')
@@ -76,14 +78,14 @@ def _draw_deviations(figure, deviations):
 def positions_of_a_pool(neurons: Neurons, count: int, *, border: str) -> np.ndarray:
     """(n, 2) int: rows and columns of n <= `count` positions, spread over the largest pool.
 
-    n < count if the pool is smaller than that. `border` is as in `Grid.pools`.
+    n < count if the pool is smaller than that. `border` is as in `pool_numbers`.
 
     Raises:
-      ValueError: all positions reach into the padding and are left out of the pools.
+      ValueError: no position is in a pool, because all of them reach into the padding.
     """
     pools = pool_numbers(neurons, border)
     if (pools < 0).all():
-        raise ValueError('all positions reach into the padding and none is in a pool.')
+        raise ValueError('all positions reach into the padding, so none is in a pool.')
     members = np.argwhere(pools == np.bincount(pools[pools >= 0]).argmax())
     chosen = np.linspace(0, len(members) - 1, min(count, len(members)))
     return members[chosen.round().astype(int)]

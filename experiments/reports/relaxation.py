@@ -1,4 +1,4 @@
-"""Networks that are convolutions until an epoch: accuracy, and distance from a convolution."""
+"""Networks that are convolutions until an epoch: their accuracy, and how far they then move."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ Runs = Sequence[list[dict[str, Any]]]  # the records of each seed
 def read(folder: pathlib.Path) -> dict[int, Runs]:
     """The finished runs of each relaxed row in a folder of `experiments.table`, by the epoch.
 
-    A network that never becomes locally connected has the last epoch of its training.
+    For a network that never becomes locally connected it is the last epoch of its training.
 
     Raises:
       UsageError: the folder has no such runs.
@@ -36,7 +36,7 @@ def read(folder: pathlib.Path) -> dict[int, Runs]:
 
 
 def draw(runs_by_epoch: Mapping[int, Runs]) -> Figure:
-    """Left: final accuracy by the epoch of relaxation. Right: weight deviation by epoch, means."""
+    """Left: final accuracy by the epoch of relaxation. Right: mean weight deviation by epoch."""
     figure = Figure(figsize=(10.5, 4), layout='constrained')
     left, right = figure.subplots(1, 2)
     epochs = list(runs_by_epoch)

@@ -1,4 +1,4 @@
-"""What a training step costs on many accelerators, with whole and with divided local kernels."""
+"""What a training step costs on many accelerators, with whole and with divided kernels."""
 
 import dataclasses
 import math
@@ -22,50 +22,51 @@ TORUS = 200e9  # of a v5e, over its four links
 
 PAGE = """# Scale
 
-What a training step of a locally connected network costs on many devices, with whole kernels on
-each and with kernels that the devices divide (`config.shard_kernels`). The tables were counted from
-shapes, not measured, by
+What a training step of a locally connected network costs on many devices, if every device has whole
+kernels and if the devices divide the kernels (`config.shard_kernels`). The tables were computed
+from shapes, not measured, by
 
 ```
 python -m experiments.scale --out=docs/scale.md
 ```
 
-[What XLA plans](../experiments/results#networks-larger-than-a-device) for eight devices of a CPU
-was measured.
+[The page of results](../experiments/results#networks-larger-than-a-device) says what follows from
+them, and compares them with what XLA plans for eight devices of a CPU.
 
 ## How kernels are divided
 
-No other position uses the weights of a position. So each device keeps the kernels of its own
-positions, with gradients and moments, and computes these positions for the images of *all* devices:
-the activations that they see are sent to it, and what it computes is sent back to the devices of
-the images ([`lcn_jax/divided.py`](../lcn_jax/divided.py)). Weights never move, and gradients need
-no sum over devices. The positions of a layer are divided in a row, in equal parts, so any number of
-devices can share any layer, also 8 devices the 7×7 positions of a ResNet's last stage (7 each, the
-last none). The alternative, strips of rows that stay on a device from layer to layer and exchange
-halos only, sends less, but has nothing to give to 8 devices where there are 7 rows. Everything
-else, BatchNorm and the readout included, is computed for the device's own images as before, so the
-rest of the program does not change. A sleep gathers one kernel at a time.
+The weights of a position are used by no other position. So each device keeps the kernels of its own
+positions, with their gradients and moments, and computes these positions for the images of *all*
+devices. It receives the activations that its positions see, and sends what it computes back to the
+devices of the images ([`lcn_jax/layer/backends/divided.py`](../lcn_jax/layer/backends/divided.py)).
+Weights never move, and gradients need no sum over devices. The positions of a layer are numbered
+row by row and divided in equal parts, so any number of devices can share any layer. Eight devices
+can even divide the 7×7 positions of the last stage of a ResNet: seven of them get 7 positions each,
+the last one none. The alternative would be strips of rows that stay on a device from layer to layer
+and exchange only their halos. This sends less, but 7 rows cannot be divided among 8 devices.
+Everything else, including BatchNorm and the readout, is computed for the images of the device as
+before, so the rest of the program does not change. A sleep gathers one kernel at a time.
 
 ## Assumptions
 
-- {accelerators}; a step's products take FLOPs at this rate, or the time of the bytes in memory if
-  that is longer, as on the [page of the roofline](roofline.md).
-- Every device has the same number of images whatever their number (weak scaling): {batches}.
-  Activations travel in bfloat16, gradients of whole kernels in float32.
-- An H100 sends {nvlink} GB/s to the others of its host of {host}, and {infiniband} GB/s to other
-  hosts at the same time; an all-reduce sends an eighth of its bytes to other hosts, an all-to-all
-  all but those for its own host. A TPU v5e sends {torus} GB/s over its four links; in an all-to-all
-  on a two-dimensional torus every byte passes as many links as there are hops between two devices
-  on average. (A v5e pod has 256 devices: 512 are one that does not exist.)
+- {accelerators}. The products of a step take the time of their FLOPs at this rate, or the time of
+  the bytes in memory if that is longer, as on the [page of the roofline](roofline.md).
+- The number of images on a device does not depend on the number of devices (weak scaling):
+  {batches}. Activations travel in bfloat16, gradients of whole kernels in float32.
+- An H100 sends {nvlink} GB/s to the other devices of its host of {host}, and at the same time
+  {infiniband} GB/s to other hosts. An all-reduce sends an eighth of its bytes to other hosts, an
+  all-to-all everything but the bytes for its own host. A TPU v5e sends {torus} GB/s over its four
+  links. In an all-to-all on a two-dimensional torus, every byte crosses as many links as there are
+  hops between two devices on average. (A v5e pod has 256 devices; one with 512 does not exist.)
 - Whole kernels: an all-reduce of all gradients sends 2 (N − 1) / N of their bytes.
-- Divided kernels: an all-to-all sends the pixels that the positions of a device see from all
-  images, and another returns the outputs; both are repeated backward, except for the gradient of
-  the images.
+- Divided kernels: one all-to-all sends the pixels that the positions of a device see, of all
+  images, and another one returns the outputs. Both are repeated backward, except that images need
+  no gradient.
 - Communication does not overlap with computation.
 - Memory: parameters, gradients and moments in float32, {kept} bfloat16 arrays for each output of a
   layer, and the bfloat16 copy of the parameters.
-- ResNet-50 has bottleneck blocks with the stride in the 3×3 convolution; this project has none, so
-  its layers are listed by the script.
+- ResNet-50 has bottleneck blocks with the stride in the 3×3 convolution. This project has no such
+  network, so the script lists its layers.
 
 ## Networks
 
@@ -73,30 +74,16 @@ rest of the program does not change. A sleep gathers one kernel at a time.
 
 ## A step
 
-Memory in GB a device; what a device sends, in GB a step; milliseconds for computation and
-communication.
+The memory in GB on a device, what a device sends in a step in GB, and the milliseconds for
+computation and for communication.
 
 {steps}
-
-## What follows
-
-- On 8 devices, dividing is better in all respects: the half-width ResNet-18 needs 1.4 GB on each
-  instead of 8.9, the full width 4.7 instead of 33, ResNet-50 12 instead of 76. In these three, a
-  tenth of the bytes travels. What travels grows with the number of images, not with the kernels.
-- On 64 devices, computing and sending together still take less time for the three networks of
-  ImageNet, and more for ResNet-20. Memory ends at the activations of a device's own images, so more
-  devices bring little there.
-- What a device sends in an all-to-all grows with the number of devices: all of them have images,
-  and a small part of the positions sees more pixels than its share. On 512 devices it takes longer
-  than the all-reduce of whole kernels. There, the devices should divide the kernels in groups, and
-  average gradients over the groups. This is not built: `config.shard_kernels` divides among all
-  devices.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """layers: all with a kernel. parameters: all. images: of a batch, on each device."""
+    """layers: all that have a kernel. parameters: of the network. images: on each device."""
 
     name: str
     layers: Sequence[Layer]
@@ -108,7 +95,7 @@ class Network:
         return [(layer, layer.grid) for layer in self.layers if layer.grid]
 
 
-def of_config(name: str, get_config: Callable, images: int, **model) -> Network:
+def from_config(name: str, get_config: Callable, images: int, **model) -> Network:
     config = get_config('lc')
     config.model.update(model)
     experiment = Experiment.create(config)
@@ -117,7 +104,7 @@ def of_config(name: str, get_config: Callable, images: int, **model) -> Network:
 
 
 def resnet50(images: int) -> Network:
-    """The network of He et al. 2016 for 1,000 classes, locally connected, without biases."""
+    """The network of He et al. (2016) for 1,000 classes, but locally connected, without biases."""
     layers = []
 
     def add(name, size, kernel, stride, channels, features):
@@ -147,30 +134,30 @@ def resnet50(images: int) -> Network:
 
 def networks() -> list[Network]:
     return [
-        of_config('ResNet-20', cifar10.get_config, 64),
-        of_config('ResNet-18 of half width', imagenet.get_config, 32),
-        of_config('ResNet-18', imagenet.get_config, 32, width=64),
+        from_config('ResNet-20', cifar10.get_config, 64),
+        from_config('ResNet-18 of half width', imagenet.get_config, 32),
+        from_config('ResNet-18', imagenet.get_config, 32, width=64),
         resnet50(32),
     ]
 
 
-# ---- What a device has, computes and sends. ------------------------------------------------------
+# ---- What a device keeps, computes and sends. ----------------------------------------------------
 
 
 def share(grid: Grid, devices: int) -> float:
     """The fraction of a local layer's positions that the busiest device has."""
-    return divided.per_device(grid, devices) / math.prod(grid.output_size)
+    return divided.positions_per_device(grid, devices) / math.prod(grid.output_size)
 
 
 def parameters_on_device(network: Network, devices: int) -> int:
-    """Of divided kernels, those of the device with the most; all else is whole."""
+    """The number on the device with the largest part of the kernels; all else is whole."""
     local = network.local
     whole = network.parameters - sum(layer.parameters for layer, _ in local)
     return whole + round(sum(layer.parameters * share(grid, devices) for layer, grid in local))
 
 
 def memory(network: Network, parameters: int) -> float:
-    """Bytes on a device that has this number of parameters."""
+    """Bytes on a device with this number of parameters."""
     kept = KEPT_PER_OUTPUT * network.images * sum(layer.outputs for layer in network.layers)
     return parameters * (STATE_ARRAYS * FLOAT32 + DTYPE.itemsize) + kept * DTYPE.itemsize
 
@@ -181,18 +168,18 @@ def sent_by_all_reduce(network: Network, devices: int) -> float:
 
 
 def sent_by_all_to_all(network: Network, devices: int) -> float:
-    """Bytes that each device sends of the activations of divided layers, forward and backward."""
+    """Bytes of activations that each device sends for divided layers, forward and backward."""
     numbers = 0
     for layer, grid in network.local:
         pixels = divided.Routes.of(grid, devices).sent_DM.shape[1]
         inputs = pixels * layer.kernel[-2] * (1 if layer is network.layers[0] else 2)
-        outputs = 2 * divided.per_device(grid, devices) * layer.kernel[-1]
+        outputs = 2 * divided.positions_per_device(grid, devices) * layer.kernel[-1]
         numbers += inputs + outputs
     return (devices - 1) * network.images * numbers * DTYPE.itemsize
 
 
 def computing(network: Network, device: Device, devices: int, divides: bool) -> float:
-    """Seconds: those of the FLOPs or, if they are more, of the bytes in memory."""
+    """Seconds for the FLOPs or for the bytes in memory, whichever is longer."""
     busiest = [
         devices * share(layer.grid, devices) if divides and layer.grid else 1.0
         for layer in network.layers
@@ -217,7 +204,7 @@ def sending(device: Device, devices: int, size: float, all_to_all: bool) -> floa
 
 
 def mean_hops(devices: int) -> float:
-    """Between two devices of a two-dimensional torus, as square as can be, of 2^n devices."""
+    """Between two of 2^n devices, on a two-dimensional torus that is as square as possible."""
     rows = 2 ** (int(math.log2(devices)) // 2)
     return (rows + devices // rows) / 4
 

@@ -15,13 +15,13 @@ MAPS = {
 def tuning(activations: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     """What each neuron prefers among the classes that occur in `labels` (N,) int.
 
-    activations (N, O, H, W), of which a neuron's response is the part above 0, are those of N
-    images. With the mean response to each class, the neuron's profile:
+    activations: (N, O, H, W), for N images. The response of a neuron is the part above 0, and its
+    profile is the mean response to each class. The maps are
 
-      preferred    the class with the highest mean
-      entropy      of the profile, which is divided by its sum: 0 to log2(classes) bits
-      selectivity  d' of that class: the difference of the mean responses to it and to all others,
-                   over the root of the mean of the two variances
+      preferred    the class with the highest mean response
+      entropy      of the profile divided by its sum: 0 to log2(classes) bits
+      selectivity  d' of the preferred class: the difference between the mean responses to it and to
+                   all other classes, divided by the root of the mean of the two variances
 
     Returns:
       float (H, W, O) each; NaN for a neuron that never responds.
@@ -47,9 +47,10 @@ def tuning(activations: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]
 
 
 def alike(preferred: np.ndarray) -> tuple[float, float]:
-    """The share of right and lower neighbours on a `sheet` that prefer one class, and by chance.
+    """The share of neighbours on a `sheet` that prefer the same class, and that of all pairs.
 
-    By chance: of all pairs of neurons. Neurons that never respond (NaN) are left out.
+    The neighbours of a neuron are to the right and below. Neurons that never respond (NaN) are left
+    out.
     """
     pairs = np.concatenate(
         [
@@ -66,7 +67,7 @@ def alike(preferred: np.ndarray) -> tuple[float, float]:
 
 
 def draw(values: np.ndarray, name: str, title: str) -> Figure:
-    """The map `name` of `tuning` (H, W, O) on the sheet; lines are between positions."""
+    """The map `name` of `tuning` (H, W, O) on the sheet, with lines between positions."""
     on_sheet = sheet(values)
     figure = Figure(figsize=(7, 6.4 * on_sheet.shape[0] / on_sheet.shape[1]), layout='constrained')
     ax = figure.subplots()

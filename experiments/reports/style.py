@@ -1,12 +1,14 @@
-"""One colour for each kind of network, in all pictures."""
+"""One colour for each kind of network, the same in all pictures."""
 
 COLOURS = {
     'conv': '#4c78a8',
     'lc': '#e45756',
     'translations': '#f2a541',
     'mean': '#72b7b2',
+    'mean_tiled': '#519390',
     'mean_joined': '#2f6f6b',
     'hebbian': '#54a24b',
+    'hebbian_tiled': '#388031',
     'hebbian_joined': '#1d5e18',
     'low_rank': '#b279a2',
     'truncated': '#6f3f66',

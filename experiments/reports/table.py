@@ -1,6 +1,5 @@
-"""The results of a table's runs: means, paired differences with their intervals, a figure."""
+"""The results of a table's runs: means, paired differences with their intervals, and a figure."""
 
-import json
 import math
 import pathlib
 import statistics
@@ -10,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from experiments.reports.rows import ROWS
+from experiments.reports.rows import ROWS, row_of
 from lcn_jax.data.specs import SPECS
-from lcn_jax.files import from_json
+from lcn_jax.files import read_json
 from lcn_jax.training.metrics import awake
 
 METRICS = {'top1': 'top-1', 'top5': 'top-5'}
@@ -20,14 +19,19 @@ REFERENCES = ('conv', 'lc')  # rows that every row is compared with
 
 
 def read(folder: str) -> list[dict[str, Any]]:
-    """The done runs under FOLDER/COLUMN/ROW-SEED: done.json, with column, row, seed and config."""
+    """done.json of the runs in FOLDER/COLUMN/ROW-SEED, with their column, row, seed and config.
+
+    The row is that of the config (`row_of`).
+    """
     runs = []
     for path in sorted(pathlib.Path(folder).glob('*/*/done.json')):
         row, _, seed = path.parent.name.rpartition('-')
         if row in ROWS and seed.isdigit():
+            remedy = 'delete it, and run the same command again'
+            config = read_json(path.parent / 'config.json', remedy)
+            row = row_of(row, config)
             place = {'column': path.parent.parent.name, 'row': row, 'seed': int(seed)}
-            config = json.loads((path.parent / 'config.json').read_text())
-            done = from_json(path.read_text())
+            done = read_json(path, remedy)
             runs.append(done | place | {'config': config})
     return runs
 
@@ -35,11 +39,11 @@ def read(folder: str) -> list[dict[str, Any]]:
 def aggregate(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """{'cells': {column: {row: cell}}, 'columns': {column: what its runs share}}.
 
-    A cell has n, and for each metric, in percent: by_seed, mean, std (of a sample; None for one
-    seed), and differences to the rows conv and lc. These have mean and half_width, the half of the
-    95 % interval by Student's t over the seeds that both have, None for fewer than two. Also
-    weight_snr and weight_deviation (before the sleep, if training ends in one) and seconds, means
-    over seeds.
+    A cell has n, the number of seeds, and for each metric, in percent, by_seed, mean, std (of a
+    sample; None for one seed), and differences to the rows conv and lc. A difference has mean and
+    half_width: half of the 95 % interval by Student's t over the seeds that both rows have, None
+    for fewer than two. weight_snr, weight_deviation (both before the sleep, if training ends in
+    one) and seconds are means over seeds.
     """
     columns = sorted({run['column'] for run in runs})
     cells, shared = {}, {}
@@ -68,9 +72,7 @@ def _cell(by_seed: dict[int, dict], references: dict[str, dict[int, dict]]) -> d
     for name in ('weight_snr', 'weight_deviation'):
         values = [awake(run, name) for run in runs]
         cell[name] = None if None in values else statistics.mean(values)
-    cell |= {
-        'seconds': statistics.mean(run['seconds'] for run in runs),
-    }
+    cell['seconds'] = statistics.mean(run['seconds'] for run in runs)
     for metric in METRICS:
         values = _percent(by_seed, metric)
         cell[metric] = {
@@ -90,7 +92,7 @@ def _percent(by_seed: dict[int, dict], metric: str) -> dict[int, float]:
 
 
 def paired(values: dict[int, float], others: dict[int, float]) -> dict[str, float | None] | None:
-    """Mean of the differences at common keys, and half of its 95 % interval by Student's t."""
+    """Mean difference at common keys, and half of its 95 % interval by Student's t."""
     differences = [values[key] - others[key] for key in values if key in others]
     if not differences:
         return None
@@ -102,7 +104,7 @@ def paired(values: dict[int, float], others: dict[int, float]) -> dict[str, floa
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """A table for each column, and what its runs share."""
+    """A table for each column, and what its runs have in common."""
     parts = []
     for column, rows in report['cells'].items():
         shared = report['columns'][column]

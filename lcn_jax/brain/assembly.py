@@ -12,6 +12,7 @@ from lcn_jax.errors import UsageError
 
 AXES = ('stimuli', 'neuroids', 'repetitions')
 NETCDF = {'.nc', '.nc4', '.netcdf', '.cdf'}
+Arrays = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,73 +35,61 @@ class Assembly:
 
 
 def read(path: str, axes: tuple[str, ...] = AXES, group: str | None = None) -> Assembly:
-    """Reads an npz file, or a NetCDF file of Brain-Score.
+    """Reads an npz file, or a NetCDF file of Brain-Score; docs/brain_score.md describes both.
 
-    An npz file has `responses` with the axes in the order of `axes`, NaN if missing, and may have
-    `stimulus_id` (S,) and `region` (N,). If neurons have different numbers of repetitions, each
-    keeps as many as the neuron with the fewest, the first ones.
+    axes: the order of those of `responses` in an npz file; group: the name of the array (S,), or
+    coordinate of presentations, with the categories of the images for stratified splits.
 
-    A NetCDF file has the dimensions `presentation` and `neuroid`, the coordinate `stimulus_id` (or
-    `image_id`), and may have the coordinates `repetition` and `region`. Presentations of the same
-    image are its repetitions. As in Brain-Score, all are kept even if images differ in number.
-
-    Args:
-      group: name of the array (S,), or coordinate of presentations, with the categories of the
-        images for stratified splits.
-
-    Raises:
-      UsageError: there is no such file, its content has another form, a response is infinite, or
-        a response in an npz file has fewer than two repetitions.
+    From an npz file only the repetitions that all neurons have are kept (see `complete`), from a
+    NetCDF file all, as in Brain-Score. UsageError if there is no such file, it has another form, or
+    a response is infinite.
     """
     if not Path(path).is_file():
         raise UsageError(f'there is no file {path}.')
     if Path(path).suffix in NETCDF:
-        responses, of_stimuli, of_neurons = _from_netcdf(path)
+        responses, by_image, by_neuron = _from_netcdf(path)
     else:
-        responses, of_stimuli, of_neurons = _from_npz(path, axes)
+        responses, by_image, by_neuron = _from_npz(path, axes)
         responses = complete(responses)
-    if group is not None and group not in of_stimuli:
+    if group is not None and group not in by_image:
         raise UsageError(
-            f'{path} has no {group!r} for each image; it has {", ".join(of_stimuli) or "nothing"}.'
+            f'{path} has no {group!r} for each image; it has {", ".join(by_image) or "nothing"}.'
         )
     if np.isinf(responses).any():
         raise UsageError(f'{path} has infinite responses; missing ones must be NaN.')
-    regions = of_neurons.get('region', np.full(responses.shape[1], 'all'))
     return Assembly(
-        responses=responses,
-        stimuli=of_stimuli.get('stimulus_id'),
-        groups=None if group is None else of_stimuli[group],
-        regions=regions.astype(str),
+        responses,
+        stimuli=by_image.get('stimulus_id'),
+        groups=None if group is None else by_image[group],
+        regions=by_neuron.get('region', np.full(responses.shape[1], 'all')).astype(str),
     )
 
 
 def complete(responses: np.ndarray) -> np.ndarray:
     """(S, N, R), NaN if missing -> (S, N, r): the first r repetitions that are not missing.
 
-    r is the smallest number of repetitions of any neuron and image.
-
-    Raises:
-      UsageError: r is below two.
+    r is the smallest number of repetitions of any neuron and image; UsageError if it is below two.
     """
     missing = np.isnan(responses)
-    present_first = np.argsort(missing, axis=-1, kind='stable')
-    least = int((~missing).sum(-1).min())
-    if least < 2:
+    fewest = int((~missing).sum(-1).min())
+    if fewest < 2:
         raise UsageError(
-            f'a neuron has {least} response(s) to an image; leave out neurons or images with fewer '
-            'than two.'
+            f'a neuron has {fewest} response(s) to an image; leave out neurons or images with '
+            'fewer than two.'
         )
-    return np.take_along_axis(responses, present_first[..., :least], axis=-1)
+    present_first = np.argsort(missing, axis=-1, kind='stable')
+    return np.take_along_axis(responses, present_first[..., :fewest], axis=-1)
 
 
-def _from_npz(path, axes) -> tuple[np.ndarray, Mapping, Mapping]:
+def _from_npz(path: str, axes: tuple[str, ...]) -> tuple[np.ndarray, Arrays, Arrays]:
+    """Responses (S, N, R), and arrays with a value for each image and for each neuron."""
     if sorted(axes) != sorted(AXES):
         raise UsageError(f'the axes are {", ".join(axes)}; they must be {", ".join(AXES)}.')
     try:
         with zipfile.ZipFile(path):  # np.load would take other formats as well
             arrays = dict(np.load(path))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
-        raise UsageError(f'{path} is not a valid npz file ({e}).') from e
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UsageError(f'{path} is not a valid npz file ({error}).') from error
     responses = arrays.get('responses', np.zeros(()))
     if responses.ndim != 3:
         raise UsageError(f'{path} must have `responses` with three axes: {", ".join(axes)}.')
@@ -112,13 +101,15 @@ def _from_npz(path, axes) -> tuple[np.ndarray, Mapping, Mapping]:
                 f'{path} has `{name}` of shape {arrays[name].shape}; with one for each {what} it '
                 f'would be ({count},). Are the axes of `responses` {", ".join(axes)}?'
             )
-    of_stimuli = {k: a for k, a in arrays.items() if a.shape == (images,) and k != 'region'}
-    of_neurons = {k: a for k, a in arrays.items() if a.shape == (neurons,) and k == 'region'}
-    return responses, of_stimuli, of_neurons
+    by_neuron = {'region': arrays.pop('region')} if 'region' in arrays else {}
+    by_image = {name: array for name, array in arrays.items() if array.shape == (images,)}
+    return responses, by_image, by_neuron
 
 
-def _from_netcdf(path) -> tuple[np.ndarray, Mapping, Mapping]:
+def _from_netcdf(path: str) -> tuple[np.ndarray, Arrays, Arrays]:
+    """As `_from_npz`."""
     try:
+        import pandas as pd
         import xarray
     except ImportError:
         raise UsageError("NetCDF files need xarray: pip install 'lcn_jax[netcdf]'.") from None
@@ -128,34 +119,23 @@ def _from_netcdf(path) -> tuple[np.ndarray, Mapping, Mapping]:
         values = array.squeeze(others).transpose('presentation', 'neuroid').values
         # image_id is the older name.
         ids = array['stimulus_id' if 'stimulus_id' in array.coords else 'image_id'].values
-    except (OSError, ValueError, KeyError) as e:
+    except (OSError, ValueError, KeyError) as error:
         raise UsageError(
             f'{path} is not a NetCDF file of one array with the dimensions presentation and '
-            f'neuroid and the coordinate stimulus_id or image_id ({e}).'
-        ) from e
+            f'neuroid and the coordinate stimulus_id or image_id ({error}).'
+        ) from error
 
     def coordinates(dimension):
-        return {k: c.values for k, c in array.coords.items() if c.dims == (dimension,)}
+        return {str(k): c.values for k, c in array.coords.items() if c.dims == (dimension,)}
 
     _, first, image = np.unique(ids, return_index=True, return_inverse=True)
-    of_presentations = coordinates('presentation')
-    repetition = _occurrence(image)
-    if 'repetition' in of_presentations:
-        named = np.unique(of_presentations['repetition'], return_inverse=True)[1]
+    by_presentation = coordinates('presentation')
+    repetition = pd.Series(image).groupby(image).cumcount().to_numpy()
+    if 'repetition' in by_presentation:
+        named = np.unique(by_presentation['repetition'], return_inverse=True)[1]
         if len(set(zip(image, named))) == len(image):  # or the names are ambiguous
             repetition = named
     responses = np.full((len(first), values.shape[1], repetition.max() + 1), np.nan)
     responses[image, :, repetition] = values
-    of_stimuli = {name: values[first] for name, values in of_presentations.items()}
-    of_stimuli['stimulus_id'] = ids[first]
-    return responses, of_stimuli, coordinates('neuroid')
-
-
-def _occurrence(numbers: np.ndarray) -> np.ndarray:
-    """(S,) int -> (S,) int: how many equal numbers come before each."""
-    order = np.argsort(numbers, kind='stable')
-    counts = np.bincount(numbers)
-    ranks = np.arange(len(numbers)) - np.repeat(np.cumsum(counts) - counts, counts)
-    occurrence = np.empty_like(ranks)
-    occurrence[order] = ranks
-    return occurrence
+    by_image = {name: values[first] for name, values in by_presentation.items()}
+    return responses, by_image | {'stimulus_id': ids[first]}, coordinates('neuroid')

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from lcn_jax.brain import stimuli
 from lcn_jax.brain.features import Network, extract
+from lcn_jax.data.builders import encoded
 from lcn_jax.errors import UsageError
 from lcn_jax.files import Path, locate, writing
 
@@ -19,25 +19,20 @@ def write(
 
     It has `digest` (N,), the SHA-256 of each file in hexadecimal digits, which identifies an image
     whatever its name; and under the name of each layer float32 (N, C, H, W), or (N, ...) as
-    `extract` returns it. Files that do not decode are left out.
+    `extract` returns it. Files that cannot be decoded are left out; returns {name: reason} of them.
 
-    Returns:
-      {name: reason} of the files that were left out.
-
-    Raises:
-      UsageError: there is no such layer, no file decodes, or the npz file cannot be written.
+    UsageError if there is no such layer, no file can be decoded, or nothing can be written.
     """
-    images, left_out = {}, {}
+    images, digests, left_out = [], [], {}
     for name, file in files.items():
         try:
-            images[name] = stimuli.decode(file, name)
-        except UsageError as e:
-            left_out[name] = str(e)
+            images.append(encoded.decode(file, name))
+            digests.append(hashlib.sha256(file).hexdigest())
+        except UsageError as error:
+            left_out[name] = str(error)
     if not images:
         raise UsageError(f'none of the images can be decoded: {next(iter(left_out.values()))}')
-    digests = [hashlib.sha256(files[name]).hexdigest() for name in images]
-    activations = extract(network, list(images.values()), layers)
-    arrays: dict[str, Any] = {'digest': np.array(digests), **activations}
+    arrays: dict[str, Any] = {'digest': np.array(digests), **extract(network, images, layers)}
     with writing(path), locate(path).open('wb') as file:
         np.savez(file, **arrays)
     return left_out

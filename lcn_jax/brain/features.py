@@ -13,16 +13,15 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from lcn_jax.data import sources
 from lcn_jax.data.batches import Pixels, normalise
+from lcn_jax.data.builders.encoded import MODES
 from lcn_jax.data.shards import MISSING
 from lcn_jax.errors import UsageError
 from lcn_jax.training import checkpoint
 from lcn_jax.training.experiment import Experiment
-
-MODES = {1: 'L', 3: 'RGB'}  # Pillow's names, by number of channels
-NOT_BLOCKS = ('stem', 'pooled')  # activations before and after the blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +44,7 @@ def load(workdir: str, which: str = 'latest', data_dir: str | None = None) -> Ne
     """The network of a run at a checkpoint: 'latest', 'best' or the number of a step.
 
     If the config has no mean and std, they are computed from the training images in `data_dir`, by
-    default config.data_dir.
-
-    Raises:
-      UsageError: there is no run or no such checkpoint, or the training images are needed but
-        missing.
+    default config.data_dir. UsageError if there is no run, no such checkpoint, or no such images.
     """
     config = checkpoint.read_config(workdir)
     if data_dir is not None:
@@ -59,30 +54,12 @@ def load(workdir: str, which: str = 'latest', data_dir: str | None = None) -> Ne
         step = checkpoints.find(which)
         trained = checkpoints.restore(step, experiment.shapes).state
     mean, std = sources.normalisation(config, sources.Source(config.dataset, config.data_dir))
-    return Network(
-        model=experiment.network.model,
-        variables=jax.device_put(trained.variables),
-        image_shape=experiment.network.image_shape,
-        mean=mean,
-        std=std,
-        step=step,
-    )
-
-
-def blocks(network: Network) -> tuple[str, ...]:
-    """The names of the sown activations between 'stem' and 'pooled', in the order of computation.
-
-    () if the model sows none.
-    """
-    return tuple(name for name in _sown(network) if name not in NOT_BLOCKS)
+    network, variables = experiment.network, jax.device_put(trained.variables)
+    return Network(network.model, variables, network.image_shape, mean, std, step)
 
 
 def main_layers(network: Network) -> tuple[str, ...]:
     """The blocks and the layers after them: 'pooled', if the model sows it, and 'logits'."""
-    return (*(name for name in _sown(network) if name != 'stem'), 'logits')
-
-
-def _sown(network: Network) -> list[str]:
     names = []
 
     def trace(variables, images):
@@ -90,48 +67,38 @@ def _sown(network: Network) -> list[str]:
         names.extend(_by_name(dict(state).get('intermediates', {})))  # dicts leave a trace sorted
 
     jax.eval_shape(trace, network.variables, jnp.zeros((1, *network.image_shape)))
-    return names
+    return (*(name for name in names if name != 'stem'), 'logits')
+
+
+def blocks(network: Network) -> tuple[str, ...]:
+    """The sown activations between 'stem' and 'pooled', in the order of computation."""
+    return tuple(name for name in main_layers(network) if name not in ('pooled', 'logits'))
 
 
 def resized(images: Sequence[np.ndarray] | np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """Scales whole images to `shape` (H, W, C), and converts them to RGB (C = 3) or grey (C = 1).
+    """Whole images in RGB (C = 3) or grey (C = 1), scaled to `shape` (H, W, C): (N, H, W, C) uint8.
 
-    Args:
-      images: uint8, each (h, w), (h, w, 1) or (h, w, 3), of any sizes.
-
-    Returns:
-      (N, H, W, C) uint8, interpolated bilinearly with antialiasing.
-
-    Raises:
-      UsageError: C is neither 1 nor 3.
-      ValueError: an image has another shape or dtype.
+    Interpolates bilinearly, with antialiasing. images: uint8, each (h, w), (h, w, 1) or (h, w, 3),
+    of any sizes; else ValueError. UsageError if C is neither 1 nor 3.
     """
-    if shape[2] not in MODES:
+    height, width, channels = shape
+    if channels not in MODES:
         raise UsageError(
-            f'the network takes images of {shape[2]} channels; image files give 1 (grey) or 3 '
+            f'the network takes images of {channels} channels; image files give 1 (grey) or 3 '
             '(RGB).'
         )
-    return np.stack([_resized(image, shape) for image in images])
-
-
-def _resized(image, shape):
-    from PIL import Image
-
-    if (
-        image.dtype != np.uint8
-        or image.ndim not in (2, 3)
-        or image.shape[2:] not in ((), (1,), (3,))
-    ):
-        raise ValueError(
-            f'an image is {image.dtype} {image.shape}; it must be uint8 of shape (H, W), (H, W, 1) '
-            'or (H, W, 3).'
-        )
-    height, width, channels = shape
-    grey = image.shape[2:] == (1,)
-    picture = Image.fromarray(image[..., 0] if grey else image).convert(MODES[channels])
-    if picture.size != (width, height):
+    found = np.empty((len(images), *shape), np.uint8)
+    for i, image in enumerate(images):
+        if image.dtype != np.uint8 or (image.ndim, *image.shape[2:]) not in ((2,), (3, 1), (3, 3)):
+            raise ValueError(
+                f'an image is {image.dtype} {image.shape}; it must be uint8 of shape (H, W), '
+                '(H, W, 1) or (H, W, 3).'
+            )
+        pixels = image[..., 0] if image.shape[2:] == (1,) else image
+        picture = Image.fromarray(pixels).convert(MODES[channels])
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(picture).reshape(shape)
+        found[i] = np.asarray(picture).reshape(shape)
+    return found
 
 
 def extract(
@@ -140,38 +107,27 @@ def extract(
     layers: Sequence[str],
     batch_size: int = 64,
 ) -> dict[str, np.ndarray]:
-    """The activations of some layers, all held in memory.
+    """The activations of some layers for images, which are `resized`; all held in memory.
 
     Layers are the activations that the model sows, 'logits' (the output of the model), and the
     outputs of all modules, named by their paths ('stage1_block1_conv1', or 'encoder/conv' if
-    modules are nested). If a module is called several times, this is its last output.
-
-    Args:
-      images: as `resized` takes them.
+    modules are nested). If a module is called several times, this is its last output. UsageError,
+    which lists all layers, if there is no such layer.
 
     Returns:
       float32 by layer: (N, C, H, W), or (N, ...) as the model has it for layers without positions.
-
-    Raises:
-      UsageError: there is no such layer; the message lists all.
-      ValueError: an image has a wrong shape or dtype.
     """
     pixels = resized(images, network.image_shape)
     batch_size = min(batch_size, len(pixels))
     unlabelled = np.full(batch_size, MISSING, np.int32)
+    # Padded, so that all batches run the same program.
+    padded = np.pad(pixels, [(0, -len(pixels) % batch_size)] + [(0, 0)] * 3)
     parts = []
-    for start in range(0, len(pixels), batch_size):
-        batch = pixels[start : start + batch_size]
-        missing = batch_size - len(batch)  # padded, so that all batches run the same program
-        batch = np.pad(batch, [(0, missing)] + [(0, 0)] * 3)
-        part = _activations(
-            network.variables,
-            Pixels(batch, unlabelled, network.mean, network.std),
-            model=network.model,
-            layers=tuple(layers),
-        )
-        parts.append({name: np.asarray(x)[: batch_size - missing] for name, x in part.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in layers}
+    for batch in padded.reshape(-1, batch_size, *network.image_shape):
+        batch = Pixels(batch, unlabelled, network.mean, network.std)
+        part = _activations(network.variables, batch, model=network.model, layers=tuple(layers))
+        parts.append(jax.device_get(part))
+    return {name: np.concatenate([part[name] for part in parts])[: len(pixels)] for name in layers}
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'layers'))
@@ -185,8 +141,8 @@ def _activations(variables, pixels, *, model, layers):
         raise UsageError(f'unknown layer {unknown[0]!r}; known: {", ".join(found)}.')
     order = [getattr(model, 'layout', 'NHWC').index(axis) for axis in 'NCHW']
 
-    def channels_first(x):
-        return (x.transpose(order) if x.ndim == 4 else x).astype(np.float32)
+    def channels_first(values):
+        return (values.transpose(order) if values.ndim == 4 else values).astype(np.float32)
 
     return {name: channels_first(found[name]) for name in layers}
 
@@ -194,7 +150,7 @@ def _activations(variables, pixels, *, model, layers):
 def _by_name(intermediates: Mapping) -> dict[str, jax.Array]:
     """Activations that a model sowed, as 'path/of/module/name', or Flax captured, 'path/of/module'.
 
-    Of several values under a name the last; scalars and values that are no arrays are left out.
+    The last of several values under a name; without scalars and what is not an array.
     """
     found = {}
     for path, values in flax.traverse_util.flatten_dict(intermediates).items():

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
+from scipy import stats
 
 from lcn_jax.errors import UsageError
 
@@ -22,45 +23,33 @@ RESAMPLES, CONFIDENCE = 1000, 0.95
 def prediction_correlations(
     features: np.ndarray, responses: np.ndarray, groups: np.ndarray | None = None
 ) -> np.ndarray:
-    """Correlation of predicted with measured responses to held-out images.
+    """Correlation of predicted with measured responses to held-out images: (SPLITS, N) float64.
 
-    One partial least squares regression predicts all neurons.
+    One partial least squares regression predicts all neurons. NaN for neurons whose responses or
+    predictions do not vary in a split.
 
-    Args:
-      features: (S, ...) of S images, flattened if they have more than two axes.
-      responses: (S, N) of N neurons, means over repetitions.
-      groups: (S,) categories of the images, for stratified splits; None splits at random.
-
-    Returns:
-      (SPLITS, N) float64; NaN for neurons whose responses or predictions do not vary in a split.
-
-    Raises:
-      UsageError: features are not finite, fewer than COMPONENTS of them vary independently, or
-        there are too few images to split.
-      ValueError: shapes do not match.
+    features: (S, ...) of S images; responses: (S, N), means over repetitions; groups: (S,)
+    categories of the images, for stratified splits, or None to split at random. UsageError if
+    features are not finite, fewer than COMPONENTS of them vary independently, or there are too few
+    images to split; ValueError if the numbers of images differ.
     """
-    from scipy import stats
     from sklearn.cross_decomposition import PLSRegression
     from sklearn.exceptions import ConvergenceWarning
+    from sklearn.utils import check_consistent_length
 
-    features, responses = np.asarray(features), np.asarray(responses)
-    if responses.ndim != 2 or len(features) != len(responses):
-        raise ValueError(
-            f'features {features.shape} and responses {responses.shape} must be (images, ...) and '
-            '(images, neurons).'
-        )
-    features = features.reshape(len(features), -1)
-    finite = np.isfinite(features).all(1)
-    if not finite.all():
-        raise UsageError(f'not finite for {(~finite).sum()} of {len(features)} images.')
+    check_consistent_length(features, responses)
+    features = np.reshape(features, (len(features), -1))
+    infinite = np.count_nonzero(~np.isfinite(features).all(1))
+    if infinite:
+        raise UsageError(f'not finite for {infinite} of {len(features)} images.')
     points = coordinates(features)
-    splits = _splits(len(points), groups, SPLITS, TRAIN_SIZE)
+    parts = splits(len(points), groups, SPLITS, TRAIN_SIZE)
     varying = _rank(points)
-    if varying - max(len(test) for _, test in splits) < COMPONENTS:  # or no split can have fewer
-        varying = min(_rank(points[train]) for train, _ in splits)
+    if varying - max(len(test) for _, test in parts) < COMPONENTS:  # else all splits have enough
+        varying = min(_rank(points[train]) for train, _ in parts)
     if varying < COMPONENTS:
         raise UsageError(
-            f'only {varying} units vary independently over {len(splits[0][0])} images; '
+            f'only {varying} units vary independently over {len(parts[0][0])} images; '
             f'{COMPONENTS} components need {COMPONENTS}.'
         )
     regression = PLSRegression(COMPONENTS, scale=False)
@@ -68,7 +57,7 @@ def prediction_correlations(
     with warnings.catch_warnings():
         # Power iterations that do not converge stop after as many as in Brain-Score.
         warnings.simplefilter('ignore', ConvergenceWarning)
-        for train, test in splits:
+        for train, test in parts:
             predicted = regression.fit(points[train], responses[train]).predict(points[test])
             correlations.append(stats.pearsonr(responses[test], predicted, axis=0)[0])
     return np.stack(correlations)
@@ -99,34 +88,19 @@ def mean(responses: np.ndarray) -> np.ndarray:
 
 
 def split_half_reliabilities(responses: np.ndarray) -> np.ndarray:
-    """Correlation of the means of two halves of the repetitions, corrected to all repetitions.
+    """Reliability of responses, (SPLITS, N) float64, whose `aggregate` is the ceiling.
 
-    The correction is that of Spearman and Brown, 2 r / (1 + r). The `aggregate` of the results is
-    the ceiling.
+    2 r / (1 + r), by Spearman and Brown, for the correlation r of the means over two halves of the
+    repetitions. Images that are missing in one of the halves are left out of it.
 
-    Args:
-      responses: (S, N, R) of N neurons to S images in R >= 2 repetitions, NaN if missing. Images
-        that are missing in one of the halves are left out of the correlation.
-
-    Returns:
-      (SPLITS, N) float64.
-
-    Raises:
-      ValueError: there are fewer than two repetitions.
+    responses: (S, N, R) of N neurons to S images, NaN if missing; ValueError if R is below 2.
     """
-    from scipy import stats
     from sklearn.model_selection import ShuffleSplit
 
-    if responses.ndim != 3 or responses.shape[2] < 2:
-        raise ValueError(
-            f'responses {responses.shape} must be (images, neurons, repetitions) with at least 2 '
-            'repetitions.'
-        )
-    repetitions = np.arange(responses.shape[2])
-    halves = ShuffleSplit(SPLITS, train_size=0.5, random_state=SEED).split(repetitions)
     reliabilities = []
-    for first, second in halves:
-        means = np.stack([mean(responses[:, :, half]) for half in (first, second)])
+    shuffled = ShuffleSplit(SPLITS, train_size=0.5, random_state=SEED)
+    for split_halves in shuffled.split(np.arange(responses.shape[2])):
+        means = np.stack([mean(responses[:, :, half]) for half in split_halves])
         known = ~np.isnan(means).any((0, 2))
         r = np.asarray(stats.pearsonr(*means[:, known], axis=0)[0])
         reliabilities.append(2 * r / (1 + r))
@@ -138,37 +112,31 @@ def aggregate(values: np.ndarray) -> np.ndarray:
     return np.nanmedian(values, axis=-1).mean(0)
 
 
-def ceiled_since_2026(score, ceiling):
-    """r² / ceiling: explained over explainable variance; Brain-Score's since January 2026."""
-    return score**2 / ceiling
+def ceiled(score: float, ceiling: float) -> dict[str, float]:
+    """A score relative to its ceiling, as Brain-Score computes it since January 2026, and before.
 
-
-def ceiled_until_2026(score, ceiling):
-    """(r / ceiling)²: Brain-Score's before January 2026, and that of earlier papers."""
-    return (score / ceiling) ** 2
+    r² / ceiling is explained over explainable variance; (r / ceiling)² is that of earlier papers.
+    """
+    return {'ceiled_since_2026': score**2 / ceiling, 'ceiled_until_2026': (score / ceiling) ** 2}
 
 
 def bootstrap_interval(
-    statistic: Callable[[np.ndarray], np.ndarray], neurons: int
+    statistic: Callable[..., np.ndarray], *values: np.ndarray
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a statistic of N neurons, resampling the neurons.
+    """Percentile bootstrap interval of statistic(*values), resampling the neurons.
 
-    Args:
-      statistic: maps indices of neurons (..., N), drawn with replacement, to values (...).
-
-    Returns:
-      The bounds, NaN for a single neuron.
+    values: (SPLITS, N) of the same N neurons; the bounds are NaN for a single one. statistic:
+    reduces arrays (SPLITS, ..., N) to (...), as `aggregate` does.
     """
-    from scipy import stats
-
-    if neurons < 2:
+    if values[0].shape[-1] < 2:
         return float('nan'), float('nan')
     bounds = stats.bootstrap(
-        (np.arange(neurons),),
-        lambda sample, axis: statistic(sample),
+        values,
+        lambda *resampled, axis: statistic(*resampled),
         n_resamples=RESAMPLES,
         batch=100,
         vectorized=True,
+        paired=True,
         axis=-1,
         confidence_level=CONFIDENCE,
         method='percentile',
@@ -177,23 +145,18 @@ def bootstrap_interval(
     return float(bounds.low), float(bounds.high)
 
 
-def halves(stimuli: int, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of two halves of the images: one to choose a layer on, one to report it on.
-
-    Raises:
-      UsageError: there are too few images, or too few of a group.
-    """
-    return _splits(stimuli, groups, 1, 0.5)[0]
-
-
-def _splits(
-    stimuli: int, groups: np.ndarray | None, count: int, train_size: float
+def splits(
+    images: int, groups: np.ndarray | None, count: int, train_size: float
 ) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Indices of two parts of the images, `count` times; stratified if `groups` are given.
+
+    UsageError if there are too few images, or too few of a group.
+    """
     from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
 
     split = ShuffleSplit if groups is None else StratifiedShuffleSplit
     shuffled = split(count, train_size=train_size, random_state=SEED)
     try:
-        return list(shuffled.split(np.zeros(stimuli), groups))
-    except ValueError as e:
-        raise UsageError(f'{stimuli} images cannot be split: {e}') from e
+        return list(shuffled.split(np.zeros(images), groups))
+    except ValueError as error:
+        raise UsageError(f'{images} images cannot be split: {error}') from error

@@ -6,6 +6,7 @@ stored as the vector of its P = S (S - 1) / 2 pairs.
 """
 
 import numpy as np
+from scipy import stats
 
 
 def rdm(features: np.ndarray) -> np.ndarray:
@@ -19,38 +20,24 @@ def rdm(features: np.ndarray) -> np.ndarray:
 
 
 def similarity(model: np.ndarray, measured: np.ndarray) -> float:
-    """Mean Spearman correlation of one matrix (P,) with M others (M, P).
+    """Mean Spearman correlation of a matrix (P,) with M others (M, P).
 
     The others are of different animals, sessions or repetitions.
     """
-    ranked, others = _standard_ranks(model[None]), _standard_ranks(measured)
-    return float((others @ ranked[0]).mean())
+    ranks = stats.rankdata([model, *measured], axis=-1, nan_policy='propagate')
+    return float(np.corrcoef(ranks)[0, 1:].mean())
 
 
 def noise_ceiling(measured: np.ndarray) -> tuple[float, float]:
     """Bounds (lower, upper) of the `similarity` of the best model with M >= 2 matrices (M, P).
 
-    The upper bound is reached by the mean of their ranks, which no model can exceed. For the lower
-    bound, each matrix is compared with the mean of the others.
-
-    Raises:
-      ValueError: there are fewer than two.
+    The mean of their ranks reaches the upper bound, which no model can exceed. For the lower bound,
+    each matrix is compared with the mean of the others. ValueError if there are fewer than two.
     """
     if len(measured) < 2:
         raise ValueError(f'a noise ceiling needs two matrices or more, not {len(measured)}.')
-    ranks = _standard_ranks(measured)
+    ranks = stats.rankdata(measured, axis=-1, nan_policy='propagate')
+    ranks = (ranks - ranks.mean(-1, keepdims=True)) / ranks.std(-1, keepdims=True)
     total = ranks.sum(0)
-
-    def mean_correlation(best):
-        return float((ranks * best / np.linalg.norm(best, axis=-1, keepdims=True)).sum(-1).mean())
-
-    return mean_correlation(total - ranks), mean_correlation(total[None])
-
-
-def _standard_ranks(matrices: np.ndarray) -> np.ndarray:
-    """(M, P) -> ranks with mean 0 and norm 1: products of two are Spearman correlations."""
-    from scipy import stats
-
-    ranks = stats.rankdata(matrices, axis=-1, nan_policy='propagate')
-    ranks -= ranks.mean(-1, keepdims=True)
-    return ranks / np.linalg.norm(ranks, axis=-1, keepdims=True)
+    lower = np.mean([np.corrcoef(own, total - own)[0, 1] for own in ranks])
+    return float(lower), float(np.corrcoef([total, *ranks])[0, 1:].mean())

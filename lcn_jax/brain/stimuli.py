@@ -1,6 +1,5 @@
 """Image files in a folder or a zip."""
 
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -15,29 +14,23 @@ from lcn_jax.errors import UsageError
 def read(source: str) -> dict[str, bytes]:
     """Path inside a folder or zip -> image file, in natural order: 2.png before 10.png.
 
-    Raises:
-      UsageError: `source` is missing, is corrupt, or has no images.
+    UsageError if `source` is missing, is corrupt, or has no images.
     """
+
+    def natural(name):
+        return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', name)]
+
     with archives.files(Path(source)) as files:
-        names = [name for name in files if archives.is_image(name)]
+        names = sorted(filter(archives.is_image, files), key=natural)
         if not names:
             raise UsageError(f'there are no images in {source}.')
-        return {name: files[name]() for name in sorted(names, key=_natural)}
-
-
-def decode(file: bytes, name: str) -> np.ndarray:
-    """(H, W, 3) uint8; UsageError, with the name, if the image is not whole."""
-    from PIL import Image
-
-    with encoded.decoding(name), Image.open(io.BytesIO(file)) as image:
-        return np.asarray(image.convert('RGB'))
+        return {name: files[name]() for name in names}
 
 
 def choose(files: dict[str, bytes], ids: Sequence[str] | np.ndarray) -> dict[str, bytes]:
     """The files with these names, in the order of `ids`; folders and suffixes may be left out.
 
-    Raises:
-      UsageError: a name fits no file, or several.
+    UsageError if a name fits no file, or several.
     """
     by_id = {}
     for path in files:
@@ -56,9 +49,8 @@ def choose(files: dict[str, bytes], ids: Sequence[str] | np.ndarray) -> dict[str
 def shown(source: str, neurons: Assembly) -> list[np.ndarray]:
     """The images shown to the neurons, in the order of the responses: (H, W, 3) uint8, any sizes.
 
-    Raises:
-      UsageError: as `read`, `decode` and `choose`; or the number of images differs from that of the
-        responses.
+    UsageError as `read` and `choose`, or if an image cannot be decoded, or the number of images is
+    not that of the responses.
     """
     files = read(source)
     if neurons.stimuli is not None:
@@ -68,8 +60,4 @@ def shown(source: str, neurons: Assembly) -> list[np.ndarray]:
             f'there are {len(files)} images in {source}, but responses to '
             f'{len(neurons.responses)}; if these are neurons: --axes=neuroids,stimuli,repetitions.'
         )
-    return [decode(file, name) for name, file in files.items()]
-
-
-def _natural(name: str) -> list[str | int]:
-    return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', name)]
+    return [encoded.decode(file, name) for name, file in files.items()]

@@ -4,7 +4,7 @@ The convolutional and the locally connected network of a config have the same pa
 same names, except for those that are local: kernels, and biases and scales of every position's own.
 `grids` (`lcn_jax.grids` of the latter) says which these are, so both directions need it. All other
 parameters are returned as they are, and the collection 'batch_stats' fits both networks, unless
-norms are local (`norm.py`):
+norms are local (`layer/norm.py`):
 
     model = ResNet(..., local=True)
     grids = lcn_jax.grids(model, image_shape)
@@ -23,15 +23,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lcn_jax.layer.each_local import map_local
 from lcn_jax.layer.grid import Grid
-from lcn_jax.layer.local_parameters import (
-    arrays_by_path,
-    by_path,
-    kernels,
-    map_local,
-    name_of,
-    replaced,
-)
+from lcn_jax.layer.local_parameters import arrays_by_path, by_path, kernels, name_of, replaced
 from lcn_jax.layer.parameters import tile_kernel
 
 

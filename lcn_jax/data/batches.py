@@ -1,4 +1,4 @@
-"""Batches made on the device from uint8 images that are there: gather, crop, flip, normalise.
+"""Batches made on the device from uint8 images on it: gather, crop, flip, normalise.
 
 Everything follows from a key and the step, so there is no state to store: a run that resumes, or
 one on another number of devices, sees the same batches.
@@ -32,11 +32,10 @@ class Pixels:
 
 @dataclasses.dataclass(frozen=True)
 class BatchSpec:
-    """What training batches consist of.
+    """What is in a training batch: batch_size / repetitions images, each `repetitions` times.
 
-    A batch holds batch_size / repetitions images, each as `repetitions` copies; each copy is a
-    random size×size crop no further than `padding` from the centre, mirrored half of the time if
-    `flips`.
+    Each copy is a random size×size crop, at most `padding` from the centre; if `flips`, it is
+    mirrored half of the time.
     """
 
     batch_size: int
@@ -52,7 +51,7 @@ def epoch_order(key: jax.Array, epoch: jax.Array, examples: int) -> jax.Array:
 
 
 def crop(images: jax.Array, offsets: jax.Array, size: int) -> jax.Array:
-    """Windows size×size whose top left corners are at `offsets`; zero outside of the image.
+    """Windows of size×size whose top left corners are at `offsets`; zero outside the image.
 
     images: (N, H, W, C); offsets: (N, 2) int, may be negative. Returns (N, size, size, C).
     """
@@ -74,15 +73,10 @@ def normalise(images: Array, pixels: Pixels) -> jax.Array:
     return (jnp.asarray(images, jnp.float32) / 255 - pixels.mean) / pixels.std
 
 
-def centre(pixels: Pixels, size: int) -> jax.Array:
+def centre_offset(pixels: Pixels, size: int) -> jax.Array:
     """(2,) offset of the centre crop."""
     height, width = pixels.images.shape[1:3]
     return jnp.array([(height - size) // 2, (width - size) // 2])
-
-
-def flip(images: jax.Array, flipped: jax.Array) -> jax.Array:
-    """Mirrors left and right where `flipped` (N,) is True."""
-    return jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)
 
 
 def train_batch(
@@ -95,13 +89,11 @@ def train_batch(
 ) -> tuple[jax.Array, jax.Array]:
     """Part `shard` = (index, count) of the training batch of a step, from the epoch's `order`.
 
+    images (batch_size / count, size, size, C) float32 and labels (batch_size / count,).
     Normalisation comes before the crop, so the padding is the mean colour. Without an `order`,
     `pixels` are this part already, copies included.
-
-    Returns:
-      images (batch_size / count, size, size, C) float32 and labels (batch_size / count,).
     """
-    batch_size, size, padding = spec.batch_size, spec.size, spec.padding
+    batch_size, padding = spec.batch_size, spec.padding
     mine = positions(batch_size, shard)
     if order is None:
         chosen = jnp.arange(len(mine))
@@ -110,9 +102,10 @@ def train_batch(
     offset_key, flip_key = jax.random.split(jax.random.fold_in(key, step))
     offsets = jax.random.randint(offset_key, (batch_size, 2), -padding, padding + 1)
     images = normalise(pixels.images[chosen], pixels)
-    images = crop(images, centre(pixels, size) + offsets[mine], size)
+    images = crop(images, centre_offset(pixels, spec.size) + offsets[mine], spec.size)
     if spec.flips:
-        images = flip(images, jax.random.bernoulli(flip_key, shape=(batch_size,))[mine])
+        flipped = jax.random.bernoulli(flip_key, shape=(batch_size,))[mine]
+        images = jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)
     return images, pixels.labels[chosen]
 
 
@@ -126,6 +119,6 @@ def eval_batch(
     examples = start + jnp.arange(batch_size)
     chosen = jnp.minimum(examples, len(pixels.labels) - 1)
     labels = pixels.labels[chosen]
-    offsets = jnp.broadcast_to(centre(pixels, size), (batch_size, 2))
+    offsets = jnp.broadcast_to(centre_offset(pixels, size), (batch_size, 2))
     images = crop(normalise(pixels.images[chosen], pixels), offsets, size)
     return images, labels, (examples < len(pixels.labels)) & (labels != MISSING)

@@ -1,7 +1,7 @@
 """Writes a dataset in the form that training reads, once, without tensorflow.
 
-tfds writes into a folder of another name and renames it at the end, so what is interrupted is never
-taken for whole.
+tfds writes into a folder of another name and renames it at the end, so an interrupted attempt is
+never mistaken for a whole dataset.
 """
 
 import importlib.util
@@ -22,11 +22,9 @@ def prepare(
 
     Args:
       dataset: one of SPECS; 'module:Builder'; an image classification dataset of tfds, which needs
-        tensorflow; or a name of one's own for the images of `source`, which are in folders of
-        classes.
-      source: what SPECS says the dataset is prepared from; passed to a builder of one's own.
-      val_labels: for ImageNet with other validation images than the official ones: a file with the
-        wnid of each, one a line, in the order of the image files, or a table like Kaggle's.
+        tensorflow; or a new name for the images of `source`, which are in folders of classes.
+      source: what SPECS says the dataset is prepared from; passed to a builder of the user's own.
+      val_labels: for ImageNet with other validation images, as `Imagenet2012` takes it.
 
     Returns:
       The number of examples of each split.
@@ -47,13 +45,7 @@ def prepare(
     builder = _builder(dataset, folder, given)
     if not builder.data_path.exists():
         files.make_folder(folder)
-        with files.writing(builder.data_path):
-            try:
-                builder.download_and_prepare(file_format=sources.FORMAT)
-            except RuntimeError as error:  # how array_record says that the disk is full
-                if 'write() failed' not in str(error):
-                    raise
-                raise OSError(error) from error
+        sources.write(builder)
     elif not builder.is_prepared():
         raise UsageError(f'{builder.data_path} is not a whole dataset: delete it and try again.')
     sources.check_format(builder)
@@ -71,43 +63,39 @@ def _local(flag: str, path: str) -> Path:
 
 def _builder(dataset: str, folder: Path, given: dict[str, Path]) -> Any:
     """The tfds builder that makes `dataset` in `folder` from the `given` source and labels."""
+    import tensorflow_datasets as tfds
+
     known = SPECS.get(dataset)
-    if known is None and not specs.is_own(dataset):
-        make = _of_images if 'source' in given else _of_tfds
-        return make(dataset, folder, **given)
+    if known is None and not specs.is_plugin(dataset):
+        if given:
+            return _folder_builder(dataset, folder, **given)
+        specs.builder_class(dataset)  # raises if tfds does not know it
+        if not _has_tensorflow():
+            raise UsageError(
+                f'{dataset} is prepared by tfds, which needs tensorflow: pip install '
+                "'lcn_jax[prepare]'. For images of your own, give their folder with --source."
+            )
+        return tfds.builder(dataset, data_dir=folder)
     if known and given and not known.source:
         raise UsageError(f'{dataset} needs nothing to be prepared from: leave out --source.')
     if known and known.source and 'source' not in given:
         if not (known.downloads and _has_tensorflow()):
             raise UsageError(f'set --source to {known.source}.')
-        return _of_tfds(dataset, folder)
+        return tfds.builder(dataset, data_dir=folder)
     return specs.builder_class(dataset)(data_dir=folder, **given)
-
-
-def _of_tfds(name: str, folder: Path) -> Any:
-    import tensorflow_datasets as tfds
-
-    specs.builder_class(name)
-    if not _has_tensorflow():
-        raise UsageError(
-            f"{name} is prepared by tfds, which needs tensorflow: pip install 'lcn_jax[prepare]'. "
-            'For images of your own, give their folder with --source.'
-        )
-    return tfds.builder(name, data_dir=folder)
 
 
 def _has_tensorflow() -> bool:
     return importlib.util.find_spec('tensorflow') is not None
 
 
-def _of_images(name: str, folder: Path, source: Path) -> Any:
+def _folder_builder(name: str, folder: Path, source: Path) -> Any:
     import tensorflow_datasets as tfds
 
     from lcn_jax.data.builders.folder import Folder
 
-    if not re.fullmatch('[a-z][a-z0-9_]*', name) or name in tfds.list_builders(
-        with_community_datasets=False
-    ):
+    official = tfds.list_builders(with_community_datasets=False)
+    if not re.fullmatch('[a-z][a-z0-9_]*', name) or name in official:
         raise UsageError(
             f'--dataset={name} is neither one of {", ".join(SPECS)}, nor a name for images of your '
             'own: that must be of small letters, digits and _, and not the name of a dataset of '

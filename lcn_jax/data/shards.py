@@ -1,4 +1,4 @@
-"""Which examples a step takes, and which of them one shard: a device's or a process's part.
+"""Which examples a step takes, and which of them one shard: the part of a device or process.
 
 Arithmetic on integers, for numpy and for JAX. `shard` is (index, count).
 """
@@ -22,7 +22,7 @@ def positions(batch_size: int, shard: tuple[Integer, int]) -> np.ndarray:
 def steps_per_epoch(examples: int, batch_size: int, repetitions: int) -> int:
     """Steps in which every image appears once (`repetitions` copies of it in one batch).
 
-    The images that do not fill a last batch wait for another epoch's order.
+    Images left over when the last batch is full are skipped in this epoch.
     """
     return examples // (batch_size // repetitions)
 
@@ -33,7 +33,7 @@ def places_in_epoch(
     """(batch_size / count,): which of the epoch's `examples`, in its order, the shard trains on.
 
     The copies of an image lie batch_size / repetitions apart in the batch, so that every shard sees
-    as many images as it can.
+    as many different images as possible.
     """
     images = batch_size // repetitions
     step_of_epoch = step % steps_per_epoch(examples, batch_size, repetitions)

@@ -22,7 +22,7 @@ FORMAT = 'array_record'  # tfds' file format that can be read without tensorflow
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A dataset prepared under `data_dir`. Nothing is read before it is needed.
+    """A dataset prepared under `data_dir`, read when it is needed; errors are UsageErrors.
 
     name: of a dataset in SPECS; 'module:Builder'; or anything that tfds finds prepared under
     `data_dir`: 'fashion_mnist', 'name/config', 'name:version'.
@@ -33,13 +33,17 @@ class Source:
 
     @functools.cached_property
     def spec(self) -> Spec:
-        """UsageError if the dataset must be prepared and is not, or is not of images and labels."""
-        return SPECS[self.name] if self.name in SPECS else specs.of_prepared(self.builder)
+        return SPECS[self.name] if self.name in SPECS else specs.describe(self.builder)
 
     @functools.cached_property
     def builder(self) -> Any:
-        """The tfds builder, prepared; UsageError if it is not, or not in array_record form."""
-        folder = data_folder(self.data_dir)
+        """The tfds builder of the prepared dataset; if that needs no source, prepared now."""
+        if '://' in self.data_dir and not self.data_dir.startswith('gs://'):
+            raise UsageError(
+                f'datasets are read from folders and gs:// buckets, not from {self.data_dir}: copy '
+                'it to a folder, or mount it as one.'
+            )
+        folder = files.locate(self.data_dir)
         known = SPECS.get(self.name)
         on_first_use = known is not None and known.source is None
         if not (on_first_use or folder.is_dir()):
@@ -49,39 +53,42 @@ class Source:
             )
         builder = self._find(folder)
         if builder is None and on_first_use:
-            _prepare_quietly(specs.builder_class(self.name), os.fspath(folder))
+            import tensorflow_datasets as tfds
+
+            tfds.disable_progress_bar()  # it takes a second
+            with contextlib.redirect_stdout(io.StringIO()):
+                write(specs.builder_class(self.name)(data_dir=folder))
             builder = self._find(folder)
         if builder is None:
-            raise self._not_prepared()
+            unknown = f'is none of {", ".join(sorted(SPECS))}, and '
+            source = ', for images of your own with --source=PATH'
+            if known is not None:
+                unknown, source = '', f' --source=PATH, where PATH is {known.source}'
+            raise UsageError(
+                f'{self.name} {unknown}has not been prepared in {self.data_dir}; run: '
+                f'python -m experiments.prepare --dataset={self.name} --data_dir={self.data_dir}'
+                f'{source}.'
+            )
         check_format(builder)
         return builder
 
     def split(self, name: str) -> Split:
-        """UsageError if the split is empty or was not prepared."""
         splits = self.builder.info.splits
         if name not in splits or not splits[name].num_examples:
             raise UsageError(
                 f'there are no {name} images in {self.builder.data_path}; it has '
                 f'{", ".join(splits) or "no splits"}. Prepare the dataset again in another folder.'
             )
-        return Split(
-            folder=os.fspath(self.builder.data_path),
-            name=name,
-            spec=self.spec,
-            examples=np.arange(splits[name].num_examples),
-        )
+        examples = np.arange(splits[name].num_examples)
+        return Split(os.fspath(self.builder.data_path), name, self.spec, examples)
 
     def train_and_evaluated(self, validation: int, train_images: int) -> tuple[Split, Split]:
-        """The images to train on, and those to evaluate on.
+        """The images to train on, as `hold_out` chooses them, and those to evaluate on.
 
-        If `validation` is not 0, this many training images are held out and evaluated on; if
-        `train_images` is not 0, only this many of the rest are trained on.
-
-        Raises:
-          UsageError: there are fewer training images than that.
+        The latter are the `validation` images held out, if that is not 0, else the dataset's split.
         """
         train = self.split('train')
-        kept, held_out = divide(len(train), validation, train_images)
+        kept, held_out = hold_out(len(train), validation, train_images)
         if validation:
             return train.take(kept), train.take(held_out)
         if self.spec.evaluation is None:
@@ -94,7 +101,7 @@ class Source:
     def pixel_statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation (C,) of the pixels of all training images, in [0, 1].
 
-        They are computed once, and kept beside the prepared data if it can be written to.
+        Computed once, and kept beside the prepared data if that can be written to.
         """
         path = self.builder.data_path / 'pixel_statistics.json'
         if path.exists():
@@ -109,47 +116,30 @@ class Source:
         """A reader of the prepared dataset, which needs no code of its builder; None if missing."""
         from tensorflow_datasets.core import read_only_builder
 
-        name = specs.builder_class(self.name).name if specs.is_own(self.name) else self.name
+        name = specs.builder_class(self.name).name if specs.is_plugin(self.name) else self.name
         try:
             return read_only_builder.builder_from_files(name, data_dir=folder)
         except ValueError:  # not found, or not a name
             return None
 
-    def _not_prepared(self) -> UsageError:
-        known = SPECS.get(self.name)
-        command = f'python -m experiments.prepare --dataset={self.name} --data_dir={self.data_dir}'
-        if known is not None:
-            return UsageError(
-                f'{self.name} has not been prepared in {self.data_dir}; run: {command} '
-                f'--source=PATH, where PATH is {known.source}.'
-            )
-        return UsageError(
-            f'{self.name} is none of {", ".join(sorted(SPECS))}, and has not been prepared in '
-            f'{self.data_dir}; run: {command}, for images of your own with --source=PATH.'
-        )
-
 
 def normalisation(
     config: ml_collections.ConfigDict, source: Source
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (C,) float32 that images are normalised with.
+    """Mean and standard deviation (C,) float32 to normalise images with.
 
-    Those of `config`, else those of the training images.
-
-    Raises:
-      UsageError: they are needed and cannot be computed.
+    Those of `config`, else those of the training images. UsageError if they cannot be computed, or
+    a standard deviation is not positive.
     """
     if config.mean:
-        return _checked(np.array(config.mean, np.float32), np.array(config.std, np.float32))
-    if not source.spec.fits:
+        mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
+    elif source.spec.fits:
+        mean, std = source.pixel_statistics()
+    else:
         raise UsageError(
             f'set config.mean and config.std: those of {source.name}, whose images differ in size, '
             'are not computed.'
         )
-    return _checked(*source.pixel_statistics())
-
-
-def _checked(mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not (std > 0).all():
         raise UsageError(
             f'the standard deviation of a channel is not positive ({std.tolist()}): set '
@@ -158,14 +148,12 @@ def _checked(mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return mean, std
 
 
-def divide(examples: int, validation: int, train_images: int) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(examples: int, validation: int, train_images: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the examples to train on, and of `validation` random ones to evaluate on.
 
-    If `train_images` is not 0, only this many random ones are trained on. Both in the order of the
-    files. The choice is the same in all runs, so that their results can be compared.
-
-    Raises:
-      UsageError: there are fewer training images than that.
+    If `train_images` is not 0, only that many random ones are trained on. Both are in the order of
+    the files, and the same in all runs, so that results can be compared. UsageError if there are
+    too few.
     """
     if not 0 <= validation < examples:
         raise UsageError(
@@ -182,14 +170,14 @@ def divide(examples: int, validation: int, train_images: int) -> tuple[np.ndarra
     return np.sort(kept), np.sort(held_out)
 
 
-def data_folder(data_dir: str) -> Any:
-    """`data_dir` as an epath.Path; UsageError if array_record cannot read there."""
-    if '://' in data_dir and not data_dir.startswith('gs://'):
-        raise UsageError(
-            f'datasets are read from folders and gs:// buckets, not from {data_dir}: copy it to a '
-            'folder, or mount it as one.'
-        )
-    return files.locate(data_dir)
+def write(builder: Any) -> None:
+    """Writes the dataset of a tfds builder; UsageError if it cannot be written."""
+    with files.writing(builder.data_path):
+        try:
+            builder.download_and_prepare(file_format=FORMAT)
+        except OSError:
+            if not builder.is_prepared():  # another process may have been faster
+                raise
 
 
 def check_format(builder: Any) -> None:
@@ -201,16 +189,3 @@ def check_format(builder: Any) -> None:
             f'wrote; only {FORMAT} files are read: prepare {builder.name} in another --data_dir, '
             'and set --config.data_dir to it.'
         )
-
-
-def _prepare_quietly(builder: type, folder: str) -> None:
-    import tensorflow_datasets as tfds
-
-    tfds.disable_progress_bar()  # it takes a second
-    with files.writing(folder):
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                builder(data_dir=folder, file_format=FORMAT).download_and_prepare()
-        except OSError:
-            if not builder(data_dir=folder).is_prepared():  # else another run was faster
-                raise

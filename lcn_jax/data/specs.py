@@ -12,15 +12,15 @@ from lcn_jax.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """Metadata of a dataset that the config, the model and the reader need.
+    """What the config, the model and the reader need to know of a dataset.
 
     image_shape: (H, W, C); H and W are None if images differ in size. evaluation: the split that is
     kept for the end, None if there is no such split. image, label: names of the features.
 
-    Of the datasets in SPECS, also how they are prepared. builder: 'module:Class' of a tfds builder,
-    made with `data_dir` and, as far as they are given, `source` and `options`. source: what it is
-    prepared from, for messages; None if it needs nothing, and is prepared on first use. downloads:
-    it can do without `source` if tensorflow is installed.
+    How a dataset in SPECS is prepared: builder is the 'module:Class' of a tfds builder, which takes
+    `data_dir` and, if they are given, `source` and `options`. source says what it is prepared from;
+    None if it needs nothing, and is prepared on first use. downloads: with tensorflow, it does
+    without `source`.
     """
 
     num_classes: int
@@ -47,22 +47,22 @@ class Spec:
         return height, width, channels
 
 
-def _cifar(classes: int) -> Spec:
-    files = 'cifar-{0}-binary.tar.gz, cifar-{0}-python.tar.gz or the folder they unpack to'
-    return Spec(
-        classes,
-        (32, 32, 3),
-        'test',
-        builder=f'lcn_jax.data.builders.cifar:Cifar{classes}',
-        source=f'{files.format(classes)}; downloaded if tensorflow is installed',
-        downloads=True,
-    )
-
-
 SPECS = {
     'digits': Spec(10, (16, 16, 1), 'test', builder='lcn_jax.data.builders.digits:Digits'),
-    'cifar10': _cifar(10),
-    'cifar100': _cifar(100),
+    **{
+        f'cifar{classes}': Spec(
+            classes,
+            (32, 32, 3),
+            'test',
+            builder=f'lcn_jax.data.builders.cifar:Cifar{classes}',
+            source=(
+                f'cifar-{classes}-binary.tar.gz, cifar-{classes}-python.tar.gz or the folder they '
+                'unpack to; downloaded if tensorflow is installed'
+            ),
+            downloads=True,
+        )
+        for classes in (10, 100)
+    },
     'tiny_imagenet': Spec(
         200,
         (64, 64, 3),
@@ -84,7 +84,7 @@ SPECS = {
 }
 
 
-def is_own(name: str) -> bool:
+def is_plugin(name: str) -> bool:
     """Whether it is 'module:Builder'; after a colon, tfds itself has versions: 'mnist:3.0.1'."""
     return name.partition(':')[2].isidentifier()
 
@@ -92,13 +92,12 @@ def is_own(name: str) -> bool:
 def builder_class(name: str) -> type:
     """The tfds builder of a dataset in SPECS, of 'module:Class', or of a name that tfds knows.
 
-    Raises:
-      UsageError: there is none.
+    UsageError if there is none.
     """
     import tensorflow_datasets as tfds
 
     path = (SPECS[name].builder if name in SPECS else None) or name
-    if is_own(path):
+    if is_plugin(path):
         found = plugins.load(path, 'dataset', SPECS)
     else:
         try:
@@ -113,12 +112,8 @@ def builder_class(name: str) -> type:
     return found
 
 
-def of_prepared(builder: Any) -> Spec:
-    """The `Spec` of a prepared dataset.
-
-    Raises:
-      UsageError: it is not a dataset of images with a class each.
-    """
+def describe(builder: Any) -> Spec:
+    """The `Spec` of a prepared dataset; UsageError unless it has images with a class each."""
     import tensorflow_datasets as tfds
 
     info = builder.info
@@ -132,16 +127,11 @@ def of_prepared(builder: Any) -> Spec:
             f'{builder.name} is not a dataset of images with a class each: its supervised_keys '
             f'are {info.supervised_keys} and its features {", ".join(features)}.'
         )
-    if images.np_dtype != np.uint8 or images.shape[2] not in encoded.MODES:
+    channels = images.shape[2]
+    if images.np_dtype != np.uint8 or channels not in encoded.MODES:
         raise UsageError(
-            f'images of {builder.name} are {np.dtype(images.np_dtype)} with {images.shape[2]} '
-            f'channels; they must be uint8 with {" or ".join(map(str, encoded.MODES))}.'
+            f'images of {builder.name} are {np.dtype(images.np_dtype)} with {channels} channels; '
+            f'they must be uint8 with {" or ".join(map(str, encoded.MODES))}.'
         )
-    evaluation = [split for split in ('test', 'validation') if split in info.splits]
-    return Spec(
-        num_classes=labels.num_classes,
-        image_shape=tuple(images.shape),
-        evaluation=evaluation[0] if evaluation else None,
-        image=image,
-        label=label,
-    )
+    evaluation = next((split for split in ('test', 'validation') if split in info.splits), None)
+    return Spec(labels.num_classes, tuple(images.shape), evaluation, image, label)

@@ -10,7 +10,9 @@ from lcn_jax.data.builders import encoded
 from lcn_jax.data.specs import Spec
 from lcn_jax.errors import UsageError
 
-READ_BLOCK = 1000  # records are read twice as fast together as one by one
+READ_BLOCK = 1000  # reading records together is twice as fast as one by one
+
+Example = tuple[bytes, int, str]  # encoded image, label, a name of the image for messages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +55,8 @@ class Split:
     def take(self, chosen: np.ndarray) -> 'Split':
         return dataclasses.replace(self, examples=self.examples[chosen])
 
-    def __getitem__(self, index: int) -> tuple[bytes, int, str]:
-        """(encoded image, label, a name of the image for messages).
-
-        Raises:
-          UsageError: the image cannot be read, or its label is not one of the classes.
-        """
+    def __getitem__(self, index: int) -> Example:
+        """UsageError if the image cannot be read, or if its label is not one of the classes."""
         example = int(self.examples[index])
         try:
             record = self._records[example]
@@ -70,33 +68,27 @@ class Split:
         return self._parse(example, record)
 
     def read(self) -> Images:
-        """Decodes all of them, which must have one size.
-
-        Raises:
-          UsageError: as `[]`, or an image is corrupt, or has another size than its dataset.
-        """
-        images = np.empty((len(self), *self.spec.common_shape), np.uint8)
+        """Decodes all images; UsageError as `[]`, or if one is corrupt or of another size."""
+        shape = self.spec.common_shape
+        images = np.empty((len(self), *shape), np.uint8)
         labels = np.empty(len(self), np.int32)
         for start in range(0, len(self), READ_BLOCK):
             for i, (file, label, name) in enumerate(self._block(start), start):
-                image = encoded.decode(file, self.spec.image_shape[2], name)
-                if image.shape != images.shape[1:]:
-                    raise UsageError(
-                        f'{name} has shape {image.shape}; the dataset has {self.spec.image_shape}.'
-                    )
+                image = encoded.decode(file, name, shape[2])
+                if image.shape != shape:
+                    raise UsageError(f'{name} has shape {image.shape}; the dataset has {shape}.')
                 images[i], labels[i] = image, label
         return Images(images, labels)
 
-    def _block(self, start: int) -> list[tuple[bytes, int, str]]:
-        stop = min(start + READ_BLOCK, len(self))
-        examples = self.examples[start:stop].tolist()
+    def _block(self, start: int) -> list[Example]:
+        examples = self.examples[start : start + READ_BLOCK].tolist()
         try:
             records = self._records.__getitems__(examples)
         except RuntimeError:  # one of them is corrupt: find out which
-            return [self[i] for i in range(start, stop)]
-        return [self._parse(example, record) for example, record in zip(examples, records)]
+            return [self[start + i] for i in range(len(examples))]
+        return list(map(self._parse, examples, records))
 
-    def _parse(self, example: int, record: dict[str, Any]) -> tuple[bytes, int, str]:
+    def _parse(self, example: int, record: dict[str, Any]) -> Example:
         name = f'image {example} of {self.name} in {self.folder}'
         if 'file_name' in record:
             name = f'{record["file_name"].decode()}, {name},'
@@ -104,7 +96,7 @@ class Split:
         if not 0 <= label < self.spec.num_classes:
             raise UsageError(
                 f'{name} has label {label}, which is none of the {self.spec.num_classes} '
-                'classes; of a split without labels nothing can be learnt or evaluated.'
+                'classes; a split without labels cannot be used to learn or evaluate.'
             )
         return record[self.spec.image], label, name
 

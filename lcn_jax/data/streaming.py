@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lcn_jax.data.photographs import centre_crop, random_resized_crop
+from lcn_jax.data.photographs import centre_box, crop, random_box
 from lcn_jax.data.shards import MISSING, places_in_epoch, positions, steps_per_epoch
 from lcn_jax.data.splits import Split
 
@@ -26,13 +26,10 @@ Batch = tuple[np.ndarray, np.ndarray]  # images (N, size, size, C) uint8 and lab
 
 @dataclasses.dataclass(frozen=True)
 class _Batches:
-    """Batches of `size`×`size` images, of which process `shard` = (index, count) makes its part.
-
-    batch_size: over all processes; channels: 1 or 3.
-    """
+    """The part of process `shard` = (index, count) in batches of `size`×`size` images."""
 
     split: Split
-    batch_size: int
+    batch_size: int  # over all processes
     size: int
     channels: int
     shard: tuple[int, int]
@@ -40,11 +37,10 @@ class _Batches:
 
 @dataclasses.dataclass(frozen=True)
 class TrainBatches(_Batches):
-    """Process `shard` = (index, count)'s part of every training batch, by step.
+    """Training batches by step, each with `repetitions` copies of every image in it.
 
-    As `batches.train_batch` chooses images: batch_size / repetitions a step, each decoded once and
-    cropped to size×size; its copies are the same here and lie batch_size / repetitions apart in
-    the whole batch.
+    Images are decoded and cropped once, so their copies are the same here; in the whole batch they
+    lie batch_size / repetitions apart.
     """
 
     seed: int
@@ -55,28 +51,29 @@ class TrainBatches(_Batches):
         return self.steps
 
     def __getitem__(self, step: int) -> Batch:
-        places = places_in_epoch(
-            step, len(self.split), self.batch_size, self.repetitions, self.shard
-        )
-        epoch = step // steps_per_epoch(len(self.split), self.batch_size, self.repetitions)
-        order = _order(self.seed, epoch, len(self.split))
+        examples, images_per_batch = len(self.split), self.batch_size // self.repetitions
+        places = places_in_epoch(step, examples, self.batch_size, self.repetitions, self.shard)
+        epoch = step // steps_per_epoch(examples, self.batch_size, self.repetitions)
+        order = _order(self.seed, epoch, examples)
         distinct, copies = np.unique(places, return_inverse=True)
         images = np.empty((len(distinct), self.size, self.size, self.channels), np.uint8)
         labels = np.empty(len(distinct), np.int32)
         for i, place in enumerate(distinct):
-            member = place % (self.batch_size // self.repetitions)
-            rng = np.random.default_rng((self.seed, step, member))
+            rng = np.random.default_rng((self.seed, step, place % images_per_batch))
             file, labels[i], name = self.split[int(order[place])]
-            images[i] = random_resized_crop(file, self.size, self.channels, rng, name)
+            choose_box = functools.partial(random_box, rng=rng)
+            images[i] = crop(file, name, self.size, self.channels, choose_box)
         return images[copies], labels[copies]
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, examples: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(examples)
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalBatches(_Batches):
-    """Process `shard`'s part of every evaluation batch, in the order of the files.
-
-    Every process has as many batches; labels are MISSING beyond the end.
-    """
+    """The same number of batches in every process; labels are MISSING beyond the last image."""
 
     def __len__(self) -> int:
         return -(-len(self.split) // self.batch_size)
@@ -87,7 +84,7 @@ class EvalBatches(_Batches):
         labels = np.full(len(examples), MISSING, np.int32)
         for i, example in enumerate(examples[examples < len(self.split)]):
             file, labels[i], name = self.split[example]
-            images[i] = centre_crop(file, self.size, self.channels, name)
+            images[i] = crop(file, name, self.size, self.channels, centre_box)
         return images, labels
 
 
@@ -105,7 +102,7 @@ def stream(batches: TrainBatches | EvalBatches, first: int, workers: int) -> Ite
         grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
     )
     options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers)
-    iterator = iter(dataset.mp_prefetch(options, worker_init_fn=_live_with_parent))
+    iterator = iter(dataset.mp_prefetch(options, worker_init_fn=_end_with_parent))
     try:
         yield from itertools.islice(iterator, max(len(batches) - first, 0))
     finally:
@@ -125,8 +122,8 @@ class _Endless:
         return self.batches[index] if index < len(self.batches) else ()
 
 
-def _live_with_parent(worker: int, workers: int) -> None:
-    """Makes a worker leave Ctrl-C to its parent, and end if that is killed."""
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Makes a worker leave Ctrl-C to its parent, and end if the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def wait():
@@ -136,9 +133,3 @@ def _live_with_parent(worker: int, workers: int) -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-@functools.lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, examples: int) -> np.ndarray:
-    """(examples,) the order of the images in an epoch."""
-    return np.random.default_rng((seed, epoch)).permutation(examples)

@@ -61,7 +61,7 @@ def conv_local(
       kernel_dilation: pixels between the taps of a receptive field.
       input_dilation: as in `jax.lax.conv_general_dilated`, this less one zeros lie between pixels.
       groups: channels and features fall into this many groups that do not see each other.
-      mask: of the shape of the kernel, which is multiplied by it.
+      mask: of the same shape as the kernel, and multiplied into it.
       precision: of matrix products, as in `jax.lax.dot_general`; 'native' and 'direct' always have
         the highest.
       implementation: 'native' is in C++, the default on CPU where there is a compiler, for float32
@@ -154,7 +154,7 @@ class Layer:
         mask: jax.Array | None = None,
         shard_axis: str | None = None,
     ) -> jax.Array:
-        """`conv_local`; with `shard_axis`, of a device's part of the kernel (`divided.py`).
+        """`conv_local`; with `shard_axis`, the kernel is a device's part (`backends/divided.py`).
 
         The mask is always that of the whole kernel.
 

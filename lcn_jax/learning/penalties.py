@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from lcn_jax import plugins
-from lcn_jax.layer.local_parameters import each_local, kernels
+from lcn_jax.layer.each_local import each_local
+from lcn_jax.layer.local_parameters import kernels
 from lcn_jax.sleep.pools import Neurons, Pools, pool_sizes
 
 Penalty = Callable[..., jax.Array]
@@ -92,7 +93,7 @@ def resolve(name: str, options: Mapping[str, Any]) -> Penalty:
     """The penalty `name`, or 'package.module:function' for one's own, with its options set.
 
     Raises:
-      UsageError: there is no such penalty, or it does not take these options.
+      ValueError: there is no such penalty, or it does not take these options.
     """
     known = ('none', *PENALTIES)
     penalty = PENALTIES[name] if name in PENALTIES else plugins.load(name, 'penalty', known)

@@ -58,7 +58,7 @@ class ResNet(nn.Module):
     are made by `local_conv` if `local`; it gets the arguments of `Conv`, and `local_bias` with a
     bias.
 
-    `norm` is 'shared' for BatchNorm after each convolution with statistics, scale and offset that
+    `norm` is 'shared' for BatchNorm after each convolution with statistics, scale and bias that
     all positions share; 'local' for `LocalNorm` after the local ones, in which they do not; 'none'
     for biases instead, one at every position of the local ones. Otherwise no convolution has a
     bias. Without BatchNorm the branches of B blocks are multiplied by 1 / sqrt(B), or activations

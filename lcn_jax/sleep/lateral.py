@@ -11,7 +11,7 @@ has a_i = r_i - b, where the rates r and that of one inhibitory neuron follow
     tau dr_i/dt   = -r_i   + w_i.x - alpha r_inh + b,
     tau dr_inh/dt = -r_inh + mean(r) - b.
 
-With joined pools (`sleep.py`) a pattern moves, and a wave of excitability moves with it, so that
+With joined pools (`rules.py`) a pattern moves, and a wave of excitability moves with it, so that
 the neurons see one x in turns: a sweep is a moment for each tiled pool. A neuron's rate changes in
 its own moment only and carries over to the others, in which the inhibitory neuron goes on averaging
 all rates; it is slower by the number of moments, so that it compares neurons across a sweep.
@@ -138,8 +138,7 @@ def simulate_stepwise(
     Returns the final weights (N, K) and observe(weights, rates) after every time step,
     (P * steps_per_pattern, ...), with rates (N + 1,) of which the last is the inhibitory neuron's.
     """
-    members = _checked_members(weights, patterns, members)
-    excited = _checked_moments(weights, excited)
+    members, excited, silence = _start(weights, patterns, members, excited)
 
     def step(state, inputs):
         w, v, rates, inhibition = state
@@ -149,7 +148,6 @@ def simulate_stepwise(
         w, v = _descend((w, v), weights, activity, x, lr, gamma, circuit.momentum)
         return (w, v, rates, inhibition), observe(w, jnp.append(rates, inhibition))
 
-    silence = jnp.zeros_like(members), jnp.zeros_like(members[0])
     start = weights, jnp.zeros_like(weights), *silence
     shown = jnp.repeat(patterns, circuit.steps_per_pattern, axis=0)
     inputs = shown, circuit.learning_rates(patterns).ravel()
@@ -188,8 +186,7 @@ def simulate(
     Returns the final weights (N, K) and observe(weights, rates) after every pattern, (P, ...), with
     rates (N + 1,) of which the last is the inhibitory neuron's.
     """
-    members = _checked_members(weights, patterns, members)
-    excited = _checked_moments(weights, excited)
+    members, excited, silence = _start(weights, patterns, members, excited)
 
     def show(state, inputs):
         d0, v0, rates, inhibition = state
@@ -212,7 +209,6 @@ def simulate(
         v = C * d0 + D * v0 + jnp.outer(e, x)
         return (d, v, rates, inhibition), observe(weights + d, jnp.append(rates, inhibition))
 
-    silence = jnp.zeros_like(members), jnp.zeros_like(members[0])
     start = jnp.zeros_like(weights), jnp.zeros_like(weights), *silence
     inputs = patterns, circuit.learning_rates(patterns)
     (deviation, *_), observed = lax.scan(show, start, inputs)
@@ -231,13 +227,15 @@ def _mean(rates, members):
     return (members * rates).sum() / jnp.maximum(members.sum(), 1)
 
 
-def _checked_moments(weights, excited):
-    """The moments (M, N) as 0/1 in the weights' dtype."""
+def _start(weights, patterns, members, excited):
+    """Members (N,) and moments (M, N) as 0/1 in the weights' dtype, and the rates at the start."""
+    members = _checked_members(weights, patterns, members)
     if excited is None:
-        return jnp.ones_like(weights[:, 0])[None]
-    if excited.shape[1:] != weights.shape[:1]:
-        raise ValueError(f'expected excited (moments, {len(weights)}), got {excited.shape}')
-    return excited.astype(weights.dtype)
+        excited = jnp.ones_like(members)[None]
+    if excited.shape[1:] != members.shape:
+        raise ValueError(f'expected excited (moments, {len(members)}), got {excited.shape}')
+    silence = jnp.zeros_like(members), jnp.zeros_like(members[0])
+    return members, excited.astype(weights.dtype), silence
 
 
 def _checked_members(weights, patterns, members):

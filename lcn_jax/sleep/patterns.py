@@ -1,6 +1,6 @@
 """The input that neurons get from a pattern, and the Hebbian rule for given patterns.
 
-A pattern (*kernel, C) tiles the plane (`pools.py`). Shape suffixes as in `sleep.py`: N positions, P
+A pattern (*kernel, C) tiles the plane (`pools.py`). Shape suffixes as in `rules.py`: N positions, P
 pools, T taps, K weights of a neuron (T × C // groups), O features, G groups, B patterns in a step,
 S steps; V sets of values of the pattern that are not on inserted zeros.
 """

@@ -78,7 +78,11 @@ def exact(
     """The fixed point of the rule for Gaussian patterns: deviations shrink to gamma / (1 + gamma).
 
     Not random: `key` is unused.
+
+    Raises:
+      ValueError: gamma is negative or not a finite number.
     """
+    check_number(gamma, 'gamma')
     means = Pools.of(neurons, border).averaged(kernel)
     return means + gamma / (1 + gamma) * (kernel - means)
 
@@ -98,7 +102,7 @@ def hebbian(
 ) -> Callable[[jax.Array, Neurons], jax.Array]:
     """Iterates the rule over fresh Gaussian patterns.
 
-    Groups do not see each other, so all of them are shown the same channels: the patterns
+    All groups are shown the same channels, since none sees another: the patterns
     (patterns_per_step, *kernel, C // groups) of step s are drawn with `fold_in(key, s)`.
 
     Args:
@@ -107,8 +111,8 @@ def hebbian(
       learning_rate: of a step, whose update is averaged over its patterns.
       steps, patterns_per_step: how many patterns there are.
       momentum: decay of the velocity, which is 0 at the start of the sleep.
-      axis_name: of the devices that divide the patterns among them and average their updates.
-        Without it every device sees all patterns, which needs no communication.
+      axis_name: the axis of devices that divide the patterns among them and average their
+        updates. Without it every device sees all patterns, which needs no communication.
 
     Raises:
       ValueError: an option is out of its range, the devices cannot divide the patterns equally, or
@@ -119,6 +123,8 @@ def hebbian(
     check_number(learning_rate, 'learning_rate', positive=True)
     check_number(momentum, 'momentum')
     check_number(gamma, 'gamma')
+    if not isinstance(momentum, jax.Array) and momentum >= 1:
+        raise ValueError(f'momentum must be below 1, got {momentum}.')
     # A step changes the mean square of a deviation by 1 - 2 lr + lr² (1 + (K + 1) / B): the random
     # covariance of B patterns has that second moment. Momentum would make it another number.
     highest = 2 / (1 + (field.weights + 1) / patterns_per_step)
@@ -136,7 +142,7 @@ def hebbian(
         )
 
     def show(step):
-        # Drawn step by step, in the cache: all at once would take four times longer.
+        # Drawn step by step they stay in the cache; drawing all at once takes four times as long.
         all_BK = jax.random.normal(
             jax.random.fold_in(key, step), (patterns_per_step, field.weights), field.dtype
         )
@@ -172,16 +178,26 @@ def circuit(
     momentum: float,
     steps_per_pattern: int,
 ) -> jax.Array:
-    """Every pool, for every feature, is a circuit of excitatory neurons and an inhibitory one.
+    """Simulates, for every pool and feature, excitatory neurons and an inhibitory one.
 
     One pattern equalises one of the K directions of the weights, so a layer is shown
     patterns_per_weight × K Gaussian patterns, each for `steps_per_pattern` time steps: this takes
-    much longer than the other rules. The learning rate is learning_rate / K, so that the drive of a
-    neuron, which grows as |x|², moves alike in layers of all sizes; it does not fall as in the
-    paper's long simulation. The other options are those of `circuit.Circuit`. As alpha is finite
-    the means of the pools decay too, several times more slowly than the deviations. Joined pools
-    take a sweep over the tiled ones for each time step.
+    much longer than the other rules. The learning rate is learning_rate / K, so that neurons with
+    many weights, whose drive grows as |x|², are as stable as others; it does not fall as in the
+    paper's long simulation. The other options are those of `lateral.Circuit`. As alpha is finite,
+    pool means decay, too, several times more slowly than the deviations. Joined pools take a sweep
+    over the tiled ones for each time step.
+
+    Raises:
+      ValueError: an option is out of its range.
     """
+    check_positive(patterns_per_weight, 'patterns_per_weight')
+    check_positive(steps_per_pattern, 'steps_per_pattern')
+    check_number(learning_rate, 'learning_rate', positive=True)
+    check_number(momentum, 'momentum')
+    check_number(gamma, 'gamma')
+    if not isinstance(momentum, jax.Array) and momentum >= 1:
+        raise ValueError(f'momentum must be below 1, got {momentum}.')
     pools = Pools.of(neurons, border)
     excited = None
     if not isinstance(neurons, Grid) and neurons.joined:  # a tiled pool sees a pattern at once

@@ -1,4 +1,4 @@
-"""`share`: applies a sharing rule to everything that is local in a model."""
+"""Sharing: a rule with its options, and `share`, which applies one to a whole model."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from lcn_jax import plugins
-from lcn_jax.layer.local_parameters import LocalParameter, by_path, map_local, parts
+from lcn_jax.layer.each_local import map_local, parts
+from lcn_jax.layer.local_parameters import LocalParameter, by_path
 from lcn_jax.sleep.patterns import Field
 from lcn_jax.sleep.pools import Neurons
 from lcn_jax.sleep.rules import RULES, TwoPart
@@ -19,8 +20,8 @@ class Rule:
     """A sharing rule with its options set: a function `(kernel, neurons, key) -> kernel`.
 
     function: of `rules.py`, or one's own with the same arguments.
-    border: 'include' or 'exclude' the neurons that see the padding; passed on.
-    options: the other keyword arguments.
+    border: 'include' or 'exclude' the neurons that see the padding; the function gets it.
+    options: the function's other keyword arguments.
     """
 
     function: Callable[..., jax.Array]
@@ -61,9 +62,9 @@ def resolve(name: str, options: Mapping[str, Any]) -> Rule:
     Raises:
       ValueError: there is no such rule, or it does not take these options.
     """
-    function = RULES[name] if name in RULES else plugins.load(name, 'sleep rule', RULES)
+    function = RULES[name] if name in RULES else plugins.load(name, 'sharing rule', RULES)
     called, arguments = (function.for_field, 2) if isinstance(function, TwoPart) else (function, 3)
-    plugins.check_options(called, arguments, options, f'sleep rule {name!r}')
+    plugins.check_options(called, arguments, options, f'sharing rule {name!r}')
     others = dict(options)
     return Rule(function, others.pop('border'), others)
 
@@ -74,7 +75,7 @@ def share(params: Any, grids: Mapping, rule: Rule, key: jax.Array, after: Any = 
     `grids` (`lcn_jax.grids`) says what is local: kernels, and parameters with one value per neuron,
     such as biases, which the rule gets as kernels of one tap and one channel. Axes in front of
     (*output, *kernel, C // groups, O) are those of an ensemble or of replicas: the rule is applied
-    to each member by itself, with one key, so replicas stay equal. If devices divide the kernels,
+    to each copy by itself, with one key, so replicas stay equal. If devices divide the kernels,
     each gathers one layer after the other, once the arrays in the tree `after` are there.
 
     Raises:
@@ -94,7 +95,7 @@ def share(params: Any, grids: Mapping, rule: Rule, key: jax.Array, after: Any = 
         shared = of_layer[number](kernel, local)
         if (jnp.shape(shared), jnp.result_type(shared)) != (kernel.shape, kernel.dtype):
             raise ValueError(
-                f'the sleep rule turned a kernel {kernel.shape} of {kernel.dtype} into one '
+                f'the sharing rule turned a kernel {kernel.shape} of {kernel.dtype} into one '
                 f'{jnp.shape(shared)} of {jnp.result_type(shared)}; it must keep shape and dtype.'
             )
         return shared

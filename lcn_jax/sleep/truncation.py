@@ -1,4 +1,4 @@
-"""A sleep rule that leaves each pool a few kernels instead of one: `low_rank`.
+"""A sharing rule that leaves each pool a few kernels instead of one: `low_rank`.
 
 The kernels of a pool of M neurons, in a matrix M × (weights · features), become its mean plus the
 best approximation of rank K - 1 of the deviations from it, in the sense of least squares:
@@ -8,9 +8,9 @@ best approximation of rank K - 1 of the deviations from it, in the sense of leas
 So they are weighted sums of K kernels, one of them the mean with weight 1. It stays, since the
 deviations of a pool sum to 0, and with them the columns of U. Rank 1 is the rule `mean`. The best
 approximation of rank K of W itself would have as many kernels, but move the mean, and rank 1 would
-not be a convolution. If all positions are one pool, the layer is one of those of `low_rank.py` but
-for how c depends on the position, which is free here. No plasticity that would do this is known:
-it shows how much of what neurons learn apart is worth keeping.
+not be a convolution. If all positions are one pool, the layer is one of `layer/low_rank.py`, but
+the mixing weights of a position are free here. No plasticity that would do this is known: it shows
+how much of what neurons learn apart is worth keeping.
 """
 
 import jax

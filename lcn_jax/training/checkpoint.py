@@ -3,14 +3,16 @@
     WORKDIR/config.json         the config of the run
     WORKDIR/checkpoints/STEP/   a `Snapshot` at the end of a step
 
-A workdir belongs to one config, and all processes of a run share it. It may be a URL.
+A workdir belongs to one config, and one run at a time writes to it (`ownership.py`). All processes
+of a run share it. It may be a URL.
 """
 
+import contextlib
 import dataclasses
 import json
 import warnings
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import flax.struct
 import flax.traverse_util
@@ -22,17 +24,17 @@ from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from lcn_jax.errors import UsageError
-from lcn_jax.files import locate, make_folder, write_text, writing
+from lcn_jax.files import locate, read_json, write_text, writing
 from lcn_jax.layer.backends import divided
 from lcn_jax.training import config as configs
-from lcn_jax.training import parallel
+from lcn_jax.training import ownership, parallel
 from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.metrics import Sums
-from lcn_jax.training.state import TrainState
+from lcn_jax.training.state import State01, TrainState
 
 # A resumed run may change these: nothing that is computed or logged depends on them. (With
 # shard_kernels, sums are rounded otherwise, as they are on another number of devices.)
-FREE = ('checkpoint_every', 'data_dir', 'shard_kernels', 'tensorboard', 'workers')
+MAY_CHANGE_ON_RESUME = ('checkpoint_every', 'data_dir', 'shard_kernels', 'tensorboard', 'workers')
 
 ACCURACY, NOT_EVALUATED = 'top1', -1.0
 
@@ -74,8 +76,8 @@ def start(
 class Checkpoints:
     """The checkpoints of a workdir; a context that ends when the last of them is written.
 
-    Making it, saving, and leaving the context raise UsageError if something cannot be written;
-    earlier checkpoints stay as they are.
+    Making it, saving, checking, and leaving the context raise UsageError if something cannot be
+    written; earlier checkpoints stay as they are.
     """
 
     def __init__(self, workdir: str, read_only: bool = False):
@@ -90,6 +92,8 @@ class Checkpoints:
                 [LatestN(2), BestN(get_metric_fn=accuracy, n=1)]
             ),
             best_fn=accuracy,  # or orbax does not store it
+            # Or its threads wait 5 minutes for a folder that cannot be made.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             create=not read_only,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
@@ -122,6 +126,12 @@ class Checkpoints:
                 metrics={ACCURACY: accuracy},
                 force=True,  # even if orbax would skip this step, or has seen a signal
             )
+
+    def check(self) -> None:
+        """Raises the error of the last save, if it has failed by now."""
+        if not self._manager.is_saving_in_progress():
+            with writing(self._folder):
+                self._manager.wait_until_finished()
 
     def latest(self, shapes: TrainState) -> Snapshot | None:
         """The latest checkpoint that can be read, or None if there are none.
@@ -186,11 +196,13 @@ class Checkpoints:
         """
         like = jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes)
         try:
-            fields = self._manager.item_metadata(step)['snapshot'].tree['state']
-            if 'last_sleep' in fields:
+            metadata = self._manager.item_metadata(step)['snapshot']
+            if metadata is None:
+                raise ValueError('its metadata is missing')
+            if 'last_sleep' in metadata.tree['state']:
                 stored = self._read(step, Snapshot.of(like))
             else:
-                stored = self._read(step, Snapshot.of(_State01.like(like)))
+                stored = self._read(step, Snapshot.of(State01.like(like)))
                 stored = dataclasses.replace(stored, state=stored.state.converted(like))
             return dataclasses.replace(stored, state=jax.tree.map(_whole, stored.state, like))
         except (OSError, ValueError, KeyError) as e:  # how damaged checkpoints fail
@@ -200,44 +212,25 @@ class Checkpoints:
             ) from e
 
 
-class _AfterSleep(NamedTuple):
-    after_sleep: Any
-
-
-@flax.struct.dataclass
-class _State01:
-    """The state in checkpoints of version 0.1: `last_sleep` lay behind the optimizer's state."""
-
-    step: Any
-    params: Any
-    batch_stats: Any
-    opt_state: Any
-
-    @classmethod
-    def like(cls, state: TrainState) -> '_State01':
-        kept = state.last_sleep
-        opt_state = (state.opt_state, _AfterSleep(kept)) if kept else state.opt_state
-        return cls(state.step, state.params, state.batch_stats, opt_state)
-
-    def converted(self, like: TrainState) -> TrainState:
-        opt_state, kept = self.opt_state, {}
-        if like.last_sleep:
-            opt_state, (kept,) = self.opt_state
-        return TrainState(self.step, self.params, self.batch_stats, opt_state, kept)
-
-
 def _whole(stored: np.ndarray, like: np.ndarray) -> np.ndarray:
     """Kernels that devices divided were stored as the parts of these."""
-    return stored if stored.shape == like.shape else divided.joined(stored, like.shape)
+    return stored if stored.shape == like.shape else divided.whole(stored, like.shape)
 
 
-def claim(workdir: str, config: ConfigDict) -> None:
-    """Writes the config, unless the workdir has checkpoints of another one: a UsageError."""
-    if latest_step(workdir) is not None:
-        check_same(workdir, config)
-    make_folder(workdir)
-    if jax.process_index() == 0:
-        write_text(_config_path(workdir), _as_json(config))
+@contextlib.contextmanager
+def claim(workdir: str, config: ConfigDict) -> Iterator[None]:
+    """A context in which a run of this config owns the workdir, and keeps its config there.
+
+    Raises:
+      InUse: another run owns it.
+      UsageError: it has checkpoints of another config, or cannot be written.
+    """
+    with ownership.owned(workdir):
+        if latest_step(workdir) is not None:
+            check_same(workdir, config)
+        if jax.process_index() == 0:
+            write_text(_config_path(workdir), _as_json(config))
+        yield
 
 
 def check_same(workdir: str, config: ConfigDict) -> None:
@@ -248,8 +241,8 @@ def check_same(workdir: str, config: ConfigDict) -> None:
     differing = _differences(there, here)
     if differing:
         raise UsageError(
-            f'{workdir} holds a run with another config ({"; ".join(differing)}): choose '
-            'another workdir, or delete it.'
+            f'{workdir} holds a run with another config ({"; ".join(differing)}): set '
+            'these fields as they are there to continue it, or choose another workdir.'
         )
 
 
@@ -265,7 +258,8 @@ def read_config(workdir: str) -> ConfigDict:
     path = _config_path(workdir)
     if not path.exists():
         raise UsageError(f'{workdir} holds no run: there is no {path}.')
-    return configs.complete(json.loads(path.read_text()))
+    remedy = 'delete it, and the command that trained the run writes it again'
+    return configs.complete(read_json(path, remedy))
 
 
 def _folder(workdir: str) -> epath.Path:
@@ -286,5 +280,5 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]
     return [
         f'{field} is {there.get(field)} there, {here.get(field)} here'
         for field in sorted(there.keys() | here.keys())
-        if field not in FREE and there.get(field) != here.get(field)
+        if field not in MAY_CHANGE_ON_RESUME and there.get(field) != here.get(field)
     ]

@@ -1,134 +1,148 @@
-"""Configs: every field with its default, the kinds of network, and the check of the values.
+"""A config: the table of its fields, and what is made of it.
 
-The kinds are points on three axes: connectivity, translations, sleep.
+The files in `experiments/configs` only change values, as the command line does.
 """
 
-import re
+from collections.abc import Iterable
 from typing import Any
 
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from lcn_jax.data.sources import Source
 from lcn_jax.errors import UsageError
 from lcn_jax.learning import feedback
 from lcn_jax.networks.resnet import STEMS
+from lcn_jax.sleep.pools import BORDERS
+from lcn_jax.training import combinations
+from lcn_jax.training.kinds import KINDS as KINDS
+from lcn_jax.training.kinds import apply_kind as apply_kind
+from lcn_jax.training.ranges import BY_RULE, FLAG, PATTERN, TEXT, each, number, one_of, whole
 
-# The settings that go with joined pools; docs/method.md explains them.
-JOINED = {
-    'sleep.pools': 'joined',
-    'sleep.share_moments': True,
-    'sleep.full_step': True,
-    'model.init': 'common',
+# 'field': (default, range),  # meaning. The command line sets a field with --config.field=value.
+FIELDS = {
+    # ---- The run.
+    'seed': (0, whole(0, 2**32 - 1)),  # all random numbers follow from it
+    'shard_kernels': (False, FLAG),  # divide local kernels among the devices, by position
+    # ---- The data.
+    'dataset': ('digits', TEXT),  # docs/data.md lists them
+    'data_dir': ('~/tensorflow_datasets', TEXT),  # where prepared datasets are
+    'validation': (0, whole(0)),  # training images held out to evaluate on, instead of the test set
+    'train_images': (0, whole(0)),  # train on this many random images; 0: on all
+    'image_size': (16, whole(1)),  # pixels; images are cropped to this
+    'flip': (False, FLAG),  # mirror training images half of the time
+    'mean': ((), each(number(0, 1))),  # of each channel, for pixels in [0, 1]; (): computed
+    'std': ((), each(number(0, but=0))),  # as the mean
+    'workers': (8, whole(0)),  # processes that decode images, of datasets too large for a device
+    # ---- Translations.
+    'translations.padding': (0, whole(0)),  # training crops move this far from the centre
+    'translations.repetitions': (1, whole(1)),  # copies of an image in a batch, each moved
+    # ---- The network.
+    'connectivity': ('conv', one_of('conv', 'lc', 'low_rank')),  # docs/laboratory.md: low rank
+    'model.name': ('resnet', TEXT),  # or 'module:function' for your own: docs/models.md
+    'model.stage_sizes': ((3, 3, 3), each(whole(1))),  # residual blocks in each stage
+    'model.width': (16, whole(1)),  # channels of the first stage
+    'model.stem': ('cifar', one_of(*STEMS)),  # the first convolution
+    'model.n_first_conv': (0, whole(0)),  # this many convolutions, from the input on, stay shared
+    'model.shared': ('', PATTERN),  # others that stay shared: matches their whole names
+    'model.dtype': ('float32', one_of('float32', 'bfloat16')),  # to compute in; parameters: float32
+    'model.norm': ('shared', one_of('shared', 'local', 'none')),  # BatchNorm; none: biases instead
+    'model.sync_batch_norm': (False, FLAG),  # batch statistics over all devices
+    'model.init': ('independent', one_of('independent', 'common')),  # common: all start alike ...
+    'model.init_noise': (0.0, number(0)),  # ... plus noise, as a fraction of their deviation
+    'model.rank': (2, whole(1)),  # of connectivity low_rank: kernels that each layer mixes
+    # ---- Training.
+    'batch_size': (512, whole(1)),  # over all devices
+    'epochs': (200, whole(1)),
+    'learning_rate': (1e-3, number(0)),
+    'drop': (0.25, number(0)),  # factor on the learning rate ...
+    'drops_at': ((0.5, 0.75), each(number(0, 1), 'fractions of the training')),  # ... when
+    'weight_decay': (1e-2, number(0)),
+    'optimizer': ('adamw', one_of('adamw', 'sgd', 'beta_lasso')),
+    'momentum': (0.9, number(0, 1, but=1)),  # adamw: the decay of its first moment
+    'lasso': (1e-5, number(0)),  # of beta_lasso: strength of the L1 penalty on kernels ...
+    'beta': (50.0, number(0)),  # ... and weights below beta × lasso become 0
+    # ---- Errors of hidden layers.
+    'feedback': ('backprop', one_of(*feedback.RULES)),  # lcn_jax/learning/feedback.py
+    # ---- Pools: the neurons of a layer that share.
+    'pools.kind': ('tiled', one_of('tiled', 'joined')),  # joined: all positions are one pool
+    'pools.border': ('include', one_of(*BORDERS)),  # exclude: not neurons that see the padding
+    # sgd and beta_lasso multiply the gradients of local parameters by the size of their pool: then
+    # a pool of equal weights moves as the shared weights of a convolution would.
+    'times_pool_size': (True, FLAG),
+    # ---- Penalty on local weights, added to the loss.
+    'penalty.name': ('none', TEXT),  # lcn_jax/learning/penalties.py; or 'module:function'
+    'penalty.weight': (1.0, number(0)),  # times the sum over layers
+    # ---- Sleep.
+    'sleep.rule': ('none', TEXT),  # lcn_jax/sleep/rules.py; or 'module:function' for your own
+    'sleep.every': (10, whole(1)),  # wake steps between sleeps
+    'sleep.until': (0, whole(0)),  # no sleep after this epoch; 0: they go on to the end
+    'sleep.share_moments': (False, FLAG),  # average the optimizer's moments of local parameters too
+    'sleep.full_step': (False, FLAG),  # rescale a pool's common change to its members' changes
+    # Options of each rule, under the name of its function.
+    'sleep.exact.gamma': (1e-5, BY_RULE),
+    'sleep.hebbian.gamma': (1e-5, BY_RULE),
+    'sleep.hebbian.learning_rate': (0.1, BY_RULE),
+    'sleep.hebbian.steps': (100, BY_RULE),
+    'sleep.hebbian.patterns_per_step': (128, BY_RULE),
+    'sleep.hebbian.momentum': (0.0, BY_RULE),
+    'sleep.hebbian.split_patterns': (False, BY_RULE),  # over the devices, instead of all on each
+    'sleep.circuit.gamma': (1e-3, BY_RULE),
+    'sleep.circuit.learning_rate': (2.5e-4, BY_RULE),
+    'sleep.circuit.patterns_per_weight': (4, BY_RULE),
+    'sleep.circuit.steps_per_pattern': (150, BY_RULE),
+    'sleep.circuit.momentum': (0.95, BY_RULE),
+    'sleep.circuit.alpha': (10.0, BY_RULE),
+    'sleep.circuit.tau': (30.0, BY_RULE),
+    'sleep.circuit.b': (1.0, BY_RULE),
+    'sleep.low_rank.rank': (2, BY_RULE),
+    # ---- Records.
+    'log_every': (100, whole(1)),  # steps
+    'evaluate_every': (1, whole(1)),  # epochs; also at the end
+    'checkpoint_every': (1000, whole(0)),  # steps; also the best and the last; 0: only the last
+    'tensorboard': (False, FLAG),  # also write the records for TensorBoard
 }
 
-KINDS = {
-    'conv': {},
-    'lc': {'connectivity': 'lc'},
-    'lc_translations': {'connectivity': 'lc', 'translations.repetitions': 4},
-    'lc_hebbian': {'connectivity': 'lc', 'sleep.rule': 'hebbian'},
-    'lc_mean': {'connectivity': 'lc', 'sleep.rule': 'mean'},
-    'lc_exact': {'connectivity': 'lc', 'sleep.rule': 'exact'},
-    'lc_circuit': {'connectivity': 'lc', 'sleep.rule': 'circuit'},
-    **{
-        f'lc_{rule}_joined': {'connectivity': 'lc', 'sleep.rule': rule} | JOINED
-        for rule in ('mean', 'hebbian')
-    },
-}
+# Fields of earlier versions, and what they are called now.
+RENAMED = {'sleep.pools': 'pools.kind', 'sleep.border': 'pools.border'}
 
 
 def default() -> ConfigDict:
-    """Every field with its default; the files in `experiments/configs` only change values."""
-    config = ConfigDict()
-    config.seed = 0
-    config.shard_kernels = False  # local kernels divided among the devices by position
-
-    config.dataset = 'digits'
-    config.data_dir = '~/tensorflow_datasets'
-    config.validation = 0  # training images held out and evaluated on instead of the test images
-    config.train_images = 0  # train on this many random ones; 0: on all
-    config.image_size = 16  # pixels; images are cropped to this
-    config.flip = False  # mirror training images half of the time
-    config.mean = ()  # per channel, of training pixels in [0, 1]; (): computed from them
-    config.std = ()  # like the mean
-    config.workers = 8  # processes that decode images, for datasets that do not fit on the device
-    config.translations = ConfigDict()
-    config.translations.padding = 0  # training crops move this far from the centre
-    config.translations.repetitions = 1  # independently moved copies of an image in a batch
-
-    config.connectivity = 'conv'  # or 'lc', or 'low_rank', of which docs/laboratory.md tells
-    config.model = ConfigDict()
-    config.model.name = 'resnet'  # or 'module:function' for a model of one's own
-    config.model.stage_sizes = (3, 3, 3)  # residual blocks
-    config.model.width = 16  # channels of the first stage
-    config.model.stem = 'cifar'  # or 'strided' or 'imagenet'
-    config.model.n_first_conv = 0  # this many convolutions, from the input on, stay shared
-    config.model.shared = ''  # regular expression for the names of others that stay shared
-    config.model.dtype = 'float32'  # of the computation; parameters are float32
-    config.model.sync_batch_norm = False  # batch statistics over all devices
-    config.model.norm = 'shared'  # BatchNorm; 'local': of each neuron's own; 'none': biases instead
-    config.model.init = 'independent'  # or 'common': local kernels start alike at all positions ...
-    config.model.init_noise = 0.0  # ... plus noise, as a fraction of their standard deviation
-    config.model.rank = 2  # of connectivity 'low_rank': kernels that each layer mixes
-
-    config.batch_size = 512  # over all devices
-    config.epochs = 200
-    config.learning_rate = 1e-3
-    config.drop = 0.25  # factor on the learning rate ...
-    config.drops_at = (0.5, 0.75)  # ... at these fractions of training
-    config.weight_decay = 1e-2
-    config.optimizer = 'adamw'  # or 'sgd' or 'beta_lasso'
-    config.momentum = 0.9  # of sgd and beta_lasso; the decay of the first moment of adamw
-    config.lasso = 1e-5  # of beta_lasso: strength of the L1 penalty on kernels ...
-    config.beta = 50.0  # ... whose weights become 0 where they are below beta × lasso
-
-    config.feedback = 'backprop'  # or 'alignment', 'direct', 'readout', of lcn_jax/feedback.py
-
-    config.penalty = ConfigDict()
-    config.penalty.name = 'none'  # or one of lcn_jax.penalties, or 'module:function'
-    config.penalty.weight = 1.0  # times the sum over layers, added to the loss that is descended
-
-    config.sleep = ConfigDict()
-    config.sleep.rule = 'none'  # or a rule of lcn_jax.sleep, or 'module:function' for one's own
-    config.sleep.every = 10  # wake steps between sleeps
-    config.sleep.until = 0  # the epoch whose end has the last sleep; 0: that of the training
-    config.sleep.pools = 'tiled'  # or 'joined': all positions of a layer are one pool
-    config.sleep.border = 'include'  # or 'exclude' neurons that see the padding from all sharing
-    config.sleep.share_moments = False  # also average the optimizer's moments of the kernels
-    config.sleep.full_step = False  # rescale a pool's common change to its members' changes
-    config.sleep.mean = ConfigDict()  # the options of each rule, under the name of its function
-    config.sleep.exact = ConfigDict()
-    config.sleep.exact.gamma = 1e-5
-    config.sleep.hebbian = ConfigDict()
-    config.sleep.hebbian.gamma = 1e-5
-    config.sleep.hebbian.learning_rate = 0.1
-    config.sleep.hebbian.steps = 100
-    config.sleep.hebbian.patterns_per_step = 128
-    config.sleep.hebbian.momentum = 0.0
-    config.sleep.hebbian.split_patterns = False  # over the devices, instead of all on each
-    config.sleep.circuit = ConfigDict()
-    config.sleep.circuit.gamma = 1e-3
-    config.sleep.circuit.learning_rate = 2.5e-4
-    config.sleep.circuit.patterns_per_weight = 4
-    config.sleep.circuit.steps_per_pattern = 150
-    config.sleep.circuit.momentum = 0.95
-    config.sleep.circuit.alpha = 10.0
-    config.sleep.circuit.tau = 30.0
-    config.sleep.circuit.b = 1.0
-    config.sleep.low_rank = ConfigDict()
-    config.sleep.low_rank.rank = 2
-
-    config.log_every = 100  # steps
-    config.evaluate_every = 1  # epochs; also at the end
-    config.checkpoint_every = 1000  # steps; also the best, and at the end; 0: only at the end
-    config.tensorboard = False  # also write the records for TensorBoard
-    return config
+    """Every field with its default."""
+    defaults = {field: value for field, (value, _) in FIELDS.items()}
+    return ConfigDict(unflatten_dict(defaults, sep='.'))
 
 
-def apply_kind(config: ConfigDict, kind: str) -> ConfigDict:
-    """Moves `config` to a kind's point on the axes; UsageError lists the known kinds."""
-    if kind not in KINDS:
-        raise UsageError(f'unknown kind {kind!r}; known: {", ".join(KINDS)}.')
-    config.update_from_flattened_dict(KINDS[kind])
+def check(config: ConfigDict) -> None:
+    """UsageError if a field is missing or out of its range, or fields do not go together."""
+    values = flatten_dict(config.to_dict(), sep='.')
+    check_names(values)
+    for field, (_, allowed) in FIELDS.items():
+        if field not in values:
+            raise UsageError(
+                f'config.{field} is missing: start from lcn_jax.training.config.default(), and set '
+                'single fields instead of a whole section.'
+            )
+        if not allowed.contains(values[field]):
+            raise UsageError(f'config.{field} is {values[field]!r}; it must be {allowed.words}.')
+    combinations.check(config)
+
+
+def check_names(fields: Iterable[str]) -> None:
+    """UsageError if one of the fields has another name now."""
+    for field in fields:
+        if field in RENAMED:
+            raise UsageError(f'config.{field} is now config.{RENAMED[field]}: change its name.')
+
+
+def complete(values: dict[str, Any]) -> ConfigDict:
+    """The config of a run from the values it recorded.
+
+    Fields get the names that they have now, and those that did not exist when the run was made get
+    their defaults, which is what it did.
+    """
+    named = {RENAMED.get(name, name): v for name, v in flatten_dict(values, sep='.').items()}
+    config = default()
+    config.update(unflatten_dict(named, sep='.'))
     return config
 
 
@@ -145,162 +159,7 @@ def of_all_processes(config: ConfigDict | FrozenConfigDict) -> dict[str, Any]:
     return {name: config.to_dict()[name] for name in sorted(names)}
 
 
-def complete(values: dict[str, Any]) -> ConfigDict:
-    """The config of a run from the values it recorded.
-
-    Fields that did not exist when the run was made get their defaults, which is what it did.
-    """
-    config = default()
-    config.update(values)
-    return config
-
-
 def options(section: ConfigDict | FrozenConfigDict, name: str) -> dict[str, Any]:
     """The options of a rule or penalty: what the section has under the name of its function."""
     own = section.get(name.rpartition(':')[2])
     return dict(own.items()) if isinstance(own, ConfigDict | FrozenConfigDict) else {}
-
-
-CHOICES = {
-    'connectivity': ('conv', 'lc', 'low_rank'),
-    'model.stem': tuple(STEMS),
-    'model.dtype': ('float32', 'bfloat16'),
-    'model.init': ('independent', 'common'),
-    'model.norm': ('shared', 'local', 'none'),
-    'optimizer': ('adamw', 'sgd', 'beta_lasso'),
-    'feedback': tuple(feedback.RULES),
-    'sleep.pools': ('tiled', 'joined'),
-    'sleep.border': ('include', 'exclude'),
-}
-LEAST = {
-    'model.width': 1,
-    'model.n_first_conv': 0,
-    'model.init_noise': 0,
-    'model.rank': 1,
-    'momentum': 0,
-    'lasso': 0,
-    'beta': 0,
-    'translations.padding': 0,
-    'translations.repetitions': 1,
-    'batch_size': 1,
-    'epochs': 1,
-    'log_every': 1,
-    'evaluate_every': 1,
-    'checkpoint_every': 0,
-    'image_size': 1,
-    'penalty.weight': 0,
-    'sleep.every': 1,
-    'sleep.until': 0,
-    'sleep.exact.gamma': 0,
-    'sleep.hebbian.gamma': 0,
-    'sleep.hebbian.steps': 1,
-    'sleep.hebbian.patterns_per_step': 1,
-    'sleep.circuit.gamma': 0,
-    'sleep.circuit.patterns_per_weight': 1,
-    'sleep.circuit.steps_per_pattern': 1,
-    'sleep.low_rank.rank': 1,
-    'workers': 0,
-    'validation': 0,
-    'train_images': 0,
-}
-
-
-def check(config: ConfigDict) -> None:
-    """UsageError if values are unknown or do not go together."""
-    values = config.to_dict()
-
-    def value_of(field):
-        value = values
-        for name in field.split('.'):
-            value = value[name]
-        return value
-
-    for field, choices in CHOICES.items():
-        if value_of(field) not in choices:
-            raise UsageError(
-                f'config.{field} is {value_of(field)!r}; it must be one of {", ".join(choices)}.'
-            )
-    for field, least in LEAST.items():
-        if not value_of(field) >= least:  # NaN, too
-            raise UsageError(f'config.{field} is {value_of(field)}; it must be {least} or more.')
-    _check_model(config)
-    _check_images(config)
-
-
-def _check_model(config: ConfigDict) -> None:
-    if not all(0 <= fraction <= 1 for fraction in config.drops_at):
-        raise UsageError(
-            f'config.drops_at is {tuple(config.drops_at)}; it must hold fractions of the training '
-            'between 0 and 1, not epochs.'
-        )
-    try:
-        re.compile(config.model.shared)
-    except re.error as e:
-        raise UsageError(
-            f'config.model.shared is {config.model.shared!r}, which is not a valid regular '
-            f'expression: {e}.'
-        ) from None
-    if config.momentum >= 1:
-        raise UsageError(f'config.momentum is {config.momentum}; it must be below 1.')
-    if config.model.init_noise and config.model.init == 'independent':
-        raise UsageError(
-            'config.model.init_noise has no meaning for independent kernels: set '
-            'config.model.init=common, or leave it at 0.'
-        )
-    low_rank = config.connectivity == 'low_rank'
-    shared = {'conv': 'convolutional', 'low_rank': 'low-rank'}.get(config.connectivity)
-    if config.model.init == 'common' and shared:
-        raise UsageError(
-            f'a {shared} network starts with one kernel for all positions as it is: set '
-            'config.connectivity=lc or config.model.init=independent.'
-        )
-    if shared and (config.model.norm == 'local' or (low_rank and config.model.norm == 'none')):
-        raise UsageError(
-            f'config.model.norm={config.model.norm} is not for a {shared} network: set '
-            'config.connectivity=lc or config.model.norm=shared.'
-        )
-    if config.shard_kernels and shared:
-        raise UsageError(
-            f'a {shared} network has no local kernels to divide: set config.connectivity=lc or '
-            'config.shard_kernels=False.'
-        )
-    if config.shard_kernels and config.feedback == 'alignment':
-        raise UsageError(
-            'config.feedback=alignment makes whole kernels in every step: set '
-            'config.shard_kernels=False.'
-        )
-    if config.sleep.rule != 'none' and shared:
-        raise UsageError(
-            f'a {shared} network has nothing to share: set config.connectivity=lc or '
-            'config.sleep.rule=none.'
-        )
-    if config.penalty.name != 'none' and shared:
-        raise UsageError(
-            f'a penalty is on local kernels, and a {shared} network has none: set '
-            'config.connectivity=lc or config.penalty.name=none.'
-        )
-
-
-def _check_images(config: ConfigDict) -> None:
-    dataset = Source(config.dataset, config.data_dir).spec
-    translations = config.translations
-    if config.batch_size % translations.repetitions:
-        raise UsageError(
-            f'config.batch_size {config.batch_size} must be a multiple of '
-            f'config.translations.repetitions {translations.repetitions}.'
-        )
-    if translations.repetitions > 1 and translations.padding < 1:
-        raise UsageError(
-            'the copies of an image would all be the same: config.translations.repetitions > 1 '
-            'needs config.translations.padding > 0.'
-        )
-    if len(config.mean) != len(config.std) or len(config.mean) not in (0, dataset.image_shape[2]):
-        raise UsageError(
-            'config.mean and config.std must both be empty, or have a value for each of the '
-            f'{dataset.image_shape[2]} channels of {config.dataset}.'
-        )
-    if dataset.fits and config.image_size > min(dataset.common_shape[:2]):
-        raise UsageError(
-            f'config.image_size {config.image_size} is larger than the images of '
-            f'{config.dataset}, {dataset.image_shape[:2]}.'
-        )

@@ -11,9 +11,9 @@ import ml_collections
 import optax
 from ml_collections import FrozenConfigDict
 
+from lcn_jax import plugins
 from lcn_jax.convert import shared
 from lcn_jax.data.batches import BatchSpec
-from lcn_jax.errors import UsageError
 from lcn_jax.learning import feedback, penalties
 from lcn_jax.training import config as configs
 from lcn_jax.training import inputs, measures, optimizer, parallel, sharding, sleep_step, wake
@@ -24,7 +24,7 @@ from lcn_jax.training.state import TrainState, of_variables, owners
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Experiment:
-    """Everything that a config describes but the seed; made by `Experiment.create`.
+    """Everything that a config describes, except the seed; made by `Experiment.create`.
 
     config: without the seed.
 
@@ -107,20 +107,25 @@ class Experiment:
         """For a number of training steps, on which only its learning rate depends."""
         return optimizer.make(self.config, self.network.grids_on_devices, total_steps)
 
-    @property
+    @cached_property
     def penalty(self) -> Callable | None:
         """params -> what is added to the loss, of one device; None if nothing is.
 
         Raises:
-          UsageError: there is no such penalty, or it does not take the options of the config.
+          UsageError: there is no such penalty, or it cannot be computed for this network.
         """
-        chosen, border = self.config.penalty, self.config.sleep.border
+        chosen, network = self.config.penalty, self.network
         if chosen.name == 'none':
             return None
-        options = {'border': border, **configs.options(chosen, chosen.name)}
+        options = {'border': self.config.pools.border, **configs.options(chosen, chosen.name)}
         penalty = penalties.resolve(chosen.name, options)
-        grids = self.network.grids_on_devices
-        return lambda params: chosen.weight * penalties.total(params, grids, penalty)
+
+        def weighted(params, grids):
+            return chosen.weight * penalties.total(params, grids, penalty)
+
+        with plugins.usage_errors('config.penalty', chosen.name):
+            jax.eval_shape(partial(weighted, grids=network.grids), network.variables['params'])
+        return partial(weighted, grids=network.grids_on_devices)
 
     def learner(self, total_steps: int) -> wake.Learner:
         """How the network learns in a training of this many steps."""
@@ -163,18 +168,17 @@ class Experiment:
 
     @cached_property
     def sleep(self) -> Callable[[TrainState, jax.Array], TrainState]:
-        """state, key -> state, by the sleep rule of the config.
+        """state, key -> state, by the sharing rule of the config.
 
         Raises:
-          UsageError: the rule cannot run on the kernels of this network.
+          UsageError: there is no such rule, or it cannot run on the kernels of this network.
         """
-        try:
-            jax.eval_shape(self.sleep_step(self.network.grids), self.shapes, jax.random.key(0))
-        except (TypeError, ValueError) as e:
-            reason = str(e).partition('\n')[0]
-            raise UsageError(f'the sleep of config.sleep cannot run: {reason}') from e
         on_devices = self.sleep_step(self.network.grids_on_devices)
-        return parallel.per_device(on_devices, (0, None), donate=[0])
+        program = parallel.per_device(on_devices, (0, None), donate=[0])
+        state = sharding.shapes(self.shapes, self.owners)
+        with plugins.usage_errors('config.sleep', self.config.sleep.rule):
+            jax.eval_shape(program, state, jax.random.key(0))
+        return program
 
     # ---- Measured. -------------------------------------------------------------------------------
 
@@ -195,7 +199,7 @@ class Experiment:
         program = partial(
             measures.similarity,
             grids=self.network.grids_on_devices,
-            border=self.config.sleep.border,
+            border=self.config.pools.border,
             penalty=self.penalty,
         )
         return parallel.per_device(program, [0])

@@ -1,8 +1,8 @@
 """Metrics summed over examples, and the log of a run's records."""
 
-import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +13,7 @@ import optax
 from etils import epath
 
 from lcn_jax.errors import UsageError
-from lcn_jax.files import append_text, from_json, to_json, write_text, writing
+from lcn_jax.files import append_text, from_json, sync, to_json, write_text, writing
 
 Record = Mapping[str, Any]
 Report = Callable[[Record], None]
@@ -65,12 +65,12 @@ class Log:
     drops the later ones, which will be made again: everybody sees each step once. Only the first
     process of a run writes and has sinks.
 
-    last: the latest record, {} before the first one.
+    path: of the file. last: the latest record, {} before the first one.
     """
 
     def __init__(self, path: str | os.PathLike, step: int, seconds: float, sinks: Sequence[Report]):
         """`seconds`: of training up to `step`."""
-        self._path, self._sinks = path, sinks
+        self.path, self._sinks = path, sinks
         self._started = time.perf_counter() - seconds
         self._active = jax.process_index() == 0
         kept = [record for record in read(path) if record['step'] <= step]
@@ -84,8 +84,14 @@ class Log:
         """Writes a record and gives it to the sinks; UsageError if it cannot be written."""
         self.last = record
         if self._active:
-            append_text(self._path, to_json(record))
+            append_text(self.path, to_json(record))
             self._tell(record)
+
+    def sync(self) -> None:
+        """Makes the records last as long as a checkpoint that is written after them."""
+        if self._active:
+            with writing(self.path):
+                sync(self.path)
 
     def seconds(self) -> float:
         """Seconds of training, in all."""
@@ -135,12 +141,28 @@ def tensorboard(folder: epath.Path) -> Report:
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The records of a log, [] if there is none; it stops at a line that a crash has cut off."""
+    """The records of a log, [] if there is none.
+
+    Lines that hold no record are left out, with a warning unless it is the last line, which any
+    crash may cut off.
+    """
     file = epath.Path(path)
-    records = []
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
-            records.append(from_json(line))
-        except json.JSONDecodeError:
-            break
-    return records
+    text = file.read_bytes().decode(errors='replace') if file.exists() else ''
+    lines = {number: line for number, line in enumerate(text.split('\n'), 1) if line.strip()}
+    records = {number: _record(line) for number, line in lines.items()}
+    damaged = [number for number, record in records.items() if record is None]
+    if damaged and damaged != [max(records)]:
+        warnings.warn(
+            f'{os.fspath(path)} is damaged in lines {damaged}: their records are left out, and all '
+            'others are kept. To have all, train again in another workdir.',
+            stacklevel=2,
+        )
+    return [record for record in records.values() if record is not None]
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    try:
+        record = from_json(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get('step'), int) else None

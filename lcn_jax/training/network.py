@@ -48,7 +48,7 @@ class Network:
         network = cls(
             make_model(config, dataset.num_classes),
             (config.image_size, config.image_size, dataset.image_shape[2]),
-            config.sleep.pools == 'joined',
+            config.pools.kind == 'joined',
             config.shard_kernels,
         )
         if config.connectivity != 'conv':

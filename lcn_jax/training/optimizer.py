@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from lcn_jax.layer.local_parameters import map_parts
+from lcn_jax.layer.each_local import map_parts
 from lcn_jax.sleep.pools import pool_sizes
 
 
@@ -24,8 +24,9 @@ def make(
     """AdamW, SGD or β-LASSO, with momentum; all decay parameters by learning rate × weight decay.
 
     With SGD, the gradient of a local kernel is that of its position alone, a small part of the
-    gradient of a shared one. It is multiplied by the size of the position's pool, so that a pool
-    whose weights are alike moves as the kernel of a convolution would. Where `config.sleep.until`
+    gradient of a shared one. With `config.times_pool_size` it is multiplied by the size of the
+    position's pool, so that a pool whose weights are alike moves as the kernel of a convolution
+    would. Where `config.sleep.until`
     ends the sleeps earlier, the gradients after the last one are plain.
 
     β-LASSO (Neyshabur, "Towards Learning Convolutions from Scratch", 2020) is SGD that makes the
@@ -36,11 +37,13 @@ def make(
     These are all parameters called 'kernel', shared and local ones and those of dense layers;
     biases and the scales of norms are not among them.
     """
-    rate, border = learning_rate(config, total_steps), config.sleep.border
+    rate = learning_rate(config, total_steps)
     if config.optimizer == 'adamw':  # which divides by the size of the gradient
         return optax.adamw(rate, b1=config.momentum, weight_decay=config.weight_decay)
     lasso = config.lasso if config.optimizer == 'beta_lasso' else 0
-    scaled = times_pool_size(grids, border)
+    scaled = optax.identity()
+    if config.times_pool_size:
+        scaled = times_pool_size(grids, config.pools.border)
     if config.sleep.until and config.sleep.rule != 'none':
         last = total_steps * config.sleep.until // config.epochs
         scaled = optax.conditionally_transform(scaled, lambda step, **_: step < last)

@@ -149,6 +149,13 @@ def check_same_values(values: Mapping[str, Any], of: str) -> None:
         )
 
 
+def all_true(value: bool) -> bool:
+    """Whether the value is true in all processes, each of which must call this."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.process_allgather(np.array(value)).all())
+
+
 def check_batch_size(batch_size: int) -> None:
     """UsageError unless the devices can divide a batch equally."""
     count = jax.device_count()

@@ -1,7 +1,7 @@
 """The training state: everything that a step changes."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -15,7 +15,7 @@ SHARED = 'shared'
 
 @flax.struct.dataclass
 class TrainState:
-    """step: int32 (); the rest are trees of float32 arrays under the modules' names.
+    """step: int32 (); the rest are trees of arrays, under the modules' names; params are float32.
 
     batch_stats: {} for a model without BatchNorm. last_sleep: the local parameters at the end of
     the last sleep, at first the initial ones, if sleeps take full steps (`sleep_step.py`); else {}.
@@ -31,6 +31,32 @@ class TrainState:
     def variables(self) -> dict[str, Any]:
         """The variables that `model.apply` takes."""
         return {'params': self.params, 'batch_stats': self.batch_stats}
+
+
+class _AfterSleep(NamedTuple):
+    after_sleep: Any
+
+
+@flax.struct.dataclass
+class State01:
+    """The state in checkpoints of version 0.1: `last_sleep` lay behind the optimizer's state."""
+
+    step: Any
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+    @classmethod
+    def like(cls, state: TrainState) -> 'State01':
+        kept = state.last_sleep
+        opt_state = (state.opt_state, _AfterSleep(kept)) if kept else state.opt_state
+        return cls(state.step, state.params, state.batch_stats, opt_state)
+
+    def converted(self, like: TrainState) -> TrainState:
+        opt_state, kept = self.opt_state, {}
+        if like.last_sleep:
+            opt_state, (kept,) = self.opt_state
+        return TrainState(self.step, self.params, self.batch_stats, opt_state, kept)
 
 
 def of_variables(

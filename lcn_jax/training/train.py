@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lcn_jax.errors import Diverged, Stopped
+from lcn_jax.errors import Diverged, Stopped, UsageError
 from lcn_jax.files import locate
 from lcn_jax.training import config as configs
 from lcn_jax.training import faults, inputs, measures, metrics, parallel
@@ -23,19 +23,23 @@ def train_and_evaluate(
 ) -> dict[str, Any]:
     """Trains as `config` says, from the latest checkpoint in `workdir`; returns the last record.
 
-    `experiment` is that of the config, of any seed. A run that resumes computes, bit for bit, what
-    it would have computed uninterrupted. Raises UsageError, Diverged, or Stopped after a signal.
+    `experiment` was made from this config; the seed may differ. A run that resumes computes, bit
+    for bit, what it would have computed uninterrupted. Raises UsageError, InUse if another process
+    writes to `workdir`, Diverged, or Stopped after a signal.
     """
     from lcn_jax.training import checkpoint  # needs orbax, which the steps do not
 
-    parallel.check_same_values(configs.of_all_processes(config), 'config')
     experiment = experiment_of(config, experiment)
+    parallel.check_same_values(configs.of_all_processes(config), 'config')
     init_key, data_key, sleep_key = keys(config.seed)
     images = inputs.make(config, data_key)
     schedule, wake = experiment.schedule, experiment.wake
     sleep = experiment.sleep if schedule.sleep_every else None
-    checkpoint.claim(workdir, config)
-    with checkpoint.Checkpoints(workdir) as checkpoints, faults.StopRequests() as requests:
+    with (
+        checkpoint.claim(workdir, config),
+        faults.StopRequests() as requests,  # until all is written, for signals come twice
+        checkpoint.Checkpoints(workdir) as checkpoints,
+    ):
         state, now = checkpoint.start(checkpoints, experiment, init_key)
         step, best, stopping = int(now.state.step), now.best, False
         log = open_log(config, workdir, schedule, now, report)
@@ -44,8 +48,10 @@ def train_and_evaluate(
             first, step = step, schedule.next_stop(step)
             for pixels, order, steps in images.train(first, step):
                 state, sums = wake(state, sums, pixels, order, data_key, steps)
-            jax.block_until_ready(sums)  # or the host runs ahead, and a stop waits for all of it
-            due = schedule.events(step, stopping := requests.should_stop())
+            jax.block_until_ready(sums)  # or the host queues steps, and a stop waits for them all
+            checkpoints.check()
+            stopping = requests.should_stop()
+            due = schedule.events(step, stopping)
             record = {'step': step, 'epoch': step / schedule.steps_per_epoch}
             if sleep and due.sleep:
                 record |= measures.weights_before_sleep(experiment, state) if due.log else {}
@@ -68,6 +74,7 @@ def train_and_evaluate(
             if due.save or (improved and config.checkpoint_every):
                 whole, so_far = experiment.snapshot(state), parallel.first(sums)
                 now = checkpoint.Snapshot(whole, so_far, best, log.seconds())
+                log.sync()
                 checkpoints.save(step, now, accuracy)
     return finish(log, step, schedule, experiment)
 
@@ -96,7 +103,7 @@ def open_log(
     'weight_deviation', of the network, are those at the end of the step; if it ended in a sleep,
     'weight_snr_before_sleep' and 'weight_deviation_before_sleep' are those before. 'penalty' is
     what is added to the loss, if anything is.
-    'seconds' are those of training, in all.
+    'seconds' are those of the whole run so far, with compiling, sleeps and evaluation.
     """
     step = int(start.state.step)
     run = {
@@ -126,10 +133,20 @@ def diverged(log: metrics.Log, record: Record, steps: int, schedule: Schedule) -
 def finish(
     log: metrics.Log, step: int, schedule: Schedule, experiment: Experiment
 ) -> dict[str, Any]:
-    """The last record with the number of 'parameters'; Stopped if steps are left."""
+    """The last record with the number of 'parameters'.
+
+    Raises:
+      Stopped: steps are left.
+      UsageError: the record of the last step is gone.
+    """
     if step < schedule.total_steps:
         raise Stopped(
             f'stopped at step {step} of {schedule.total_steps}; the same command continues from '
             'there.'
+        )
+    if log.last.get('step') != step:
+        raise UsageError(
+            f'the run is finished, but the record of its last step is not in {log.path}: evaluate '
+            'the checkpoint with experiments.evaluate, or train again in another workdir.'
         )
     return {**log.last, 'parameters': experiment.network.parameters}

@@ -25,9 +25,9 @@ from lcn_jax.training.state import TrainState
 class Learner:
     """How a network learns.
 
-    forward: a rule of `lcn_jax/feedback.py`. penalty: of the params, added to the loss but not to
-    its sum; None for no penalty. mean: (gradients, batch statistics) -> their means over devices.
-    batch: a `BatchSpec`, for `step`.
+    forward: a rule of `lcn_jax/learning/feedback.py`. penalty: of the params, added to the loss but
+    not to the metrics; None for none. mean: (gradients, batch statistics) -> their means over the
+    devices. batch: a `BatchSpec`, for `step`.
     """
 
     model: nn.Module

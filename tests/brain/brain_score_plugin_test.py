@@ -8,13 +8,16 @@ import types
 
 import numpy as np
 import pytest
-from tiny_networks import LAYERS, call, png
+from tiny_archives import encode
+from tiny_networks import LAYERS, call
 
 from lcn_jax.brain import features
 
+OTHER_BATCHES = 1e-5, 1e-6  # relative and absolute error of activations computed in other batches
+
 
 class StandIn:
-    """What Brain-Score 2.4.2 does with a model, in short: it cannot be installed beside lcn_jax.
+    """Does with a model what Brain-Score 2.4.2 does, which cannot be installed beside lcn_jax.
 
     Its arrays have named axes and coordinates, which are left out here.
     """
@@ -133,6 +136,11 @@ def registry(monkeypatch):
     return registry
 
 
+def regions(lower, higher):
+    """The layers of V1 and V2, and of V4 and IT."""
+    return dict.fromkeys(('V1', 'V2'), lower) | dict.fromkeys(('V4', 'IT'), higher)
+
+
 class TestPlugin:
     @pytest.fixture
     def folder(self, tmp_path, monkeypatch):
@@ -146,7 +154,7 @@ class TestPlugin:
         paths = {}
         for number, image in enumerate(images):
             paths[f'id{number}'] = tmp_path / f'shown{number}.png'
-            paths[f'id{number}'].write_bytes(png(image))
+            paths[f'id{number}'].write_bytes(encode(image))
         return StandIn.Stimuli(stimulus_id=[*list(paths)[:-1], 'id0'], paths=paths)
 
     def save(self, path, shown, part, **layers):
@@ -159,8 +167,10 @@ class TestPlugin:
         model.start_recording(region, time_bins=[(70, 170)])
         return model.look_at(shown, number_of_trials=5)
 
-    def expected(self, values):
-        return values.reshape(len(values), -1)[[0, 1, 2, 3, 4, 5, 0]]
+    def check(self, seen, values, rtol=0.0, atol=0.0):
+        """The activations of the images that are shown, in their order."""
+        expected = values.reshape(len(values), -1)[[0, 1, 2, 3, 4, 5, 0]]
+        np.testing.assert_allclose(seen, expected, rtol, atol)
 
     @pytest.mark.slow
     def test_features_are_exchanged_as_files(self, registry, found, runs, folder, shown):
@@ -169,77 +179,52 @@ class TestPlugin:
         missing = folder / 'missing_images'
         assert str(missing) in str(stopped.value) and len(list(missing.iterdir())) == 6
         path = folder / 'lcn_jax_lc/first.npz'
-        (missing / 'broken.png').write_bytes(png(np.zeros((8, 8, 3), np.uint8))[:-30])
+        (missing / 'broken.png').write_bytes(encode(np.zeros((8, 8, 3), np.uint8))[:-30])
         printed, errors = call(
-            'features',
-            '--workdir=' + str(runs['lc']),
-            f'--images={missing}',
-            f'--out={path}',
-            status=1,
+            'features', f'--workdir={runs["lc"]}', f'--images={missing}', f'--out={path}', status=1
         )
         assert '4 layers of 6 images' in printed
-        assert re.search(r'left out of .*first\.npz: broken\.png is not a whole image', errors)
+        assert re.search(r'not in .*first\.npz: broken\.png is not a whole image', errors)
         model = registry['lcn_jax_lc']()
         assert model.identifier == 'lcn_jax_lc'
         assert model.layers == [*LAYERS[1:]]
-        assert model.region_layer_map == {
-            'V1': 'stage1_block1',
-            'V2': 'stage1_block1',
-            'V4': 'stage2_block1',
-            'IT': 'stage2_block1',
-        }
+        assert model.region_layer_map == regions('stage1_block1', 'stage2_block1')
         assert model.activations_model._extractor.degrees == 8
         for region, layer in (('V1', 'stage1_block1'), ('IT', 'stage2_block1')):
-            np.testing.assert_allclose(
-                self.record(model, region, shown),
-                self.expected(found['lc'][layer]),
-                rtol=1e-5, atol=1e-6,  # other batches
-            )  # fmt: skip
+            self.check(self.record(model, region, shown), found['lc'][layer], *OTHER_BATCHES)
         for task, layer in (('label', 'logits'), ('probabilities', 'pooled')):
             model.start_task(task, shown)
-            np.testing.assert_allclose(
-                model.look_at(shown, number_of_trials=2),
-                self.expected(found['lc'][layer]),
-                rtol=1e-5, atol=1e-6,
-            )  # fmt: skip
+            seen = model.look_at(shown, number_of_trials=2)
+            self.check(seen, found['lc'][layer], *OTHER_BATCHES)
 
-    def test_blocks_of_a_model_that_is_not_ours(self, registry, found, folder, shown):
+    def test_blocks_of_a_users_model(self, registry, found, folder, shown):
         """Blocks are the layers between 'stem' and 'pooled', whatever their names."""
         layers = dict(zip(('stem', 'first', 'deep/out', 'pooled', 'logits'), found['lc'].values()))
         self.save(folder / 'lcn_jax_lc/a.npz', shown, slice(0, 6), **layers)
         model = registry['lcn_jax_lc']()
-        assert model.region_layer_map == {
-            'V1': 'first',
-            'V2': 'first',
-            'V4': 'deep/out',
-            'IT': 'deep/out',
-        }
-        np.testing.assert_array_equal(
-            self.record(model, 'IT', shown), self.expected(layers['deep/out'])
-        )
+        assert model.region_layer_map == regions('first', 'deep/out')
+        self.check(self.record(model, 'IT', shown), layers['deep/out'])
 
-    def test_another_file_adds_images(self, registry, found, folder, shown):
+    def test_several_files_hold_more_images(self, registry, found, folder, shown):
         layer = found['lc']['stage1_block1']
         for part in (slice(0, 3), slice(3, 6)):
             path = folder / f'lcn_jax_lc/{part.start}.npz'
             self.save(path, shown, part, stage1_block1=layer)
-        np.testing.assert_array_equal(
-            self.record(registry['lcn_jax_lc'](), 'IT', shown), self.expected(layer)
-        )
+        self.check(self.record(registry['lcn_jax_lc'](), 'IT', shown), layer)
 
-    def test_what_is_kept_of_other_files_is_not_used(self, registry, found, folder, shown):
+    def test_activations_cached_from_other_files_are_not_used(self, registry, found, folder, shown):
         """Brain-Score keeps activations under the name of the model."""
         names = set()
         for kind in ('conv', 'lc', 'conv'):
             layer = found[kind]['stage1_block1']
             self.save(folder / 'lcn_jax_lc/a.npz', shown, slice(0, 6), stage1_block1=layer)
             model = registry['lcn_jax_lc']()
-            np.testing.assert_array_equal(self.record(model, 'V1', shown), self.expected(layer))
+            self.check(self.record(model, 'V1', shown), layer)
             names.add(model.activations_model.identifier)
         assert len(names) == len(StandIn.Extractor.kept) == 2
         assert all(name.startswith('lcn_jax_lc-') for name in names)
 
-    def test_what_files_lack_is_named(self, registry, found, folder, shown):
+    def test_missing_layers_and_images_are_named(self, registry, found, folder, shown):
         layer = found['lc']['stage1_block1']
         self.save(folder / 'lcn_jax_lc/a.npz', shown, slice(0, 6), stage1_block1=layer)
         model = registry['lcn_jax_lc']()
@@ -258,16 +243,13 @@ class TestPlugin:
             (folder / 'lcn_jax_lc').symlink_to(runs[kind])
             model = registry['lcn_jax_lc']()
             assert model.layers == [*LAYERS[1:]]
-            np.testing.assert_allclose(
-                self.record(model, 'IT', shown),
-                self.expected(found[kind]['stage2_block1']),
-                rtol=1e-5, atol=1e-6,  # other batches
-            )  # fmt: skip
+            seen = self.record(model, 'IT', shown)
+            self.check(seen, found[kind]['stage2_block1'], *OTHER_BATCHES)
             names.add(model.activations_model.identifier)
             (folder / 'lcn_jax_lc').unlink()
         assert len(names) == 2
 
-    def test_a_run_sees_images_that_move(self, registry, networks, runs, folder, shown, images):
+    def test_a_run_sees_shifted_images(self, registry, networks, runs, folder, shown, images):
         (folder / 'lcn_jax_lc').rmdir()
         (folder / 'lcn_jax_lc').symlink_to(runs['lc'])
         model = registry['lcn_jax_lc']()
@@ -276,9 +258,7 @@ class TestPlugin:
         order = [*images[:6], images[0]]
         moved = [np.concatenate([image[:, :1], image[:, :-1]], axis=1) for image in order]
         expected = features.extract(networks['lc'], [*order, *moved], ['stage2_block1'])
-        np.testing.assert_allclose(
-            seen, expected['stage2_block1'].reshape(14, -1), rtol=1e-5, atol=1e-6
-        )
+        np.testing.assert_allclose(seen, expected['stage2_block1'].reshape(14, -1), *OTHER_BATCHES)
 
     def test_brain_score_may_rename_it(self, registry, folder):
         """It does so while it chooses layers."""

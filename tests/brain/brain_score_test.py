@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_networks import call, noisy, png
+from tiny_archives import encode
+from tiny_networks import call, noisy
 
 from experiments.reports import brain as brain_report
 from lcn_jax.brain import assembly, features, stimuli
@@ -23,7 +24,7 @@ def session(networks, tmp_path_factory):
     shown = rng(5).integers(0, 256, (160, 8, 8, 3), np.uint8)
     with zipfile.ZipFile(folder / 'images.zip', 'w') as archive:
         for number, image in enumerate(shown):
-            archive.writestr(f'{number}.png', png(image))
+            archive.writestr(f'{number}.png', encode(image))
     read = features.extract(networks['conv'], list(shown), ['stage2_block1'])['stage2_block1']
     signal = read.reshape(160, -1) @ rng(6).normal(size=(128, 12))
     responses = noisy(signal, 0.9, repetitions=4, seed=7)
@@ -131,7 +132,7 @@ class TestExperiment:
             f'--out={tmp_path}',
             status=1,
         )
-        assert f'error: {tmp_path} lacks runs that cannot be loaded: gone: ' in errors
+        assert f'cannot be loaded and are not in {tmp_path}: gone: ' in errors
         report = json.loads((tmp_path / 'brain_score.json').read_text())
         assert report['workdirs'] == dict(zip(('conv', 'lc', 'gone'), workdirs))
         assert list(report['regions']) == ['IT', 'V4']

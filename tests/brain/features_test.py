@@ -116,7 +116,7 @@ class TestForeignModel:
             'logits': (1, 10),
         }
 
-    def test_a_number_of_channels_that_image_files_do_not_have(self):
+    def test_four_channels_are_refused(self):
         with pytest.raises(UsageError, match=r'4 channels; image files give 1 \(grey\) or 3'):
             features.resized([np.zeros((8, 8, 3), np.uint8)], (8, 8, 4))
 
@@ -147,7 +147,7 @@ class TestFeatures:
         plain = whole((np.array(images) / 255 - network.mean) / network.std)
         np.testing.assert_allclose(found['logits'], plain, rtol=1e-5, atol=1e-5)
 
-    def test_every_image_is_there_once_whatever_the_batch(self, networks, found, images):
+    def test_activations_do_not_depend_on_the_batch_size(self, networks, found, images):
         for name, values in features.extract(networks['conv'], images, LAYERS, 3).items():
             np.testing.assert_allclose(values, found['conv'][name], rtol=1e-5, atol=1e-6)
 
@@ -169,9 +169,9 @@ class TestFeatures:
         grey = rng(0).integers(0, 256, (9, 9), np.uint8)
         colour = np.repeat(grey[..., None], 3, -1)
         for channels in (1, 3):
-            of_all = features.resized([grey, grey[..., None], colour], (9, 9, channels))
+            found = features.resized([grey, grey[..., None], colour], (9, 9, channels))
             expected = np.repeat(grey[..., None], channels, -1)
-            for image in of_all:
+            for image in found:
                 np.testing.assert_array_equal(image, expected)
 
     @pytest.mark.parametrize('image', [np.zeros((8, 8, 3)), np.zeros((8, 8, 4), np.uint8)])

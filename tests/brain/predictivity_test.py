@@ -14,9 +14,11 @@ from scipy import stats
 from tiny_networks import noisy
 
 from lcn_jax.brain import assembly, predictivity, scores, stimuli
+from lcn_jax.data.builders import encoded
 from lcn_jax.errors import UsageError
 
 NEURAL_DIR = os.environ.get('LCN_NEURAL_DIR')
+CEILED = {'ceiled_since_2026': 0.0592273, 'ceiled_until_2026': 0.0812629}
 rng = np.random.default_rng
 
 
@@ -36,7 +38,7 @@ def pls_by_the_book(x, y, groups):
 
 class TestPredictivity:
     @pytest.mark.slow
-    def test_fewer_coordinates_change_nothing(self):
+    def test_fewer_coordinates_give_the_same_predictions(self):
         """All predictions from more than 10,000 features stay the same, up to rounding.
 
         Power iterations stop at a change of 1e-6, which rotating the coordinates leaves as it is.
@@ -73,8 +75,9 @@ class TestPredictivity:
         correlations = predictivity.prediction_correlations(x, responses.mean(-1))
         ceiling = predictivity.aggregate(predictivity.split_half_reliabilities(responses))
         score = predictivity.aggregate(correlations)
-        assert predictivity.ceiled_since_2026(score, ceiling) == pytest.approx(1, abs=0.05)
-        low, high = scores.interval(correlations)
+        ceiled = predictivity.ceiled(score, ceiling)
+        assert ceiled['ceiled_since_2026'] == pytest.approx(1, abs=0.05)
+        low, high = predictivity.bootstrap_interval(predictivity.aggregate, correlations)
         assert low < score < high and high - low < 0.05
 
     def test_without_noise_the_readout_is_found(self):
@@ -90,7 +93,7 @@ class TestPredictivity:
         """
         x, y = rng(0).normal(size=(300, 80)), rng(1).normal(size=(300, 50))
         correlations = predictivity.prediction_correlations(x, y)
-        low, high = scores.interval(correlations)
+        low, high = predictivity.bootstrap_interval(predictivity.aggregate, correlations)
         assert low < 0 < high
         assert high - low < 0.08
 
@@ -131,8 +134,7 @@ class TestPredictivity:
 
     def test_the_two_formulas(self):
         score, ceiling = 0.2077666997998, 0.7288358490634754
-        assert predictivity.ceiled_since_2026(score, ceiling) == pytest.approx(0.0592273, abs=1e-7)
-        assert predictivity.ceiled_until_2026(score, ceiling) == pytest.approx(0.0812629, abs=1e-7)
+        assert predictivity.ceiled(score, ceiling) == pytest.approx(CEILED, abs=1e-7)
 
     def test_interval_has_the_width_of_theory(self):
         """A median of n normal values has the standard error sqrt(pi / 2 n).
@@ -140,7 +142,7 @@ class TestPredictivity:
         It depends on the density at the median, which 400 values estimate to within 30 %.
         """
         values = rng(0).normal(size=(1, 400))
-        low, high = scores.interval(values)
+        low, high = predictivity.bootstrap_interval(predictivity.aggregate, values)
         assert high - low == pytest.approx(2 * 1.96 * np.sqrt(np.pi / 800), rel=0.3)
 
     def test_differences_are_over_the_same_neurons(self):
@@ -152,10 +154,10 @@ class TestPredictivity:
 
     def test_halves_are_stratified(self):
         groups = np.repeat([0, 1, 2], [60, 30, 10])
-        for half in predictivity.halves(100, groups):
+        for half in predictivity.splits(100, groups, 1, 0.5)[0]:
             assert np.bincount(groups[half]).tolist() == [30, 15, 5]
         assert np.array_equal(
-            np.sort(np.concatenate(predictivity.halves(100, groups))), np.arange(100)
+            np.sort(np.concatenate(predictivity.splits(100, groups, 1, 0.5)[0])), np.arange(100)
         )
 
     @pytest.mark.parametrize(
@@ -169,7 +171,7 @@ class TestPredictivity:
         ],
         ids=['copies', 'constant', 'rarely active', 'infinite', 'nan'],
     )
-    def test_features_that_cannot_be_regressed_on_are_refused(self, change, message):
+    def test_degenerate_features_are_refused(self, change, message):
         """Features that are active for 26 images are active for fewer in each split."""
         x = rng(0).normal(size=(60, 40))
         with pytest.raises(UsageError, match=message):
@@ -177,7 +179,7 @@ class TestPredictivity:
 
     def test_groups_that_cannot_be_split_are_refused(self):
         with pytest.raises(UsageError, match=r'60 images cannot be split: .* only 1 member'):
-            predictivity.halves(60, np.arange(60) == 7)
+            predictivity.splits(60, np.arange(60) == 7, 1, 0.5)
 
 
 @pytest.mark.skipif(NEURAL_DIR is None, reason='LCN_NEURAL_DIR is not set')
@@ -191,7 +193,7 @@ def test_golden_numbers():
     files = stimuli.read(str(folder / 'v4_210325_images.zip'))
     # Those scores were for images resized by Pillow's default filter, unlike `features.resized`.
     pixels = np.stack([
-        np.asarray(Image.fromarray(stimuli.decode(file, name)).resize((32, 32))) / 255
+        np.asarray(Image.fromarray(encoded.decode(file, name)).resize((32, 32))) / 255
         for name, file in files.items()
     ])  # fmt: skip
     ceiling = predictivity.aggregate(predictivity.split_half_reliabilities(responses))
@@ -200,5 +202,4 @@ def test_golden_numbers():
         predictivity.prediction_correlations(pixels, responses.mean(-1), np.arange(640) % 8)
     )
     assert score == pytest.approx(0.2077666997998, abs=1e-6)
-    assert predictivity.ceiled_since_2026(score, ceiling) == pytest.approx(0.0592273, abs=1e-6)
-    assert predictivity.ceiled_until_2026(score, ceiling) == pytest.approx(0.0812629, abs=1e-6)
+    assert predictivity.ceiled(score, ceiling) == pytest.approx(CEILED, abs=1e-6)

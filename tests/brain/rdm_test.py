@@ -10,7 +10,7 @@ rng = np.random.default_rng
 
 
 class TestRdm:
-    def test_is_one_less_the_correlation(self):
+    def test_rdm_is_one_minus_the_correlation(self):
         x = rng(0).normal(size=(4, 2, 3))
         x[3] = 2  # equal features
         pairs = [(0, 1), (0, 2), (1, 2)]

@@ -4,9 +4,10 @@ import zipfile
 
 import numpy as np
 import pytest
-from tiny_networks import png
+from tiny_archives import encode
 
 from lcn_jax.brain import stimuli
+from lcn_jax.data.builders import encoded
 from lcn_jax.errors import UsageError
 
 
@@ -25,6 +26,6 @@ class TestStimuli:
                 stimuli.choose(files, [name])
 
     def test_a_file_that_is_not_an_image_is_named(self, images):
-        np.testing.assert_array_equal(stimuli.decode(png(images[0]), 'x.png'), images[0])
+        np.testing.assert_array_equal(encoded.decode(encode(images[0]), 'x.png'), images[0])
         with pytest.raises(UsageError, match=r'x\.png is not a whole image'):
-            stimuli.decode(png(images[0])[:-30], 'x.png')
+            encoded.decode(encode(images[0])[:-30], 'x.png')

@@ -1,11 +1,8 @@
 """Workdirs of networks that were not trained, simulated neurons, and calls of the binaries."""
 
-import io
-
 import jax
 import numpy as np
 import tiny_runs
-from PIL import Image
 
 from lcn_jax.training import checkpoint
 from lcn_jax.training import config as configs
@@ -58,12 +55,6 @@ def noisy(signal, reliability, repetitions, seed):
     """(S, N) -> (S, N, R): means over the repetitions have this reliability."""
     noise = np.sqrt(repetitions * signal.var(0) * (1 / reliability - 1))[:, None]
     return signal[..., None] + noise * rng(seed).normal(size=(*signal.shape, repetitions))
-
-
-def png(image):
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, 'PNG')
-    return file.getvalue()
 
 
 def call(module, *flags, status=0):

@@ -4,13 +4,13 @@ import codecs
 import contextlib
 import functools
 import io
-import lzma
 import os
-import tarfile
-import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from lzma import LZMAError
 from pathlib import Path, PurePosixPath
+from tarfile import BLOCKSIZE, ReadError, TarError, TarFile, is_tarfile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 from lcn_jax.errors import UsageError
 
@@ -21,18 +21,12 @@ Files = Mapping[str, Callable[[], bytes]]  # path with forward slashes -> reads 
 
 
 @contextlib.contextmanager
-def blame(name: str | os.PathLike):
+def reading(name: str | os.PathLike) -> Iterator[None]:
     """Turns errors of reading an archive or a file into a UsageError that names it."""
     try:
         yield
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        EOFError,
-        OSError,
-    ) as error:
+    # RuntimeError: an encrypted zip, or a compression that Python cannot read.
+    except (TarError, BadZipFile, LZMAError, zlib.error, EOFError, OSError, RuntimeError) as error:
         raise UsageError(f'{name} cannot be read, it may be corrupt: {error}.') from error
 
 
@@ -40,39 +34,34 @@ def blame(name: str | os.PathLike):
 def files(source: Path) -> Iterator[Files]:
     """The files of a folder, or of a zip or tar archive, by their paths inside it.
 
-    Hidden files and what operating systems leave behind (Thumbs.db, __MACOSX/ and the like) are
-    left out; links to folders are followed.
-
-    Raises:
-      UsageError: `source` does not exist or is not an archive; or, when a file is read, that it
-        is corrupt.
+    Leaves out hidden files and what operating systems leave behind (Thumbs.db, __MACOSX/ and the
+    like), and follows links to folders. UsageError if `source` does not exist or is not an archive;
+    reading a corrupt file raises it, too.
     """
     if not source.exists():
         raise UsageError(f'there is no {source}.')
     with contextlib.ExitStack() as stack:
-        with blame(source):
+        with reading(source):
             if source.is_dir():
-                found = _in_folder(source)
-            elif tarfile.is_tarfile(source):
-                found = _in_tar(stack.enter_context(tarfile.open(source)), str(source))
-            elif zipfile.is_zipfile(source):
-                found = _in_zip(stack.enter_context(zipfile.ZipFile(source)), str(source))
+                paths, read_file = _paths_in(source), lambda path: read(source / path)
+            elif is_tarfile(source):
+                paths, read_file = _members(stack.enter_context(TarFile.open(source)))
+            elif is_zipfile(source):
+                archive = stack.enter_context(ZipFile(source))
+                paths, read_file = archive.namelist(), archive.read
             else:
                 raise UsageError(
                     f'{source} is not a folder, zip or tar archive; if it should be an archive, it '
                     'may be corrupt.'
                 )
-        yield found
+        yield _without_litter(paths, read_file, str(source))
 
 
-@contextlib.contextmanager
-def files_in_tar(content: bytes, name: str) -> Iterator[Files]:
-    """The files of an uncompressed tar archive that has been read already; as `files`."""
-    with contextlib.ExitStack() as stack:
-        with blame(name):
-            tar = stack.enter_context(tarfile.open(fileobj=io.BytesIO(content), mode='r:'))
-            found = _in_tar(tar, name)
-        yield found
+def files_in_tar(content: bytes, name: str) -> Files:
+    """As `files`, for the content of an uncompressed tar archive."""
+    with reading(name):
+        paths, read_file = _members(TarFile(fileobj=io.BytesIO(content)))
+    return _without_litter(paths, read_file, name)
 
 
 def folders_with(name: str, files: Files) -> list[str]:
@@ -82,21 +71,20 @@ def folders_with(name: str, files: Files) -> list[str]:
 
 
 def is_image(path: str) -> bool:
-    """Whether the file is an image by its name."""
+    """Whether the name of a file is that of an image."""
     return PurePosixPath(path).suffix.lower() in IMAGES
 
 
 def read(path: str | os.PathLike) -> bytes:
     """The content of a file; UsageError if it cannot be read."""
-    with blame(path), open(path, 'rb') as file:
+    with reading(path), open(path, 'rb') as file:
         return file.read()
 
 
 def lines(content: bytes, name: str) -> list[str]:
-    """The lines of a text file without space around them, and without empty ones.
+    """The lines of a text file, stripped, without empty ones.
 
-    Raises:
-      UsageError: it is not UTF-8, or UTF-16 with a byte-order mark; the message starts with `name`.
+    UsageError if it is neither UTF-8 nor UTF-16 with a byte-order mark.
     """
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
@@ -106,46 +94,36 @@ def lines(content: bytes, name: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _is_litter(path: str) -> bool:
-    return any(part.startswith('.') or part.lower() in LITTER for part in path.split('/'))
-
-
-def _in_folder(folder: Path) -> Files:
-    found = {}
+def _paths_in(folder: Path) -> Iterable[str]:
     for root, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not _is_litter(name)]
         inside = Path(root).relative_to(folder)
-        for name in names:
-            found[(inside / name).as_posix()] = functools.partial(read, os.path.join(root, name))
-    return _without_litter(found)
+        yield from ((inside / name).as_posix() for name in names)
 
 
-def _in_zip(archive: zipfile.ZipFile, name: str) -> Files:
-    def read_member(member):
-        with blame(name):
-            try:
-                return archive.read(member)
-            except RuntimeError as error:  # encrypted, or compressed in a way Python cannot read
-                raise zipfile.BadZipFile(error) from error
-
-    names = (member for member in archive.namelist() if not member.endswith('/'))
-    return _without_litter({member: functools.partial(read_member, member) for member in names})
-
-
-def _in_tar(tar: tarfile.TarFile, name: str) -> Files:
-    def read_member(member):
-        with blame(name):
-            file = tar.extractfile(member)
-            assert file is not None  # None for what is not a file
-            return file.read()
-
-    members = [member for member in tar if member.isfile()]
+def _members(tar: TarFile) -> tuple[Iterable[str], Callable[[str], bytes]]:
+    members = {member.name: member for member in tar if member.isfile()}
     tar.fileobj.seek(tar.offset)
-    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError('the end is missing')
-    return _without_litter({m.name: functools.partial(read_member, m) for m in members})
+    if tar.fileobj.read(BLOCKSIZE) != bytes(BLOCKSIZE):
+        raise ReadError('the end is missing')
+
+    def extract(path):
+        file = tar.extractfile(members[path])
+        assert file is not None  # None if it is not a file
+        return file.read()
+
+    return members, extract
 
 
-def _without_litter(found: Files) -> Files:
-    tidy = ((path.removeprefix('./'), read) for path, read in found.items())
-    return {path: read for path, read in tidy if not _is_litter(path)}
+def _without_litter(paths: Iterable[str], read_file: Callable[[str], bytes], archive: str) -> Files:
+    def read_member(path):
+        with reading(archive):
+            return read_file(path)
+
+    tidy = {path.removeprefix('./'): path for path in paths if not path.endswith('/')}
+    names = [name for name in tidy if not _is_litter(name)]
+    return {name: functools.partial(read_member, tidy[name]) for name in names}
+
+
+def _is_litter(path: str) -> bool:
+    return any(part.startswith('.') or part.lower() in LITTER for part in path.split('/'))

@@ -1,8 +1,7 @@
 """The official builders of CIFAR-10 and CIFAR-100, preparing without tensorflow.
 
-They write what tfds' own write, under the same names, from either of the two forms in which the
-files are published: the binary version, or the Python version, whose pickles cannot run anything
-here.
+They write what tfds' own write, under the same names. The files are published in two forms, and
+both work: the binary version, and the Python version, whose pickles cannot run anything here.
 """
 
 import dataclasses
@@ -18,31 +17,29 @@ from lcn_jax.data.builders import archives, encoded
 from lcn_jax.errors import UsageError
 
 PIXELS = 3 * 32 * 32
+# What corrupt pickles raise.
+CORRUPT = (pickle.UnpicklingError, ArithmeticError, AttributeError, EOFError)
+CORRUPT += (LookupError, MemoryError, TypeError, ValueError)
 
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """names_file: text file of the binary version; the keys are those of the pickles."""
+    """names_file: text file of the binary version. prefix: of the keys of the pickles."""
 
     classes: int
     names_file: str
-    names_key: bytes
-    batch_key: bytes
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """Names of the files. splits: without '.bin'; labels: in the order of a row's first bytes."""
-
-    splits: dict[str, list[str]]
-    labels: dict[str, Label]
-    meta: str
+    prefix: str = ''
 
 
 class _Cifar:
-    """Base class of the CIFAR builders. `source` is a folder or an archive."""
+    """Base class of the builders.
 
-    layout: Layout
+    split_files: without '.bin'; labels: in the order of a row's first bytes; meta: a pickle.
+    """
+
+    split_files: dict[str, list[str]]
+    labels: dict[str, Label]
+    meta: str
     info: Any  # of the tfds builder that it is mixed into
 
     def __init__(self, *, source: Path, **kwargs):
@@ -51,15 +48,15 @@ class _Cifar:
 
     def _split_generators(self, dl_manager):
         with archives.files(self._source) as files:
-            names, splits = _read(files, self._source, self.layout)
-        for key, names_of_key in names.items():
-            self.info.features[key].names = names_of_key
+            names, splits = _read(files, self._source, self)
+        for key, names_of_classes in names.items():
+            self.info.features[key].names = names_of_classes
         return {split: self._generate_examples(split, rows) for split, rows in splits.items()}
 
     def _generate_examples(self, split, rows):
         """rows: (N, labels + pixels, channel first) uint8."""
         for index, row in enumerate(rows):
-            labels = {key: int(label) for key, label in zip(self.layout.labels, row)}
+            labels = {key: int(label) for key, label in zip(self.labels, row)}
             image = row[len(labels) :].reshape(3, 32, 32).transpose(1, 2, 0)
             image = encoded.png(np.ascontiguousarray(image))
             yield index, {'id': f'{split}_{index:05d}', 'image': image, **labels}
@@ -67,114 +64,107 @@ class _Cifar:
 
 class Cifar10(_Cifar, tfds.image_classification.Cifar10, skip_registration=True):
     name = 'cifar10'
-    layout = Layout(
-        splits={'train': [f'data_batch_{i}' for i in range(1, 6)], 'test': ['test_batch']},
-        labels={'label': Label(10, 'batches.meta.txt', b'label_names', b'labels')},
-        meta='batches.meta',
-    )
+    split_files = {'train': [f'data_batch_{i}' for i in range(1, 6)], 'test': ['test_batch']}
+    labels = {'label': Label(10, 'batches.meta.txt')}
+    meta = 'batches.meta'
 
 
 class Cifar100(_Cifar, tfds.image_classification.Cifar100, skip_registration=True):
     name = 'cifar100'
-    layout = Layout(
-        splits={'train': ['train'], 'test': ['test']},
-        labels={
-            'coarse_label': Label(
-                20, 'coarse_label_names.txt', b'coarse_label_names', b'coarse_labels'
-            ),
-            'label': Label(100, 'fine_label_names.txt', b'fine_label_names', b'fine_labels'),
-        },
-        meta='meta',
-    )
+    split_files = {'train': ['train'], 'test': ['test']}
+    labels = {
+        'coarse_label': Label(20, 'coarse_label_names.txt', 'coarse_'),
+        'label': Label(100, 'fine_label_names.txt', 'fine_'),
+    }
+    meta = 'meta'
 
 
-def _read(files: archives.Files, source: Path, layout: Layout):
-    """Names of the classes by label, and by split (N, labels + pixels, channel first) uint8."""
-    names_files = [label.names_file for label in layout.labels.values()]
+def _read(files: archives.Files, source: Path, layout: _Cifar):
+    """Label -> names of the classes, and split -> (N, labels + pixels, channel first) uint8."""
+    labels = layout.labels
+    names_files = [label.names_file for label in labels.values()]
     binary = archives.folders_with(names_files[0], files)
     python = archives.folders_with(layout.meta, files)
-    if len(binary) != 1 and len(python) != 1:
+    if len(binary) == 1:
+        root, suffix, to_rows = binary[0], '.bin', _binary_rows
+    elif len(python) == 1:
+        root, suffix, to_rows = python[0], '', _pickled_rows
+    else:
         raise UsageError(
             f'{source} is neither the binary nor the Python version: there must be one '
             f'{names_files[0]} or one {layout.meta} in it.'
         )
-    root = binary[0] if len(binary) == 1 else python[0]
 
     def read(file):
         if root + file not in files:
             raise UsageError(f'{source}: there is no {root}{file}.')
         return files[root + file](), f'{source}: {root}{file}'
 
-    if len(binary) == 1:
-        names = [archives.lines(*read(file)) for file in names_files]
-        to_rows, ending = _binary_rows, '.bin'
-    else:
-        names = _pickled_names(*read(layout.meta), layout)
-        to_rows, ending = _pickled_rows, ''
-    for names_of_label, label in zip(names, layout.labels.values()):
-        count = len(set(names_of_label))
-        if not count == len(names_of_label) == label.classes:
-            raise UsageError(f'{source} has {count} names for {label.classes} classes.')
-
     def rows(file):
-        content, name = read(file + ending)
-        found = to_rows(content, name, layout)
-        for i, (key, label) in enumerate(layout.labels.items()):
-            highest = found[:, i].max()
+        content, name = read(file + suffix)
+        found = to_rows(content, name, labels)
+        for (key, label), highest in zip(labels.items(), found.max(0)):
             if highest >= label.classes:
                 raise UsageError(f'{name} is corrupt: there is no {key} {highest}.')
         return found
 
-    splits = {
-        split: np.concatenate([rows(file) for file in of_split])
-        for split, of_split in layout.splits.items()
+    if to_rows is _binary_rows:
+        names = [archives.lines(*read(file)) for file in names_files]
+    else:
+        names = _pickled_names(*read(layout.meta), labels)
+    for names_of_classes, label in zip(names, labels.values()):
+        count = len(set(names_of_classes))
+        if not count == len(names_of_classes) == label.classes:
+            raise UsageError(f'{source} has {count} names for {label.classes} classes.')
+    return dict(zip(labels, names)), {
+        split: np.concatenate([rows(file) for file in split_files])
+        for split, split_files in layout.split_files.items()
     }
-    return dict(zip(layout.labels, names)), splits
 
 
-def _binary_rows(content: bytes, name: str, layout: Layout) -> np.ndarray:
-    length = len(layout.labels) + PIXELS
+def _binary_rows(content: bytes, name: str, labels: dict[str, Label]) -> np.ndarray:
+    length = len(labels) + PIXELS
     if not content or len(content) % length:
         raise UsageError(f'{name} is truncated: its {len(content)} bytes are not rows of {length}.')
     return np.frombuffer(content, np.uint8).reshape(-1, length)
 
 
-def _pickled_rows(content: bytes, name: str, layout: Layout) -> np.ndarray:
+def _pickled_rows(content: bytes, name: str, labels: dict[str, Label]) -> np.ndarray:
     batch = _unpickled(content, name)
-    labels = [batch.get(label.batch_key) for label in layout.labels.values()]
+    columns = [batch.get(f'{label.prefix}labels'.encode()) for label in labels.values()]
     match batch.get(b'data'):
         case _Numpy(state=(_, (examples, width), _, False, bytes(pixels))) if (
             width == PIXELS
             and len(pixels) == examples * PIXELS > 0
-            and all(_are_bytes(of_key, examples) for of_key in labels)
+            and all(_are_bytes(column, examples) for column in columns)
         ):
             pixels = np.frombuffer(pixels, np.uint8).reshape(examples, PIXELS)
-            return np.column_stack([*np.array(labels, np.uint8), pixels])
+            return np.column_stack([*np.array(columns, np.uint8), pixels])
     raise UsageError(f'{name} is not a batch of images as the Python version of CIFAR has them.')
 
 
-def _are_bytes(values, length: int) -> bool:
+def _are_bytes(values, count: int) -> bool:
     return (
         isinstance(values, list)
-        and len(values) == length
+        and len(values) == count
         and all(isinstance(value, int) and 0 <= value < 256 for value in values)
     )
 
 
-def _pickled_names(content: bytes, name: str, layout: Layout) -> list[list[str]]:
+def _pickled_names(content: bytes, name: str, labels: dict[str, Label]) -> list[list[str]]:
     meta = _unpickled(content, name)
     names = []
-    for label in layout.labels.values():
-        match meta.get(label.names_key):
-            case [*of_label] if all(isinstance(of_class, bytes) for of_class in of_label):
-                names.append([of_class.decode('latin1') for of_class in of_label])
-            case _:
-                raise UsageError(f'{name} has no list of {label.names_key.decode()}.')
+    for label in labels.values():
+        key = f'{label.prefix}label_names'
+        found = meta.get(key.encode())
+        if not (isinstance(found, list) and all(isinstance(value, bytes) for value in found)):
+            raise UsageError(f'{name} has no list of {key}.')
+        names.append([value.decode('latin1') for value in found])
     return names
 
 
 class _Numpy:
-    """Stands in for numpy's arrays and dtypes in a pickle: keeps their state and does nothing."""
+    """An array or dtype in a pickle: keeps its state and does nothing with it."""
 
     state = None
 
@@ -186,15 +176,10 @@ class _Numpy:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows what a pickle is made of without imports, and _Numpy."""
+    """Imports nothing: `_Numpy` stands in for numpy's arrays, and other imports are errors."""
 
     def find_class(self, module, name):
-        if (module, name) in {
-            ('numpy', 'dtype'),
-            ('numpy', 'ndarray'),
-            ('numpy.core.multiarray', '_reconstruct'),
-            ('numpy._core.multiarray', '_reconstruct'),
-        }:
+        if module.startswith('numpy') and name in ('dtype', 'ndarray', '_reconstruct'):
             return _Numpy
         raise pickle.UnpicklingError(f'it refers to {module}.{name}')
 
@@ -202,16 +187,7 @@ class _Unpickler(pickle.Unpickler):
 def _unpickled(content: bytes, name: str) -> dict:
     try:
         found = _Unpickler(io.BytesIO(content), encoding='bytes').load()
-    except (  # what corrupt pickles raise
-        pickle.UnpicklingError,
-        ArithmeticError,
-        AttributeError,
-        EOFError,
-        LookupError,
-        MemoryError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except CORRUPT as error:
         raise UsageError(f'{name} cannot be read, it may be corrupt: {error}.') from error
     if not isinstance(found, dict):
         raise UsageError(f'{name} is not the pickle of a dictionary.')

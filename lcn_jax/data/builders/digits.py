@@ -1,9 +1,10 @@
 """The `digits` dataset: scikit-learn's handwritten digits, each somewhere on a 16×16 canvas."""
 
-from typing import cast
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from sklearn.datasets import load_digits
 
 from lcn_jax.data.builders import encoded
 
@@ -20,41 +21,30 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version('1.0.0')
 
     def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            'image': tfds.features.Image(shape=(CANVAS, CANVAS, 1)),
+            'label': tfds.features.ClassLabel(num_classes=10),
+        }
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.__doc__,
-            features=tfds.features.FeaturesDict(
-                {
-                    'image': tfds.features.Image(shape=(CANVAS, CANVAS, 1)),
-                    'label': tfds.features.ClassLabel(num_classes=10),
-                }
-            ),
+            features=tfds.features.FeaturesDict(features),
             supervised_keys=('image', 'label'),
             homepage='https://archive.ics.uci.edu/dataset/80',
         )
 
     def _split_generators(self, dl_manager):
-        images, labels = canvases()
+        digits: Any = load_digits()
+        size = digits.images.shape[1]
+        offsets = np.random.RandomState(0).randint(0, CANVAS - size + 1, (len(digits.images), 2))
+        canvases = np.zeros((len(digits.images), CANVAS, CANVAS), np.uint8)
+        for canvas, digit, (top, left) in zip(canvases, digits.images, offsets):
+            canvas[top : top + size, left : left + size] = np.round(digit * (255 / 16))
         return {
-            'train': self._generate_examples(images[:TRAIN], labels[:TRAIN]),
-            'test': self._generate_examples(images[TRAIN:], labels[TRAIN:]),
+            'train': self._generate_examples(canvases[:TRAIN], digits.target[:TRAIN]),
+            'test': self._generate_examples(canvases[TRAIN:], digits.target[TRAIN:]),
         }
 
     def _generate_examples(self, images, labels):
         for i, (image, label) in enumerate(zip(images, labels)):
             yield i, {'image': encoded.png(image), 'label': int(label)}
-
-
-def canvases() -> tuple[np.ndarray, np.ndarray]:
-    """All images (1797, 16, 16) uint8 and labels (1797,), in scikit-learn's order."""
-    import sklearn.datasets
-    import sklearn.utils
-
-    # scikit-learn's types add the tuple that it returns with return_X_y=True.
-    digits = cast(sklearn.utils.Bunch, sklearn.datasets.load_digits())
-    size = digits.images.shape[1]
-    offsets = np.random.RandomState(0).randint(0, CANVAS - size + 1, (len(digits.images), 2))
-    images = np.zeros((len(digits.images), CANVAS, CANVAS), np.uint8)
-    for image, digit, (top, left) in zip(images, digits.images, offsets):
-        image[top : top + size, left : left + size] = np.round(digit * (255 / 16))
-    return images, digits.target

@@ -1,8 +1,9 @@
-"""Encoded images: what tfds stores when there is no tensorflow to encode arrays."""
+"""Encoded images: what datasets store, made and read without tensorflow."""
 
 import contextlib
 import io
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -11,25 +12,49 @@ from lcn_jax.errors import UsageError
 MODES = {1: 'L', 3: 'RGB'}  # number of channels -> Pillow's name
 
 
-def png(image: np.ndarray) -> bytes:
-    """(H, W) or (H, W, 3) uint8 as a PNG file."""
-    from PIL import Image
+@contextlib.contextmanager
+def opened(file: bytes, name: str) -> Iterator[Any]:
+    """The file as a Pillow image, whose pixels the body of the `with` decodes.
 
-    return _png(Image.fromarray(image))
-
-
-def stored(file: bytes, name: str, channels: int = 3) -> bytes:
-    """An image as datasets keep it: a JPEG of as many channels as it is, anything else as a PNG.
-
-    Transparency is dropped.
-
-    Raises:
-      UsageError: it is truncated, not an image, or of more than 8 bits a channel; the message
-        starts with `name`.
+    UsageError if it is truncated or not an image; the message starts with `name`.
     """
     from PIL import Image
 
-    with decoding(name), Image.open(io.BytesIO(file)) as image:
+    try:
+        with Image.open(io.BytesIO(file)) as image:
+            yield image
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UsageError(f'{name} is not a whole image: {error}.') from error
+
+
+def decode(file: bytes, name: str, channels: int = 3) -> np.ndarray:
+    """(H, W, channels) uint8, grey or RGB; raises as `opened`."""
+    with opened(file, name) as image:
+        pixels = np.asarray(image.convert(MODES[channels]))
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def shape(file: bytes, name: str) -> tuple[int, int, int]:
+    """(height, width, channels), from the header: 1 channel if grey, else 3; raises as `opened`."""
+    with opened(file, name) as image:
+        return image.height, image.width, 1 if image.mode in ('1', 'L', 'LA') else 3
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """A PNG file of (H, W) or (H, W, 3) uint8."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, 'PNG')
+    return file.getvalue()
+
+
+def stored(file: bytes, name: str, channels: int = 3) -> bytes:
+    """What a dataset keeps of an image: a JPEG with the right channels as it is, else a PNG.
+
+    Transparency is dropped. UsageError as `opened`, or for more than 8 bits per channel.
+    """
+    with opened(file, name) as image:
         if (image.format, image.mode) == ('JPEG', MODES[channels]):
             image.draft(image.mode, (1, 1))  # reads all of it, at an eighth of its resolution
             image.load()
@@ -37,52 +62,4 @@ def stored(file: bytes, name: str, channels: int = 3) -> bytes:
         image.load()
     if image.mode[0] in 'IF':
         raise UsageError(f'{name} has more than 8 bits a channel: convert it to 8.')
-    return _png(with_channels(image, channels))
-
-
-def shape(file: bytes, name: str) -> tuple[int, int, int]:
-    """(height, width, channels) of an image by its header: 1 channel if grey, 3 if anything else.
-
-    Raises:
-      UsageError: it is not an image; the message starts with `name`.
-    """
-    from PIL import Image
-
-    with decoding(name), Image.open(io.BytesIO(file)) as image:
-        return image.height, image.width, 1 if image.mode in ('1', 'L', 'LA') else 3
-
-
-def decode(file: bytes, channels: int, name: str) -> np.ndarray:
-    """(H, W, channels) uint8, in grey or in colour.
-
-    Raises:
-      UsageError: it is truncated, or no image; the message starts with `name`.
-    """
-    from PIL import Image
-
-    with decoding(name), Image.open(io.BytesIO(file)) as image:
-        pixels = np.asarray(with_channels(image, channels))
-    return pixels.reshape(*pixels.shape[:2], channels)
-
-
-def with_channels(image, channels: int):
-    """A Pillow image in grey or in colour."""
-    mode = MODES[channels]
-    return image if image.mode == mode else image.convert(mode)
-
-
-@contextlib.contextmanager
-def decoding(name: str) -> Iterator[None]:
-    """Turns Pillow's errors inside into a UsageError whose message starts with `name`."""
-    from PIL import Image
-
-    try:
-        yield
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UsageError(f'{name} is not a whole image: {error}.') from error
-
-
-def _png(image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, 'PNG')
-    return file.getvalue()
+    return png(np.asarray(image.convert(MODES[channels])))

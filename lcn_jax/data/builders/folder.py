@@ -1,4 +1,4 @@
-"""A dataset of one's own, from a folder or an archive in which every class has a folder."""
+"""A dataset of the user's own images, from a folder or an archive with a folder for each class."""
 
 import posixpath
 from pathlib import Path, PurePosixPath
@@ -9,20 +9,15 @@ from lcn_jax.data.builders import archives, encoded
 from lcn_jax.errors import UsageError
 
 # Folder of a split -> the split's name in the dataset.
-SPLITS = {
-    'train': 'train',
-    'val': 'validation',
-    'valid': 'validation',
-    'validation': 'validation',
-    'test': 'test',
-}
+SPLITS = {name: name for name in ('train', 'validation', 'test')}
+SPLITS |= {'val': 'validation', 'valid': 'validation'}
 
 
 class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Images from {train,val,test}/CLASS/ or, all of them to train on, from CLASS/.
 
     The classes are in the order of their names. The images are greyscale if all files are, else
-    RGB. JPEGs are stored as they are, other images as PNGs.
+    RGB.
     """
 
     VERSION = tfds.core.Version('1.0.0')
@@ -43,18 +38,15 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            'image': tfds.features.Image(shape=(*self._size, self._channels)),
+            'label': tfds.features.ClassLabel(names=sorted(set(self._splits['train'].values()))),
+            'file_name': tfds.features.Text(),
+        }
         return tfds.core.DatasetInfo(
             builder=self,
             description=f'Images from the folders of classes in {self._source.name}.',
-            features=tfds.features.FeaturesDict(
-                {
-                    'image': tfds.features.Image(shape=(*self._size, self._channels)),
-                    'label': tfds.features.ClassLabel(
-                        names=sorted(set(self._splits['train'].values()))
-                    ),
-                    'file_name': tfds.features.Text(),
-                }
-            ),
+            features=tfds.features.FeaturesDict(features),
             supervised_keys=('image', 'label'),
         )
 
@@ -71,9 +63,8 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 def classes_of_images(files: archives.Files, source: Path) -> dict[str, dict[str, str]]:
     """Split -> path -> class of all images.
 
-    Raises:
-      UsageError: the images are not in folders of splits and classes, or there are fewer than two
-        classes, or a class has no images to train on.
+    UsageError if the images are not in folders of splits and classes, there are fewer than two
+    classes, or a class has no images to train on.
     """
     images = sorted(path for path in files if archives.is_image(path))
     if not images:

@@ -5,8 +5,10 @@ they unpack to, or the files as Kaggle packs them.
 """
 
 import csv
-from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from posixpath import basename, splitext
 
 from tensorflow_datasets.datasets.imagenet2012 import imagenet2012_dataset_builder
 
@@ -15,6 +17,7 @@ from lcn_jax.errors import UsageError
 
 OFFICIAL_LABELS = Path(imagenet2012_dataset_builder.__file__).with_name('validation_labels.txt')
 KAGGLE_LABELS = 'LOC_val_solution.csv'
+PLACE = re.compile('(.*/)?(train|val)/(?:([^/]+)/)?[^/]+')  # of an image: folder, split, wnid
 Images = Iterator[tuple[str, bytes, str, str]]  # file name, content, wnid, where it is
 
 
@@ -40,24 +43,25 @@ class Imagenet2012(imagenet2012_dataset_builder.Builder, skip_registration=True)
         tars = [source / f'ILSVRC2012_img_{split}.tar' for split in ('train', 'val')]
         if any(tar.is_file() for tar in tars):
             with archives.files(tars[0]) as classes:
-                _check_classes(map(_stem, classes), known, tars[0])
+                wnids = [_stem(path) for path in classes]
             with archives.files(tars[1]) as files:
                 validation = _labelled(list(files), files, tars[1], self._val_labels)
-            train_images, val_images = _images_of_classes(tars[0]), _images(tars[1], validation)
+            images = {
+                'train': _images_of_classes(tars[0]),
+                'validation': _images(tars[1], validation),
+            }
         else:
             with archives.files(source) as files:
-                train, validation, unlabelled = _in_folders(files, known, source)
-                if unlabelled:
-                    validation = _labelled(unlabelled, files, source, self._val_labels)
+                train, validation = _in_folders(files, known, source)
+                if '' in validation.values():
+                    validation = _labelled(list(validation), files, source, self._val_labels)
                 elif self._val_labels:
                     raise UsageError(f'leave out --val_labels: {source} has them as folders.')
-            _check_classes(train.values(), known, source)
-            train_images, val_images = _images(source, train), _images(source, validation)
-        _check_classes(validation.values(), known, source)
-        return {
-            'train': self._generate_examples(train_images),
-            'validation': self._generate_examples(val_images),
-        }
+            wnids = train.values()
+            images = {'train': _images(source, train), 'validation': _images(source, validation)}
+        for wnid in sorted({*wnids, *validation.values()} - known):
+            raise UsageError(f'{source}: {wnid!r} is not one of the {len(known)} classes.')
+        return {split: self._generate_examples(found) for split, found in images.items()}
 
     def _generate_examples(self, images: Images):
         seen = set()
@@ -75,55 +79,44 @@ def _images_of_classes(tar: Path) -> Images:
     """The images in a tar of one tar for each class."""
     with archives.files(tar) as classes:
         for path, read in classes.items():
-            with archives.files_in_tar(read(), f'{tar}: {path}') as images:
-                for image, read_image in images.items():
-                    yield _name(image), read_image(), _stem(path), f'{tar}: {path}: {image}'
+            images = archives.files_in_tar(read(), f'{tar}: {path}')
+            for image, read_image in images.items():
+                yield basename(image), read_image(), _stem(path), f'{tar}: {path}: {image}'
 
 
 def _images(source: Path, wnids: dict[str, str]) -> Images:
     """The images of `source` with these paths."""
     with archives.files(source) as files:
         for path, wnid in wnids.items():
-            yield _name(path), files[path](), wnid, f'{source}: {path}'
+            yield basename(path), files[path](), wnid, f'{source}: {path}'
 
 
 def _in_folders(files: archives.Files, known: set[str], source: Path):
-    """Path -> wnid of the images in train/ and in val/, and paths of those directly in val/."""
-    paths = [path for path in files if archives.is_image(path)]
-    roots = set()
-    for path in paths:
-        match path.split('/'):
-            case [*root, 'train', wnid, _] if wnid in known:
-                roots.add('/'.join([*root, '']))
+    """Path -> wnid of the images in train/ and in val/; '' for those directly in val/."""
+    matches = {path: PLACE.fullmatch(path) for path in files if archives.is_image(path)}
+    places = {path: match.groups('') for path, match in matches.items() if match}
+    roots = {root for root, split, wnid in places.values() if split == 'train' and wnid in known}
     if len(roots) != 1:
         raise UsageError(
             f'{source} is not ImageNet: there must be the two official tars in it, or one folder '
             'train with a folder of images for each class.'
         )
     (root,) = roots
-    train, validation, unlabelled = {}, {}, []
-    for path in paths:
-        if path.startswith(root):
-            match path.removeprefix(root).split('/'):
-                case ['train', wnid, _]:
-                    train[path] = wnid
-                case ['val', wnid, _]:
-                    validation[path] = wnid
-                case ['val', _]:
-                    unlabelled.append(path)
-    if bool(validation) == bool(unlabelled):
+    train = {p: wnid for p, (*place, wnid) in places.items() if place == [root, 'train'] and wnid}
+    validation = {path: wnid for path, (*place, wnid) in places.items() if place == [root, 'val']}
+    if len({bool(wnid) for wnid in validation.values()}) != 1:
         raise UsageError(
             f'{source}: the validation images must be in {root}val, either all of them in folders '
             'of classes or none.'
         )
-    return train, validation, unlabelled
+    return train, validation
 
 
 def _labelled(
     paths: list[str], files: archives.Files, source: Path, val_labels: Path | None
 ) -> dict[str, str]:
     """Path -> wnid of validation images."""
-    kaggle = [path for path in files if _name(path) == KAGGLE_LABELS]
+    kaggle = [path for path in files if basename(path) == KAGGLE_LABELS]
     if not val_labels and len(kaggle) == 1:
         content, labels_file = files[kaggle[0]](), f'{source}: {kaggle[0]}'
     else:
@@ -140,7 +133,7 @@ def _labelled(
                 f'{source} has {len(paths)} validation images and {labels_file} {len(rows)} '
                 'labels: give the labels of these images with --val_labels.'
             )
-        return {path: row[0] for path, row in zip(sorted(paths, key=_name), rows)}
+        return {path: row[0] for path, row in zip(sorted(paths, key=basename), rows)}
     # Kaggle's rows: name of the image, wnid and place of an object, wnid and place of the next.
     wnids = {_stem(row[0]): row[1].partition(' ')[0] for row in rows if len(row) > 1}
     for path in paths:
@@ -149,14 +142,5 @@ def _labelled(
     return {path: wnids[_stem(path)] for path in paths}
 
 
-def _check_classes(wnids: Iterable[str], known: set[str], source: Path) -> None:
-    for wnid in sorted(set(wnids) - known):
-        raise UsageError(f'{source}: {wnid!r} is not one of the {len(known)} classes.')
-
-
-def _name(path: str) -> str:
-    return PurePosixPath(path).name
-
-
 def _stem(path: str) -> str:
-    return PurePosixPath(path).stem
+    return splitext(basename(path))[0]

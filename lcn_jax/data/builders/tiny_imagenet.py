@@ -19,90 +19,70 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version('1.0.0')
 
     def __init__(self, *, source: Path, **kwargs):
-        """`source` is the zip file or folder."""
         super().__init__(**kwargs)
         self._source = source
 
     def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            'image': tfds.features.Image(shape=(64, 64, 3)),
+            'label': tfds.features.ClassLabel(),  # named when the wnids are known
+            'file_name': tfds.features.Text(),
+        }
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.__doc__,
-            features=tfds.features.FeaturesDict(
-                {
-                    'image': tfds.features.Image(shape=(64, 64, 3)),
-                    'label': tfds.features.ClassLabel(),  # named when the wnids are known
-                    'file_name': tfds.features.Text(),
-                }
-            ),
+            features=tfds.features.FeaturesDict(features),
             supervised_keys=('image', 'label'),
             homepage='http://cs231n.stanford.edu/',
         )
 
     def _split_generators(self, dl_manager):
         with archives.files(self._source) as files:
-            root = _root(files, self._source)
-            wnids = _wnids(files, root, self._source)
-        self.info.features['label'].names = wnids
-        return {
-            'train': self._generate_examples(_train_labels, root, wnids),
-            'validation': self._generate_examples(_validation_labels, root, wnids),
-        }
+            self.info.features['label'].names, splits = _labels(files, self._source)
+        return {split: self._generate_examples(labels) for split, labels in splits.items()}
 
-    def _generate_examples(self, labels_of, root, wnids):
+    def _generate_examples(self, labels):
         with archives.files(self._source) as files:
-            for path, label in labels_of(files, root, wnids, self._source).items():
+            for path, wnid in labels.items():
                 if path not in files:
                     raise UsageError(f'{self._source}: there is no {path}.')
                 name = PurePosixPath(path).name
                 image = encoded.stored(files[path](), f'{self._source}: {path}')
-                yield name, {'image': image, 'label': label, 'file_name': name}
+                yield name, {'image': image, 'label': wnid, 'file_name': name}
 
 
-def _root(files, source) -> str:
-    """The folder with `wnids.txt`: '' or a path that ends in a slash."""
+def _labels(files: archives.Files, source: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """The wnids of the classes, and split -> path -> wnid of the images."""
     roots = archives.folders_with('wnids.txt', files)
     if len(roots) != 1:
         raise UsageError(f'{source} is not TinyImageNet: there must be one wnids.txt in it.')
-    return roots[0]
+    (root,) = roots
 
+    def lines(file, what):
+        if root + file not in files:
+            raise UsageError(f'{source}: there is no {root}{file}.')
+        found = archives.lines(files[root + file](), f'{source}: {root}{file}')
+        if not found:
+            raise UsageError(f'{source}: {root}{file} lists no {what}.')
+        return found
 
-def _wnids(files, root, source) -> list[str]:
-    name = f'{root}wnids.txt'
-    wnids = archives.lines(files[name](), f'{source}: {name}')
-    if not wnids:
-        raise UsageError(f'{source}: {name} lists no classes.')
+    wnids, annotations = lines('wnids.txt', 'classes'), 'val/val_annotations.txt'
     if len(set(wnids)) < len(wnids):
-        raise UsageError(f'{source}: {name} lists a class twice.')
-    return wnids
-
-
-def _train_labels(files, root, wnids, source) -> dict[str, str]:
-    """Path -> wnid, class by class."""
-    by_class = {wnid: [] for wnid in wnids}
+        raise UsageError(f'{source}: {root}wnids.txt lists a class twice.')
+    train, validation = {}, {}
     for path in files:
         match path.removeprefix(root).split('/'):
-            case ['train', wnid, 'images', name] if wnid in by_class and archives.is_image(name):
-                by_class[wnid].append(path)
-    for wnid, paths in by_class.items():
-        if not paths:
-            raise UsageError(f'{source}: there are no training images of class {wnid}.')
-    return {path: wnid for wnid, paths in by_class.items() for path in sorted(paths)}
-
-
-def _validation_labels(files, root, wnids, source) -> dict[str, str]:
-    """Path -> wnid, in the order of the annotations."""
-    annotations = f'{root}val/val_annotations.txt'
-    if annotations not in files:
-        raise UsageError(f'{source}: there is no {annotations}.')
-    labels = {}
-    for line in archives.lines(files[annotations](), f'{source}: {annotations}'):
+            case ['train', wnid, 'images', name] if wnid in wnids and archives.is_image(name):
+                train[path] = wnid
+    for wnid in sorted(set(wnids) - set(train.values())):
+        raise UsageError(f'{source}: there are no training images of class {wnid}.')
+    for line in lines(annotations, 'images'):
         match line.split('\t'):
             case [name, wnid, *_] if wnid in wnids:
-                labels[f'{root}val/images/{name}'] = wnid
+                validation[f'{root}val/images/{name}'] = wnid
             case _:
                 raise UsageError(
-                    f'{source}: {annotations} has a line without a class of wnids.txt: {line!r}.'
+                    f'{source}: {root}{annotations} has a line without a class of wnids.txt: '
+                    f'{line!r}.'
                 )
-    if not labels:
-        raise UsageError(f'{source}: {annotations} lists no images.')
-    return labels
+    return wnids, {'train': train, 'validation': validation}

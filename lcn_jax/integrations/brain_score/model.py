@@ -20,9 +20,7 @@ from brainscore_vision.model_helpers.activations.core import ActivationsExtracto
 from brainscore_vision.model_helpers.brain_transformation import ModelCommitment
 
 DEPTHS = {'V1': 0.25, 'V2': 0.5, 'V4': 0.75, 'IT': 1.0}  # fractions of the way through the blocks
-NOT_BLOCKS = ('stem', 'pooled', 'logits')
 BATCH_SIZE = 64
-VISUAL_DEGREES = 8
 
 
 class StoredFeatures:
@@ -35,7 +33,7 @@ class StoredFeatures:
         self._missing = missing
         paths = sorted(folder.glob('*.npz'))
         arrays = [array for path in paths for array in zipfile.ZipFile(path).infolist()]
-        self.version = short([array.CRC for array in arrays])
+        self.version = checksum([array.CRC for array in arrays])
         self._files = [np.load(path) for path in paths]
         digests = [name for file in self._files for name in file['digest'].tolist()]
         self._rows = {name: row for row, name in enumerate(digests)}
@@ -50,7 +48,7 @@ class StoredFeatures:
                 'this benchmark shifts images from trial to trial, and files have the features of '
                 'unshifted images: it needs a run, and JAX in this environment.'
             )
-        digests = [digest(path) for path in paths]
+        digests = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths]
         missing = {name: path for name, path in zip(digests, paths) if name not in self._rows}
         if missing:
             self._missing.mkdir(parents=True, exist_ok=True)
@@ -68,17 +66,15 @@ class StoredFeatures:
     def activations(self, paths: Sequence[str], layers: Sequence[str]) -> OrderedDict:
         """{layer: (N, C, H, W) or (N, C) float32} for image files."""
         rows = self.check(paths)
-        return OrderedDict((layer, self._layer(layer)[rows]) for layer in layers)
-
-    def _layer(self, name: str) -> np.ndarray:
-        if name not in self.layers:
-            raise RuntimeError(
-                f'the files of features have {", ".join(self.layers)} but no {name}: run '
-                f'experiments.features with {name} in --layers.'
-            )
-        if name not in self._arrays:  # too slow to read for every batch
-            self._arrays[name] = np.concatenate([file[name] for file in self._files])
-        return self._arrays[name]
+        for layer in layers:
+            if layer not in self.layers:
+                raise RuntimeError(
+                    f'the files of features have {", ".join(self.layers)} but no {layer}: run '
+                    f'experiments.features with {layer} in --layers.'
+                )
+            if layer not in self._arrays:  # too slow to read for every batch
+                self._arrays[layer] = np.concatenate([file[layer] for file in self._files])
+        return OrderedDict((layer, self._arrays[layer][rows]) for layer in layers)
 
 
 class LiveNetwork:
@@ -87,20 +83,21 @@ class LiveNetwork:
     def __init__(self, workdir: Path):
         import jax
 
-        from lcn_jax.brain import features, stimuli
+        from lcn_jax.brain import features
+        from lcn_jax.data.builders import encoded
 
-        self._features, self._stimuli = features, stimuli
+        self._features, self._decode = features, encoded.decode
         self._network = network = features.load(str(workdir))
         self.layers = list(features.main_layers(network))
         weights = jax.tree.leaves((network.variables, network.mean, network.std))
-        self.version = short([zlib.crc32(np.asarray(leaf).tobytes()) for leaf in weights])
+        self.version = checksum([zlib.crc32(np.asarray(leaf).tobytes()) for leaf in weights])
 
     def check(self, paths: Sequence[str], require_variance: bool = False) -> None:
         """Nothing can be missing."""
 
     def preprocess(self, paths: Sequence[str]) -> np.ndarray:
         """Image files -> (N, C, H, W) uint8, the axes that Brain-Score shifts between trials."""
-        images = [self._stimuli.decode(Path(path).read_bytes(), path) for path in paths]
+        images = [self._decode(Path(path).read_bytes(), path) for path in paths]
         return self._features.resized(images, self._network.image_shape).transpose(0, 3, 1, 2)
 
     def activations(self, images: np.ndarray, layers: Sequence[str]) -> OrderedDict:
@@ -133,7 +130,11 @@ class ActivationsModel:
     def __call__(self, stimuli, layers, require_variance=False, **kwargs):
         """stimuli: a StimulusSet or paths of image files."""
         # All at once: the extractor would stop at the first batch with missing images.
-        self._network.check(paths_of(stimuli), require_variance)
+        if hasattr(stimuli, 'get_stimulus'):
+            paths = [stimuli.get_stimulus(name) for name in stimuli['stimulus_id']]
+        else:
+            paths = stimuli
+        self._network.check([str(path) for path in paths], require_variance)
         return self._extractor(stimuli, layers=layers, require_variance=require_variance, **kwargs)
 
 
@@ -147,32 +148,20 @@ def commitment(identifier: str) -> ModelCommitment:
         network = LiveNetwork(folder)
     else:
         network = StoredFeatures(folder, root / 'missing_images')
+    # Regions get a block by depth, or the first layer if there are no blocks.
+    around = ('stem', 'pooled', 'logits')
+    blocks = [layer for layer in network.layers if layer not in around] or network.layers[:1]
+    regions = {region: blocks[round(depth * (len(blocks) - 1))] for region, depth in DEPTHS.items()}
     return ModelCommitment(
         identifier=identifier,
         activations_model=ActivationsModel(identifier, network),
         layers=network.layers,
         behavioral_readout_layer='pooled',
-        region_layer_map=region_layer_map(network.layers),
-        visual_degrees=VISUAL_DEGREES,
+        region_layer_map=regions,
+        visual_degrees=8,
     )
 
 
-def region_layer_map(layers: Sequence[str]) -> dict[str, str]:
-    """A block for each region, by depth; the first layer if there are no blocks."""
-    blocks = [layer for layer in layers if layer not in NOT_BLOCKS] or layers[:1]
-    return {region: blocks[round(depth * (len(blocks) - 1))] for region, depth in DEPTHS.items()}
-
-
-def paths_of(stimuli) -> list[str]:
-    if hasattr(stimuli, 'get_stimulus'):
-        return [str(stimuli.get_stimulus(name)) for name in stimuli['stimulus_id']]
-    return [str(path) for path in stimuli]
-
-
-def short(numbers: Sequence[int]) -> str:
-    """A checksum of eight hexadecimal digits."""
+def checksum(numbers: Sequence[int]) -> str:
+    """Eight hexadecimal digits."""
     return f'{zlib.crc32(repr(numbers).encode()):08x}'
-
-
-def digest(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -1,0 +1,80 @@
+"""Which values of a config go together."""
+
+from operator import attrgetter
+
+from ml_collections import ConfigDict
+
+from lcn_jax.data.sources import Source
+from lcn_jax.errors import UsageError
+
+# What acts on local kernels, and its values where there are none.
+WITHOUT_LOCAL_KERNELS = {
+    'shard_kernels': (False,),
+    'model.norm': ('shared', 'none'),
+    'model.init': ('independent',),
+    'penalty.name': ('none',),
+    'sleep.rule': ('none',),
+}
+
+
+def check(config: ConfigDict) -> None:
+    """UsageError if values that are in their ranges do not go together."""
+    if config.connectivity != 'lc':
+        _check_without_local_kernels(config)
+    _check_network(config)
+    _check_images(config)
+
+
+def _check_without_local_kernels(config: ConfigDict) -> None:
+    connectivity = config.connectivity
+    for field, allowed in WITHOUT_LOCAL_KERNELS.items():
+        value = attrgetter(field)(config)
+        if value not in allowed:
+            raise UsageError(
+                f'config.{field}={value} acts on local kernels, and with '
+                f'config.connectivity={connectivity} there are none: set config.connectivity=lc or '
+                f'config.{field}={allowed[0]}.'
+            )
+    if connectivity == 'low_rank' and config.model.norm == 'none':
+        raise UsageError(
+            'config.model.norm=none needs biases, which low-rank layers do not have: set '
+            'config.connectivity=lc or config.model.norm=shared.'
+        )
+
+
+def _check_network(config: ConfigDict) -> None:
+    if config.model.init_noise and config.model.init == 'independent':
+        raise UsageError(
+            'config.model.init_noise has no meaning for independent kernels: set '
+            'config.model.init=common, or leave it at 0.'
+        )
+    if config.shard_kernels and config.feedback == 'alignment':
+        raise UsageError(
+            'config.feedback=alignment makes whole kernels in every step: set '
+            'config.shard_kernels=False.'
+        )
+
+
+def _check_images(config: ConfigDict) -> None:
+    dataset = Source(config.dataset, config.data_dir).spec
+    translations = config.translations
+    if config.batch_size % translations.repetitions:
+        raise UsageError(
+            f'config.batch_size {config.batch_size} must be a multiple of '
+            f'config.translations.repetitions {translations.repetitions}.'
+        )
+    if translations.repetitions > 1 and translations.padding < 1:
+        raise UsageError(
+            'the copies of an image would all be the same: config.translations.repetitions > 1 '
+            'needs config.translations.padding > 0.'
+        )
+    if len(config.mean) != len(config.std) or len(config.mean) not in (0, dataset.image_shape[2]):
+        raise UsageError(
+            'config.mean and config.std must both be empty, or have a value for each of the '
+            f'{dataset.image_shape[2]} channels of {config.dataset}.'
+        )
+    if dataset.fits and config.image_size > min(dataset.common_shape[:2]):
+        raise UsageError(
+            f'config.image_size {config.image_size} is larger than the images of '
+            f'{config.dataset}, {dataset.image_shape[:2]}.'
+        )

@@ -1,0 +1,75 @@
+"""One run at a time writes to a workdir.
+
+    WORKDIR/lock    locked (`flock`) while a run writes there; it names the process that owns it
+
+The operating system releases the lock when the process ends, however it ends. On NFS and other
+shared file systems the server keeps the lock, so it holds for all hosts, and the server releases
+it when a host is gone: NFS 4 after a lease of about 90 seconds. A bucket has no locks.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from typing import IO
+
+import jax
+
+from lcn_jax.errors import InUse
+from lcn_jax.files import make_folder, writing
+from lcn_jax.training import parallel
+
+NO_LOCKS = errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP  # such as Lustre mounted without `flock`
+
+
+@contextlib.contextmanager
+def owned(workdir: str) -> Iterator[None]:
+    """A context in which no other run can own `workdir`, which is made if it does not exist.
+
+    The first process of a run of several owns it for all of them. Anybody may read there.
+
+    Raises:
+      InUse: another run owns it.
+      UsageError: it cannot be written.
+    """
+    if '://' in workdir:
+        yield
+        return
+    path = make_folder(workdir) / 'lock'
+    is_first = jax.process_index() == 0
+    with contextlib.ExitStack() as stack:
+        with writing(path):
+            file = stack.enter_context(open(path, 'a+'))
+            free = not is_first or _lock(file, workdir)
+        if not parallel.all_true(free):
+            file.seek(0)
+            raise InUse(
+                f'{workdir} is in use by {file.read() or "another process"}: wait until it ends, '
+                'stop it, or choose another workdir.'
+            )
+        if is_first:
+            with writing(path):
+                file.truncate(0)
+                file.write(f'process {os.getpid()} on {socket.gethostname()}')
+                file.flush()
+        yield
+
+
+def _lock(file: IO, workdir: str) -> bool:
+    """Whether this process has got the lock, or would not know."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as e:
+        if e.errno not in NO_LOCKS:
+            raise
+        warnings.warn(
+            f'the file system of {workdir} has no locks ({e.strerror}): make sure that no other '
+            'process uses this workdir.',
+            stacklevel=2,
+        )
+    return True

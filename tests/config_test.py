@@ -1,0 +1,241 @@
+"""Configs: their fields, kinds and rows, and those of earlier versions."""
+
+import hashlib
+import importlib
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny_config
+import tiny_runs
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from experiments.reports.rows import ROWS
+from lcn_jax.errors import UsageError
+from lcn_jax.sleep import rules
+from lcn_jax.training import config as configs
+from lcn_jax.training import parallel
+from lcn_jax.training.experiment import Experiment
+from lcn_jax.training.kinds import PRESETS
+from lcn_jax.training.network import Network
+
+FILES = ('cifar10', 'cifar100', 'cifar10_small', 'digits', 'imagenet', 'tiny_imagenet')
+# The configs that get_config of every file made of every kind at commit 81f826f: the fields in
+# which each differs from what is common, and a hash of the paths and shapes of its parameters.
+BEFORE = json.loads((tiny_runs.ROOT / 'tests/configs_81f826f.json').read_text())
+
+
+def get_config(name):
+    file, kind = name.split(':')
+    return importlib.import_module(f'experiments.configs.{file}').get_config(kind)
+
+
+def flat(config):
+    return flatten_dict(config.to_dict(), sep='.')
+
+
+def recorded(name):
+    """As config.json of a run has it, but for the sections of JSON."""
+    return BEFORE['common'] | BEFORE['configs'][name]['changes']
+
+
+# ---- Fields. -------------------------------------------------------------------------------------
+
+
+def test_defaults_are_in_their_ranges():
+    assert flat(configs.default()) == {name: value for name, (value, _) in configs.FIELDS.items()}
+    configs.check(configs.default())
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'message'),
+    [
+        ('learning_rate', -0.01, 'a number, 0 or more'),
+        ('learning_rate', float('nan'), 'a number, 0 or more'),
+        ('weight_decay', float('inf'), 'a number, 0 or more'),
+        ('drop', -1.0, 'a number, 0 or more'),
+        ('drops_at', (100.0,), 'a tuple of fractions of the training, each a number from 0 to 1'),
+        ('momentum', 1.0, 'a number from 0 to 1, but not 1'),
+        ('seed', -1, 'an integer from 0 to 4294967295'),
+        ('seed', 2**32, 'an integer from 0 to 4294967295'),
+        ('seed', 10**30, 'an integer from 0 to 4294967295'),
+        ('epochs', True, 'an integer, 1 or more'),
+        ('model.stage_sizes', (1.5,), 'a tuple of values, each an integer, 1 or more'),
+        ('model.shared', '(', 'a regular expression'),
+        ('mean', (127.5,), 'a tuple of values, each a number from 0 to 1'),
+        ('std', (0.0,), 'a tuple of values, each a number, 0 or more, but not 0'),
+        ('pools.kind', 'all', 'one of tiled, joined'),
+    ],
+)
+def test_a_value_out_of_its_range_is_one_line(field, value, message):
+    config = tiny_config.get_config('lc')
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UsageError) as error:
+        configs.check(config)
+    assert str(error.value).startswith(f'config.{field} is {value!r}; it must be {message}')
+
+
+def test_the_largest_seed_is_one_of_its_own():
+    """Larger ones, and negative ones, would repeat the random numbers of others."""
+    data = [tuple(jax.random.key_data(jax.random.key(seed))) for seed in (0, 2**32 - 1, 2**32)]
+    assert data[0] != data[1] and data[0] == data[2]
+    config = tiny_config.get_config('lc')
+    config.seed = 2**32 - 1
+    configs.check(config)
+
+
+def test_a_section_set_as_a_whole_is_one_line():
+    config = tiny_config.get_config('lc')
+    config.sleep = {'rule': 'mean'}
+    with pytest.raises(UsageError, match=r'config\.sleep\.every is missing: .* set single fields'):
+        configs.check(config)
+
+
+@pytest.mark.parametrize('field', configs.RENAMED)
+def test_a_field_that_has_another_name_now_is_refused_with_that_name(field):
+    config = tiny_config.get_config('lc')
+    section, _, name = field.rpartition('.')
+    config[section][name] = 'tiled'  # as in a user's file: such configs are not locked
+    with pytest.raises(UsageError, match=f'config.{field} is now config.{configs.RENAMED[field]}'):
+        Experiment.create(config)
+
+
+# ---- Earlier versions. ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', BEFORE['configs'])
+def test_a_recorded_config_keeps_its_values(name):
+    values = flat(configs.complete(unflatten_dict(recorded(name), sep='.')))
+    assert values.pop('times_pool_size') is True  # what optimizers did before there was the field
+    assert json.loads(json.dumps(values)) == {
+        {'sleep.pools': 'pools.kind', 'sleep.border': 'pools.border'}.get(field, field): value
+        for field, value in recorded(name).items()
+    }
+
+
+@pytest.mark.parametrize('file', FILES)
+def test_a_recorded_config_describes_the_same_network(file):
+    networks = {}
+    for name, entry in BEFORE['configs'].items():
+        if name.startswith(f'{file}:'):
+            config = configs.complete(unflatten_dict(recorded(name), sep='.'))
+            networks[config.connectivity, repr(config.model)] = config, entry['shapes']
+    assert len(networks) >= 2
+    for config, expected in networks.values():
+        configs.check(config)
+        params = jax.tree_util.tree_leaves_with_path(Network.create(config).variables['params'])
+        shapes = sorted(
+            f'{jax.tree_util.keystr(path, simple=True, separator="/")} {leaf.shape} {leaf.dtype}'
+            for path, leaf in params
+        )
+        found = hashlib.sha256('\n'.join(shapes).encode()).hexdigest()
+        assert found.startswith(expected)
+
+
+# Digits gave the paper's kinds the settings that have kinds of their own now.
+MOVED = {'digits:lc_mean': 'digits:lc_mean_tiled', 'digits:lc_hebbian': 'digits:lc_hebbian_tiled'}
+
+
+@pytest.mark.parametrize('name', BEFORE['configs'])
+def test_kinds_are_what_they_were_but_for_sleeps_on_digits(name):
+    before = configs.complete(unflatten_dict(recorded(name), sep='.'))
+    assert get_config(name).to_dict().keys() == before.to_dict().keys()  # the name is known
+    if name not in ('digits:lc_exact', 'digits:lc_circuit'):
+        assert flat(get_config(MOVED.get(name, name))) == flat(before)
+
+
+def test_rows_are_known_still():
+    assert ROWS.keys() >= set(BEFORE['rows'])
+    for folder in ('cifar10_small', 'laboratory'):
+        path = tiny_runs.ROOT / 'experiments/results' / folder / 'table.json'
+        for rows in json.loads(path.read_text())['cells'].values():
+            assert ROWS.keys() >= rows.keys()
+
+
+# ---- Kinds. --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('file', FILES)
+@pytest.mark.parametrize('kind', configs.KINDS)
+def test_a_kind_is_the_same_in_every_file(file, kind):
+    of_kinds = {field for fields in configs.KINDS.values() for field in fields}
+    own = flat(configs.apply_kind(configs.default(), kind))
+    found = flat(get_config(f'{file}:{kind}'))
+    repetitions = 'translations.repetitions'  # a size: any number of copies, where there are some
+    assert (found[repetitions] > 1) == (own[repetitions] > 1)
+    for field in of_kinds - {repetitions}:
+        assert found[field] == own[field], field
+
+
+def test_sleeps_of_the_paper_s_kinds_share_weights_and_nothing_else():
+    for kind in configs.KINDS.keys() - PRESETS.keys():
+        config = configs.apply_kind(configs.default(), kind)
+        assert not config.sleep.share_moments and not config.sleep.full_step
+        assert (config.pools.kind, config.model.init) == ('tiled', 'independent')
+
+
+# ---- Rules and penalties that fail. --------------------------------------------------------------
+
+
+def forgetful(kernel, neurons, key, *, border):
+    return {}['the kernel']
+
+
+def careless(kernel, bias, neurons, *, border):
+    if (kernel > 0).all():  # of an array that JAX traces
+        return kernel.sum()
+
+
+def picky(kernel, neurons, key, *, border):
+    raise ValueError('not\nthese weights')
+
+
+def line(function, number):
+    return f'({__file__}:{function.__code__.co_firstlineno + number})'
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message', 'number'),
+    [
+        ({'sleep.rule': forgetful}, "config.sleep.forgetful: KeyError: 'the kernel'", 1),
+        ({'sleep.rule': picky}, 'config.sleep.picky: not', 1),
+        ({'penalty.name': careless}, 'config.penalty.careless: TracerBoolConversionError: ', 1),
+    ],
+    ids=['rule', 'bad input', 'penalty'],
+)
+def test_a_mistake_in_a_function_of_ones_own_is_one_line_with_its_place(changes, message, number):
+    config = tiny_config.get_config('lc')
+    ((field, function),) = changes.items()
+    config.update_from_flattened_dict({field: f'{__name__}:{function.__name__}'})
+    of = Experiment.create(config)
+    with pytest.raises(UsageError) as error:
+        of.sleep if field == 'sleep.rule' else of.penalty  # noqa: B018
+    text = str(error.value)
+    assert text.startswith(message) and text.endswith(line(function, number)) and '\n' not in text
+    assert error.value.__cause__ is not None
+
+
+def test_a_bug_of_ours_keeps_its_traceback(monkeypatch):
+    monkeypatch.setitem(rules.RULES, 'mean', forgetful)
+    with pytest.raises(KeyError):
+        Experiment.create(tiny_config.get_config('lc_mean')).sleep  # noqa: B018
+
+
+def test_a_bad_option_of_a_rule_is_named_as_the_config_names_it():
+    config = tiny_config.get_config('lc_exact')
+    config.sleep.exact.gamma = -1.0
+    with pytest.raises(UsageError, match=r'^config\.sleep\.exact: gamma must be a number, 0 or'):
+        Experiment.create(config).sleep  # noqa: B018
+
+
+def test_devices_may_divide_the_patterns_of_a_sleep():
+    def after(split):
+        config = tiny_config.get_config('lc_hebbian')
+        config.sleep.hebbian.steps, config.sleep.hebbian.patterns_per_step = 5, 16
+        config.sleep.hebbian.split_patterns = split
+        of = Experiment.create(config)
+        state = of.init(parallel.replicate(jax.random.key(0)))
+        return jax.device_get(of.sleep(state, jax.random.key(1))).params['stem_conv']['kernel']
+
+    np.testing.assert_allclose(after(True), after(False), atol=1e-5)

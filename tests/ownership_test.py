@@ -1,0 +1,160 @@
+"""A workdir has one owner at a time, which is free again however its owner ended."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+import tiny_runs
+
+from lcn_jax.errors import InUse, UsageError
+from lcn_jax.training import ownership
+
+OWN = """
+import sys, time
+from lcn_jax.training import ownership
+with ownership.owned(sys.argv[1]):
+    print('owned', flush=True)
+    time.sleep(10**6)
+"""
+
+
+def owner(workdir):
+    """A process that owns the workdir until it is killed."""
+    process = subprocess.Popen(
+        [sys.executable, '-c', OWN, str(workdir)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=tiny_runs.environment(1),
+        cwd=tiny_runs.ROOT,
+    )
+    assert process.stdout is not None and process.stdout.readline() == 'owned\n'
+    return process
+
+
+def test_the_owner_is_named_until_it_ends(tmp_path):
+    workdir = str(tmp_path / 'runs' / 'new')
+    here = f'in use by process {os.getpid()} on {socket.gethostname()}: wait until it ends, stop it'
+    for _ in range(2):
+        with ownership.owned(workdir):
+            with pytest.raises(InUse, match=here) as error, ownership.owned(workdir):
+                pytest.fail('two owners')
+            assert '\n' not in str(error.value)
+        with contextlib.suppress(KeyError), ownership.owned(workdir):
+            raise KeyError  # an error ends it, too
+
+
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_owner_owns_nothing(number, tmp_path):
+    process = owner(tmp_path)
+    with pytest.raises(InUse, match=f'process {process.pid} on '), ownership.owned(str(tmp_path)):
+        pytest.fail('two owners')
+    process.send_signal(number)
+    process.wait()
+    with ownership.owned(str(tmp_path)):
+        assert str(os.getpid()) in (tmp_path / 'lock').read_text()
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+    def flock(file, operation):
+        raise OSError(errno.ENOLCK, 'No locks available')
+
+    monkeypatch.setattr(fcntl, 'flock', flock)
+    with (
+        pytest.warns(UserWarning, match=rf'{tmp_path} has no locks \(No locks available\)'),
+        ownership.owned(str(tmp_path)),
+    ):
+        pass
+
+
+def test_a_workdir_that_cannot_be_owned_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / 'lock').mkdir()
+    with pytest.raises(UsageError, match=r'cannot write .*lock'), ownership.owned(str(tmp_path)):
+        pytest.fail('owned')
+
+    def flock(file, operation):
+        raise OSError(errno.EIO, 'Input/output error')
+
+    monkeypatch.setattr(fcntl, 'flock', flock)
+    other = str(tmp_path / 'other')
+    with pytest.raises(UsageError, match='Input/output error'), ownership.owned(other):
+        pytest.fail('owned')
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+    return str(tmp_path_factory.mktemp('data'))
+
+
+@pytest.mark.slow
+def test_a_second_run_is_refused_in_one_line_and_touches_nothing(data_dir, tmp_path):
+    starter = tiny_runs.Starter('resident', data_dir)
+    starter.fork(tmp_path, '--config.epochs=1')
+    with ownership.owned(str(tmp_path)):
+        before = contents(tmp_path)
+        output = starter.fork(tmp_path, '--config.epochs=1', '--config.workers=3', status=1)
+        assert contents(tmp_path) == before
+    assert output.splitlines()[-1] == (
+        f'error: {tmp_path} is in use by process {os.getpid()} on {socket.gethostname()}: wait '
+        'until it ends, stop it, or choose another workdir.'
+    )
+    assert 'Traceback' not in output
+    starter.fork(tmp_path, '--config.epochs=1', '--config.workers=3')
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+def table(out, *flags):
+    """Starts a table; it takes a second process about as long to start as a run."""
+    command = [
+        sys.executable, '-m', 'experiments.table', '--config=tests/tiny_config.py',
+        f'--out={out}', f'--config.data_dir={out.parent}/data', '--rows=conv,lc', '--paddings=0',
+        *flags,
+    ]  # fmt: skip
+    return tiny_runs.Process(command, env=tiny_runs.environment(1), cwd=tiny_runs.ROOT)
+
+
+def measured(out):
+    """What the table says, but for the times."""
+    report = json.loads((out / 'table.json').read_text())
+    for cell in report['cells']['digits-0'].values():
+        del cell['seconds']
+    return report
+
+
+@pytest.mark.slow
+def test_processes_share_a_table(tmp_path):
+    """Whoever finishes last writes it, and it is that of one process."""
+    together, alone = tmp_path / 'together', tmp_path / 'alone'
+    tiny_runs.finish(table(alone, '--seeds=3'), 0)
+    processes = [table(together, '--seeds=3') for _ in range(3)]
+    outputs = [process.output() for process in processes]
+    assert all('Traceback' not in output for output in outputs), outputs
+    assert 0 in [process.returncode for process in processes], outputs
+    assert measured(together) == measured(alone)
+    for workdir in together.glob('digits-0/*'):
+        assert tiny_runs.records(workdir) == tiny_runs.records(alone / 'digits-0' / workdir.name)
+
+
+@pytest.mark.slow
+def test_a_table_leaves_runs_to_others_and_takes_those_of_the_dead(tmp_path):
+    out = tmp_path / 'out'
+    held = owner(out / 'digits-0' / 'conv-1')
+    output = table(out, '--seeds=2')
+    last = output.output().splitlines()[-1]
+    assert last.startswith('3 of 4 runs have ended; other processes are training the rest')
+    assert not (out / 'table.json').exists()
+    done = {path.parent.name for path in out.glob('digits-0/*/done.json')}
+    assert done == {'conv-0', 'lc-0', 'lc-1'}
+    held.kill()
+    held.wait()
+    tiny_runs.finish(table(out, '--seeds=2'), 0)
+    assert measured(out)['cells']['digits-0']['conv']['n'] == 2
