@@ -41,7 +41,8 @@ def check_options(function: Callable, arguments: int, options: Mapping, what: st
     try:
         inspect.signature(function).bind(*[None] * arguments, **options)
     except TypeError as error:
-        raise UsageError(f'{what} cannot take options {sorted(options)}: {error}.') from None
+        taken = f'options {sorted(options)}' if options else f'{arguments} arguments'
+        raise UsageError(f'{what} cannot take {taken}: {error}.') from None
 
 
 @contextlib.contextmanager

@@ -19,7 +19,8 @@ from reference import layer_in_numpy, per_axis
 import lcn_jax
 from lcn_jax import sleep
 from lcn_jax.layer.arguments import LAYOUTS
-from lcn_jax.layer.backends import bilinear, native
+from lcn_jax.layer.backends import bilinear
+from lcn_jax.layer.backends.native import library
 from lcn_jax.layer.functional import conv_local
 from lcn_jax.layer.grid import Grid
 from lcn_jax.layer.linen import LocalConv
@@ -223,9 +224,9 @@ def test_why_native_is_not_available(monkeypatch):
             conv_local(x, kernel, implementation='native')
         return str(error.value)
 
-    monkeypatch.setattr(native, '_load', lambda: (True, 'built'))
+    monkeypatch.setattr(library, '_load', lambda: (True, 'built'))
     assert re.search("'native' is not available: .* float32 .* not in float16", message('float16'))
-    monkeypatch.setattr(native, '_load', lambda: (False, 'no native kernel: LCN_NATIVE=0'))
+    monkeypatch.setattr(library, '_load', lambda: (False, 'no native kernel: LCN_NATIVE=0'))
     assert message('float32') == (
         "implementation 'native' is not available: no native kernel: LCN_NATIVE=0; choose None or "
         "one of ('direct', 'patches', 'lax')."

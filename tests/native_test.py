@@ -1,4 +1,4 @@
-"""The native kernel: its three sums against brute force in float64, and machines without it."""
+"""The layer in C++: its three sums against brute force in float64, with kernels of both kinds."""
 
 import os
 import subprocess
@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from lcn_jax.layer.backends import native
+from lcn_jax.layer.backends.native import library
 from lcn_jax.layer.functional import conv_local
 from lcn_jax.layer.grid import Grid
+from lcn_jax.layer.parameters import tile_kernel
 
 pytestmark = pytest.mark.optimised  # what users run
 
@@ -49,9 +51,14 @@ def _brute_force(x, kernel, dy, grid, groups):
     """y, dx and dkernel, neuron by neuron."""
     y, dx, dkernel = np.zeros(dy.shape), np.zeros(x.shape), np.zeros(kernel.shape)
     channels, features = kernel.shape[-2], kernel.shape[-1] // groups
+    low = np.array([low for low, _ in grid.padding])
     for p in np.ndindex(*grid.output_size):
         for t in np.ndindex(*grid.kernel_size):
-            q = tuple(np.array(p) * grid.stride + np.array(t) * grid.kernel_dilation)
+            at = np.array(p) * grid.stride + np.array(t) * grid.kernel_dilation - low
+            q = tuple(at // grid.input_dilation)
+            on_pixel = (at % grid.input_dilation == 0).all()
+            if not on_pixel or min(q) < 0 or (np.array(q) >= grid.input_size).any():
+                continue
             for g in range(groups):
                 c = slice(g * channels, (g + 1) * channels)
                 o = slice(g * features, (g + 1) * features)
@@ -61,17 +68,27 @@ def _brute_force(x, kernel, dy, grid, groups):
     return y, dx, dkernel
 
 
+def _brute_force_shared(x, kernel, dy, grid, groups):
+    """The same for one kernel at all positions."""
+    positions = tuple(range(grid.dimensions))
+    tiled = np.asarray(tile_kernel(kernel, grid.output_size), np.float64)
+    y, dx, dkernel = _brute_force(x, tiled, dy, grid, groups)
+    return y, dx, dkernel.sum(positions)
+
+
 def _sums(x, kernel, dy, grid, groups, dtype):
     x, kernel, dy = (jnp.asarray(array, dtype) for array in (x, kernel, dy))
+    of = native if kernel.ndim == 2 * grid.dimensions + 2 else native.Convolution
     return (
-        native.forward(x, kernel, grid, groups),
-        native.input_gradient(dy, kernel, grid, groups),
-        native.kernel_gradient(x, dy, grid, groups),
+        of.forward(x, kernel, grid, groups),
+        of.input_gradient(dy, kernel, grid, groups),
+        of.kernel_gradient(x, dy, grid, groups),
     )
 
 
 # (grid, groups, examples, channels, features): whole and broken tiles of every width, parts of the
-# depth (more than 256 channels, features or examples), gaps between receptive fields, no examples.
+# depth (more than 192 channels, features or examples), gaps between receptive fields, padding,
+# zeros between pixels, positions that see nothing, no examples.
 CASES = {
     'plain': (_grid((3, 4), (3, 3)), 1, 7, 16, 16),
     'one example': (_grid((2, 3), (3, 2), (2, 1), (1, 3)), 1, 1, 3, 5),
@@ -82,18 +99,29 @@ CASES = {
     'many channels': (_grid((1, 2), (1, 2)), 1, 5, 300, 40),
     'many features': (_grid((2,), (3,), dilation=(2,)), 1, 6, 12, 270),
     'many examples': (_grid((2, 1), (1, 2)), 1, 290, 7, 20),
+    'padded': (Grid.create((4, 5), 3, 1, 1), 1, 7, 16, 16),
+    'padded more than seen': (Grid.create((2, 1), (2, 3), 2, ((3, 1), (0, 5))), 2, 3, 3, 6),
+    'dilated input': (Grid.create((3, 4), 3, (1, 2), 'SAME', (2, 1), (2, 3)), 1, 5, 5, 9),
+    'causal': (Grid.create((9,), (3,), padding='CAUSAL', kernel_dilation=(2,)), 2, 4, 6, 8),
+    'padded volume': (Grid.create((3, 2, 4), (2, 3, 1), 1, 'SAME'), 2, 3, 2, 12),
+    'many positions': (Grid.create((40,), (3,)), 1, 2, 3, 4),
     'no examples': (_grid((2, 2), (2, 2)), 1, 0, 4, 4),
 }
 
 
 @pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('shared', [False, True], ids=['local', 'shared'])
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
-def test_sums_are_those_of_brute_force(built, case, dtype):
+def test_sums_are_those_of_brute_force(built, case, shared, dtype):
     grid, groups, *sizes = CASES[case]
-    arrays = _arrays(grid, groups, *sizes)
-    expected = _brute_force(*arrays, grid, groups)
+    x, kernel, dy = _arrays(grid, groups, *sizes)
+    if shared:
+        kernel = kernel[(0,) * grid.dimensions]
+    brute_force = _brute_force_shared if shared else _brute_force
+    arrays = x, kernel, dy
+    expected = brute_force(*arrays, grid, groups)
     # The sums of absolute values bound what rounding in float32 can do to each sum.
-    bounds = _brute_force(*map(np.abs, arrays), grid, groups)
+    bounds = brute_force(*map(np.abs, arrays), grid, groups)
     relative = 2.0**-8 if dtype == jnp.bfloat16 else 0  # half a unit in the last of 8 digits
     for got, want, bound in zip(_sums(*arrays, grid, groups, dtype), expected, bounds):
         assert got.dtype == dtype and got.shape == want.shape
@@ -126,17 +154,20 @@ BITS = """
     import jax
     import numpy as np
     from lcn_jax.layer.backends import native
+    from lcn_jax.layer.backends.sums import summed
     from lcn_jax.layer.grid import Grid
-    grid = Grid.create(12, 3, padding='VALID')
+    grid = Grid.create(12, 3)
     rng = np.random.default_rng(0)
     x, kernel, dy = (
         jax.numpy.asarray(rng.normal(size=shape), 'float32')
-        for shape in ((12, 12, 40, 8), (10, 10, 3, 3, 8, 12), (10, 10, 40, 12))
+        for shape in ((12, 12, 40, 8), (12, 12, 3, 3, 8, 12), (12, 12, 40, 12))
     )
     results = (
         native.forward(x, kernel, grid, 1),
         native.input_gradient(dy, kernel, grid, 1),
         native.kernel_gradient(x, dy, grid, 1),
+        native.Convolution.kernel_gradient(x, dy, grid, 1),
+        *summed(x, jax.numpy.zeros((1, 1, 1, 8)), x, (0, 1, 2)),
     )
     print(hashlib.sha256(b''.join(np.asarray(r).tobytes() for r in results)).hexdigest())
 """
@@ -190,45 +221,7 @@ def test_a_dtype_that_it_does_not_have_is_refused(built):
 
 def test_it_is_not_built_for_other_implementations(monkeypatch):
     """On a GPU machine, for example, whose default is another."""
-    monkeypatch.setattr(native, '_load', lambda: pytest.fail('the library was asked for'))
+    monkeypatch.setattr(library, '_load', lambda: pytest.fail('the library was asked for'))
     x, kernel = np.ones((1, 4, 4, 2), np.float32), np.ones((4, 4, 3, 3, 2, 2), np.float32)
     for implementation in ('patches', 'lax'):
         conv_local(x, kernel, implementation=implementation)
-
-
-@pytest.mark.parametrize(
-    ('variables', 'reason'),
-    [
-        ({'LCN_NATIVE': '0'}, 'LCN_NATIVE=0'),
-        ({'CXX': 'no-such-compiler'}, 'no-such-compiler'),
-        ({'CXX': 'c++ "'}, 'No closing quotation'),
-        ({'CXX': f'{sys.executable} -c "raise SystemExit(1)"'}, 'failed'),
-    ],
-    ids=['switched off', 'no compiler', 'malformed compiler', 'compiler fails'],
-)
-def test_without_the_library_one_line_says_why(monkeypatch, tmp_path, variables, reason):
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    monkeypatch.delenv('LCN_NATIVE', raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    loaded, line = native._load.__wrapped__()
-    assert not loaded
-    assert line.startswith('no native kernel: ') and reason in line and '\n' not in line
-
-
-def test_a_library_is_built_once(built, monkeypatch, tmp_path):
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    compile_, commands = native._run, []
-
-    def count(command):
-        commands.append(command)
-        if '-o' not in command:
-            return compile_(command)
-        Path(command[-1]).write_bytes(b'library')
-        return ''
-
-    monkeypatch.setattr(native, '_run', count)
-    path = native._build()
-    assert path.read_bytes() == b'library' and native._build() == path
-    assert [path] == list((tmp_path / 'lcn_jax').iterdir())
-    assert sum('-o' in command for command in commands) == 1

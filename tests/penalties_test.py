@@ -122,7 +122,7 @@ def learn(of, devices):
     params = jax.tree.map(lambda leaf: leaf[0], state.params)
     if of.network.divided:
         parts = state.params['stem_conv']['kernel']
-        kernel = divided.joined(parts, start.params['stem_conv']['kernel'].shape)
+        kernel = divided.whole(parts, start.params['stem_conv']['kernel'].shape)
         params = params | {'stem_conv': {'kernel': kernel}}
     return start.params, params, sums.loss.sum()
 

@@ -71,7 +71,7 @@ def test_the_layer_and_its_gradients_are_those_of_one_device(size, kernel_size, 
     dparts, dx = on_devices(gradients(layer.clone(shard_axis=AXIS)), (0, 0, 0), devices)(
         parts, x, weights
     )
-    dkernel = divided.joined(dparts, params['kernel'].shape)
+    dkernel = divided.whole(dparts, params['kernel'].shape)
     scale = np.abs(expected[0]).max()
     np.testing.assert_allclose(dkernel / scale, expected[0] / scale, atol=1e-6)
     np.testing.assert_allclose(dx.reshape(x_of_all.shape), expected[1], atol=1e-5 * scale)
@@ -95,7 +95,7 @@ def test_parts_are_the_positions_in_a_row(shape):
             kept = own.shape[len(before)]
             np.testing.assert_array_equal(np.take(part, range(kept), len(before)), own)
             assert not np.take(part, range(kept, size), len(before)).any()
-        np.testing.assert_array_equal(divided.joined(parts, shape), kernel)
+        np.testing.assert_array_equal(divided.whole(parts, shape), kernel)
 
 
 # ---- Training. -----------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def whole(state, shapes):
     """The state of the first device, with whole kernels."""
 
     def of_leaf(leaf, like):
-        return divided.joined(leaf, like.shape) if leaf.shape[1:] != like.shape else leaf[0]
+        return divided.whole(leaf, like.shape) if leaf.shape[1:] != like.shape else leaf[0]
 
     return jax.tree.map(of_leaf, state, shapes)
 
@@ -251,7 +251,7 @@ def test_a_shared_kernel_is_whole_beside_a_local_one_of_the_same_name():
     assert (shared == whole.params['encoder']['conv']['kernel']).all()
     stored = experiment.snapshot(placed).params
     np.testing.assert_array_equal(stored['encoder']['conv']['kernel'], shared[0])
-    parts = divided.joined(stored['conv']['kernel'], (8, 8, 3, 3, 2, 2))
+    parts = divided.whole(stored['conv']['kernel'], (8, 8, 3, 3, 2, 2))
     np.testing.assert_array_equal(parts, whole.params['conv']['kernel'])
 
 

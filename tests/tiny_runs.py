@@ -1,4 +1,16 @@
-"""Runs that take a second, started as users start them, in processes that may be killed."""
+r"""Runs that take a second, started as users start them, in processes that may be killed.
+
+A process acts on itself: `before=at(pattern, action, number)` has Python run `action` just before
+the process touches a file for the `number`-th time in a way that matches `pattern`.
+
+    KILL = 'os.kill(os.getpid(), signal.SIGKILL)'
+    starter.fork(workdir, before=at(r"os\.rename \('[^']*/config\.json", KILL), status=-9)
+    starter.fork(workdir, before=record(4, KILL), status=-9)  # before its 4th record
+    starter.fork(workdir)                                     # goes on from there, to the end
+
+A pattern is searched for in "EVENT (ARGUMENTS)" of an audit event of Python: the events in `at`.
+`fork` starts from a process that has imported everything; `finish` and `start` begin as users do.
+"""
 
 import functools
 import json

@@ -18,7 +18,7 @@ from lcn_jax.training import checkpoint, metrics
 from lcn_jax.training.measures import evaluated_split
 
 Run = tuple[dict[str, Any], dict[str, Any]]
-NOT_COMPARED = ('seed', *checkpoint.FREE)
+NOT_COMPARED = ('seed', *checkpoint.MAY_CHANGE_ON_RESUME)
 
 
 @dataclasses.dataclass(frozen=True)

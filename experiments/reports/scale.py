@@ -146,7 +146,7 @@ def networks() -> list[Network]:
 
 def share(grid: Grid, devices: int) -> float:
     """The fraction of a local layer's positions that the busiest device has."""
-    return divided.per_device(grid, devices) / math.prod(grid.output_size)
+    return divided.positions_per_device(grid, devices) / math.prod(grid.output_size)
 
 
 def parameters_on_device(network: Network, devices: int) -> int:
@@ -173,7 +173,7 @@ def sent_by_all_to_all(network: Network, devices: int) -> float:
     for layer, grid in network.local:
         pixels = divided.Routes.of(grid, devices).sent_DM.shape[1]
         inputs = pixels * layer.kernel[-2] * (1 if layer is network.layers[0] else 2)
-        outputs = 2 * divided.per_device(grid, devices) * layer.kernel[-1]
+        outputs = 2 * divided.positions_per_device(grid, devices) * layer.kernel[-1]
         numbers += inputs + outputs
     return (devices - 1) * network.images * numbers * DTYPE.itemsize
 

@@ -135,8 +135,8 @@ def kernel_to_shared(kernel: jax.Array, grid: Grid) -> jax.Array:
 
 def _mean_over_positions(array: jax.Array, dimensions: int) -> jax.Array:
     # Relative to one position, so that equal kernels do not suffer from rounding.
-    first = array[(0,) * dimensions]
-    return first + (array - first).mean(tuple(range(dimensions)))
+    first, positions = array[(slice(1),) * dimensions], tuple(range(dimensions))
+    return (first + (array - first).mean(positions, keepdims=True)).squeeze(positions)
 
 
 def _convert(convert: Callable, params: Any, grids: Mapping) -> dict[str, Any]:

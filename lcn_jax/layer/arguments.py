@@ -126,6 +126,18 @@ def kernel_dimensions(kernel: Any) -> int:
     return dimensions
 
 
+def shared_kernel_dimensions(kernel: Any) -> int:
+    """As `kernel_dimensions`, of a kernel that all positions share."""
+    check_array(kernel, 'kernel')
+    dimensions = kernel.ndim - 2
+    if not 1 <= dimensions <= MOST_DIMENSIONS:
+        raise ValueError(
+            'kernel must have 3, 4 or 5 axes (*kernel, C // groups, O), for 1, 2 or 3 spatial '
+            f'dimensions; got shape {kernel.shape}.'
+        )
+    return dimensions
+
+
 def check_array(value: Any, name: str) -> None:
     """ValueError, with `name`, unless it has a shape and a dtype; Flax takes no lists either."""
     if not (hasattr(value, 'shape') and hasattr(value, 'dtype')):

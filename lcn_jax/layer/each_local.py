@@ -1,7 +1,7 @@
-"""The loop over what is local in a model: everything that treats local parameters layer by layer.
+"""Applying a function to each local parameter of a model.
 
-A function of the kernels of one layer is applied to each: by `each_local`, which returns its
-results, by `map_local`, which puts them into the tree, or by `map_parts`, on what a device has.
+`each_local` returns the results, `map_local` puts them into the tree, and `map_parts` is for
+functions that need no more of a kernel than the part that a device has.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,8 +32,8 @@ def each_local(
     """`function(number, local, *kernels)` of every local parameter, by its path.
 
     Each layer is whole: if devices divide it, they gather its parts, one layer after the other.
-    Each copy of an ensemble, and each replica, is computed by itself: the results have their axes
-    in front.
+    The function is applied to each copy of an ensemble, and to each replica, separately; the
+    results have their axes in front.
 
     Args:
       function: of the number of the layer in the order of paths, its `LocalParameter`, and a kernel

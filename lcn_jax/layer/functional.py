@@ -1,4 +1,4 @@
-"""The locally connected layer as a pure function: `conv_local`.
+"""The locally connected layer as a pure function, `conv_local`, and the convolution like it.
 
 In two dimensions, with stride s and kernel dilation d:
 
@@ -21,8 +21,14 @@ import jax.numpy as jnp
 
 from lcn_jax.layer import arguments
 from lcn_jax.layer.arguments import Padding
-from lcn_jax.layer.backends import divided, native
-from lcn_jax.layer.backends.bilinear import IMPLEMENTATIONS, compute, implementations
+from lcn_jax.layer.backends import convolution, divided, native
+from lcn_jax.layer.backends.bilinear import (
+    IMPLEMENTATIONS,
+    compute,
+    convolve,
+    has_native,
+    implementations,
+)  # fmt: skip
 from lcn_jax.layer.grid import Grid
 
 
@@ -55,7 +61,7 @@ def conv_local(
       kernel_dilation: pixels between the taps of a receptive field.
       input_dilation: as in `jax.lax.conv_general_dilated`, this less one zeros lie between pixels.
       groups: channels and features fall into this many groups that do not see each other.
-      mask: of the shape of the kernel, which is multiplied by it.
+      mask: of the same shape as the kernel, and multiplied into it.
       precision: of matrix products, as in `jax.lax.dot_general`; 'native' and 'direct' always have
         the highest.
       implementation: 'native' is in C++, the default on CPU where there is a compiler, for float32
@@ -76,6 +82,53 @@ def conv_local(
     kernel_size = kernel.shape[dimensions:-2]
     grid = Grid.create(size, kernel_size, stride, padding, kernel_dilation, input_dilation)
     return Layer(grid, groups, precision, layout, implementation)(x, kernel, mask)
+
+
+def conv_shared(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: Padding = 'SAME',
+    kernel_dilation: int | Sequence[int] = 1,
+    input_dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    layout: str = 'NHWC',
+) -> jax.Array:
+    """A convolution: `conv_local` whose positions share one kernel (*kernel, C // groups, O).
+
+    float32 and bfloat16 are computed on CPU by the C++ kernel of `conv_local` where there is a
+    compiler, several times faster than by XLA, and faster still in layout 'HWNC'. Otherwise it is
+    `jax.lax.conv_general_dilated`. Arguments, result and errors are those of `conv_local`.
+    """
+    dimensions = arguments.shared_kernel_dimensions(kernel)
+    size = arguments.spatial_size(x, dimensions, layout)
+    grid = Grid.create(
+        size, kernel.shape[:-2], stride, padding, kernel_dilation, input_dilation
+    )  # fmt: skip
+    arguments.check_operands(x, kernel, size, layout)
+    channels, features = x.shape[-1], kernel.shape[-1]
+    arguments.check_groups(groups, channels, features, 'groups')
+    expected = (*kernel.shape[:-2], channels // groups, features)
+    if kernel.shape != expected:
+        raise ValueError(
+            f'kernel has shape {kernel.shape}, but this x and groups need '
+            f'(*kernel, C // groups, O) = {expected}.'
+        )
+    if layout == 'HWNC' or has_native(x.dtype):
+        layer = functools.partial(convolve, groups=groups)
+        return _in_layout(layer, x, kernel, grid, layout)
+    if grid.circular:
+        x, grid = _wrapped(x, grid, layout)
+    batch = x.shape[: -dimensions - 1]
+    y = convolution.forward(
+        x.reshape(math.prod(batch), *x.shape[-dimensions - 1 :]),
+        kernel,
+        grid,
+        groups,
+        layout=layout,
+    )
+    return y.reshape(*batch, *y.shape[1:])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,9 +199,9 @@ def _in_layout(
     layer: Callable, x: jax.Array, kernel: jax.Array, grid: Grid, layout: str
 ) -> jax.Array:
     """`layer(x, kernel, grid)` in either layout, also for grids with circular padding."""
-    x, batch = _positions_first(x, grid.dimensions) if layout == 'NHWC' else (x, ())
     if grid.circular:
-        x, grid = _wrapped(x, grid)
+        x, grid = _wrapped(x, grid, layout)
+    x, batch = _positions_first(x, grid.dimensions) if layout == 'NHWC' else (x, ())
     y = layer(x, kernel, grid)
     if layout == 'HWNC':
         return y
@@ -161,13 +214,14 @@ def _positions_first(x: jax.Array, dimensions: int) -> tuple[jax.Array, tuple[in
     return jnp.moveaxis(x.reshape(math.prod(batch), *rest), 0, -2), batch
 
 
-def _wrapped(x: jax.Array, grid: Grid) -> tuple[jax.Array, Grid]:
+def _wrapped(x: jax.Array, grid: Grid, layout: str) -> tuple[jax.Array, Grid]:
     """x with its circular padding, and the grid of what results."""
     edges = [
         (low // d, high // d) for (low, high), d in zip(grid.padding, grid.input_dilation)
     ]  # the padding comes before the dilation
-    x = jnp.pad(x, [*edges, (0, 0), (0, 0)], mode='wrap')
+    before, after = (x.ndim - grid.dimensions - 1, 1) if layout == 'NHWC' else (0, 2)
+    x = jnp.pad(x, [(0, 0)] * before + edges + [(0, 0)] * after, mode='wrap')
     return x, Grid.create(
-        x.shape[:-2], grid.kernel_size, grid.stride, 'VALID', grid.kernel_dilation,
-        grid.input_dilation,
+        arguments.spatial_size(x, grid.dimensions, layout), grid.kernel_size, grid.stride, 'VALID',
+        grid.kernel_dilation, grid.input_dilation,
     )  # fmt: skip

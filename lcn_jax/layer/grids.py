@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from lcn_jax.layer.local_parameters import LocalParameter
 
-# Put beside a local parameter as it is initialised, an array of these sizes shows which axes of
-# the whole array are those of one copy: the others are an ensemble's. Nothing is as large.
+# An array of these sizes is put beside a local parameter when a layer initialises it. If nn.vmap
+# then stacks 6 copies along axis 1, a mark (10⁹+7, 10⁹+8) becomes (10⁹+7, 6, 10⁹+8): axis 1 is that
+# of the ensemble. The shape of the kernel alone would not tell, if the layer has 6 rows.
 MARK = 'axes of {}'
 SIZES_OF_MARKS = range(10**9 + 7, 10**9 + 15)
 
@@ -23,8 +24,8 @@ def grids(model: nn.Module, *inputs: Any, **kwargs: Any) -> dict:
     That is every locally connected kernel, and every parameter with one value per neuron, such as a
     local bias.
 
-    Nothing is computed, and variables hold no grids, so that they can be stored and differentiated
-    as they are.
+    Nothing is computed. The variables contain no grids, so they can be saved and differentiated
+    unchanged.
 
     Args:
       model: with layers that have a method `grid(x)` and a parameter `kernel`, as LocalConv has, or

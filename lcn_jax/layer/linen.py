@@ -25,17 +25,17 @@ class LocalConv(nn.Module):
     `local_bias=True`, as in ConvLocal; a sleep makes these alike as it does kernels. `grid(x)` is
     the geometry: through it `grids` finds the kernels of a model and their pools.
 
-    The other arguments are those of `flax.linen.Conv`, but for these:
+    The other arguments are those of `flax.linen.Conv`, except:
 
-      kernel_size: one number for each spatial dimension. An integer counts for all of an input with
-        one batch axis (in Flax, for one dimension).
+      kernel_size: one number for each spatial dimension. An integer applies to all of them, for an
+        input with one batch axis (in Flax, to a single dimension).
       padding: as in `conv_local`; 'REFLECT' is not taken: pools have no meaning in it.
       mask, kernel_init: of the shape of the kernel, or in the layout of ConvLocal's, (*output,
         C·prod(kernel), O), which is converted.
       implementation: as in `conv_local`.
       shard_axis: the axis of devices (of `jax.pmap` or `jax.shard_map`) that divide the examples
-        and the positions among them. `init` makes the whole kernel; `apply` takes a device's part
-        (`backends/divided.py`), which is one for all of its positions and all examples. Outside of
+        and the positions among them. `init` makes the whole kernel; `apply` takes the kernels of
+        this device's positions (`backends/divided.py`) and uses them for all examples. Outside of
         programs over this axis the layer is whole.
 
     Not taken: conv_general_dilated and conv_general_dilated_cls, which replace the function that

@@ -1,4 +1,4 @@
-"""The local parameters of a model: those of which every position of a layer has its own part.
+"""The local parameters of a model: those that hold separate values for every position.
 
 They are kernels (*output, *kernel, C // groups, O), and parameters with one value per neuron,
 (*output, O), such as local biases. A tree of `LocalParameter`s under the names of a model's
@@ -20,7 +20,7 @@ Path = tuple[Any, ...]
 
 @dataclasses.dataclass(frozen=True)
 class LocalParameter:
-    """Where the neurons of a layer are in one of its parameters, and which of them share.
+    """How a parameter is laid out over the neurons of its layer, and which of them share.
 
     grid: the receptive fields of the layer.
     per_neuron: it is one value per neuron, (*output, O), and not a kernel. Functions of kernels get
@@ -50,7 +50,7 @@ class LocalParameter:
 
     @property
     def kernel_size(self) -> tuple[int, ...]:
-        """That of the kernels which functions of kernels get."""
+        """The kernel size that functions of kernels see."""
         return (1,) * self.dimensions if self.per_neuron else self.grid.kernel_size
 
     @property

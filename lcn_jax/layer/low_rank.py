@@ -67,8 +67,7 @@ def conv_low_rank(
     )
     rows, columns = (y.shape[layout.index(axis)] for axis in 'HW')
     check_shape(mixing, (rows, columns, rank), 'mixing', 'output and the kernels, (Ho, Wo, K)')
-    if layout == 'HWNC':
-        mixing = mixing[:, :, None]
+    mixing = jnp.expand_dims(mixing, layout.index('N'))
     return (y.reshape(*y.shape[:-1], rank, features) * mixing[..., None]).sum(-2)
 
 
@@ -103,7 +102,7 @@ class LowRankConv(nn.Module):
         rows = self.param('rows', zeros, (grid.output_size[0], self.rank))
         columns = self.param('columns', zeros, (grid.output_size[1], self.rank))
         bias = self.param('bias', zeros, (self.features,)) if self.use_bias else None
-        mixing = nn.softmax(rows[:, None] + columns)
+        mixing = nn.softmax(rows[:, None] + columns[None])
         x, kernel, mixing, bias = promote_dtype(x, kernel, mixing, bias, dtype=self.dtype)
         y = conv_low_rank(
             x, kernel, mixing, stride=self.strides, padding=self.padding, layout=self.layout

@@ -20,7 +20,7 @@ from lcn_jax.layer.arguments import (
 )
 from lcn_jax.layer.functional import Layer
 from lcn_jax.layer.grid import Grid
-from lcn_jax.layer.local_parameters import LocalParameter
+from lcn_jax.layer.local_parameters import LocalParameter, name_of
 from lcn_jax.layer.parameters import Steps, add_bias, bias_shape, local_he_normal, make_grid
 
 
@@ -106,11 +106,43 @@ def grids(model: nnx.Module) -> dict[str, Any]:
     """The `LocalParameter` of everything local, at its path in `nnx.state(model)`.
 
     An ensemble, made by `nnx.vmap`, has its axes in front, as NNX puts them by default.
+
+    Raises:
+      ValueError: an ensemble has its axes elsewhere, or a locally connected layer of Flax Linen is
+        in an `nnx.bridge.ToNNX`, where its size is not known.
     """
     found = {}
     for path, module in nnx.iter_graph(model):
+        if isinstance(module, nnx.bridge.ToNNX) and _has_local_layers(module):
+            raise ValueError(
+                f'the nnx.bridge.ToNNX {name_of(path)!r} has a locally connected layer of Flax '
+                'Linen: use lcn_jax.nnx.LocalConv, or lcn_jax.grids with the Linen module and its '
+                'params.'
+            )
         if isinstance(module, LocalConv):
+            _check_copies_in_front(module, name_of(path))
             found[(*path, 'kernel')] = LocalParameter(module.grid)
             if module.local_bias:
                 found[(*path, 'bias')] = LocalParameter(module.grid, per_neuron=True)
     return unflatten_dict(found)
+
+
+def _has_local_layers(bridge: nnx.bridge.ToNNX) -> bool:
+    """Whether the Linen module is a local layer, or has kernels with more axes than shared ones."""
+    arrays = jax.tree.leaves(nnx.state(bridge, nnx.Param))
+    return callable(getattr(bridge, 'grid', None)) or any(jnp.ndim(array) > 5 for array in arrays)
+
+
+def _check_copies_in_front(module: LocalConv, name: str) -> None:
+    """ValueError unless kernel and bias end in the axes of one copy, as far as shapes tell."""
+    grid, kernel = module.grid, module.kernel.get_value()
+    positions_and_taps = (*grid.output_size, *grid.kernel_size)
+    biases = [] if module.bias is None else [module.bias.get_value()]
+    bias = bias_shape(grid, kernel.shape[-1], module.local_bias)
+    if kernel.shape[:-2][-len(positions_and_taps) :] != positions_and_taps or any(
+        array.shape[-len(bias) :] != bias for array in biases
+    ):
+        raise ValueError(
+            f'the kernel {kernel.shape} of {name or "the layer"} does not end in the axes of one '
+            f'layer, {positions_and_taps} + (C // groups, O): make ensembles along axis 0.'
+        )

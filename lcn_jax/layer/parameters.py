@@ -133,4 +133,4 @@ def add_bias(y: jax.Array, bias: jax.Array | None, layout: str) -> jax.Array:
         return y
     if layout == 'HWNC' and bias.ndim > 1:
         bias = bias[..., None, :]
-    return y + bias
+    return y + jnp.expand_dims(bias, range(y.ndim - bias.ndim))  # for jax_numpy_rank_promotion

@@ -18,8 +18,9 @@ input, normal with variance 1 / classes and divided by the number of positions, 
 mean over positions are. Both are drawn again in each step, from a key that stays the same, so they
 need no memory.
 
-A rule is a function `(model, variables, images, key) -> (logits, updated)` for training. The values
-are those of `model.apply`; the gradients with respect to 'params' are those of the rule.
+A rule is a function `(model, variables, images, key, rngs) -> (logits, updated)` for training. The
+values are those of `model.apply`, which gets `rngs`, those of dropout for example; the gradients
+with respect to 'params' are those of the rule.
 """
 
 import math
@@ -37,15 +38,23 @@ Rule = Callable[..., tuple[jax.Array, Mapping]]
 
 
 def backprop(
-    model: nn.Module, variables: Mapping, images: jax.Array, key: jax.Array | None
+    model: nn.Module,
+    variables: Mapping,
+    images: jax.Array,
+    key: jax.Array | None,
+    rngs: Mapping[str, jax.Array] | None = None,
 ) -> tuple[jax.Array, Mapping]:
     """Logits and the updated 'batch_stats', with plain gradients; `key` is unused."""
     del key
-    return _forward(model, variables, images)
+    return _forward(model, variables, images, rngs)
 
 
 def alignment(
-    model: nn.Module, variables: Mapping, images: jax.Array, key: jax.Array
+    model: nn.Module,
+    variables: Mapping,
+    images: jax.Array,
+    key: jax.Array,
+    rngs: Mapping[str, jax.Array] | None = None,
 ) -> tuple[jax.Array, Mapping]:
     """As `backprop`, with feedback alignment.
 
@@ -61,27 +70,35 @@ def alignment(
         return _with_gradient_of(feedback, call(lax.stop_gradient(x)), x, layer_key(key, module))
 
     with _layers(layer):
-        return _forward(model, variables, images)
+        return _forward(model, variables, images, rngs)
 
 
 def direct(
-    model: nn.Module, variables: Mapping, images: jax.Array, key: jax.Array
+    model: nn.Module,
+    variables: Mapping,
+    images: jax.Array,
+    key: jax.Array,
+    rngs: Mapping[str, jax.Array] | None = None,
 ) -> tuple[jax.Array, Mapping]:
     """As `backprop`, with direct feedback alignment.
 
     Layers with an attribute `layout` have the examples where it has N, others in front.
     """
-    logits, updated, inputs = _without_errors(model, variables, images)
+    logits, updated, inputs = _without_errors(model, variables, images, rngs)
     axes, xs, keys = zip(*((axis, x, layer_key(key, module)) for axis, x, module in inputs))
     return _sending_errors(axes, logits, xs, keys), updated
 
 
 def readout(
-    model: nn.Module, variables: Mapping, images: jax.Array, key: jax.Array | None
+    model: nn.Module,
+    variables: Mapping,
+    images: jax.Array,
+    key: jax.Array | None,
+    rngs: Mapping[str, jax.Array] | None = None,
 ) -> tuple[jax.Array, Mapping]:
     """As `backprop`, but no error gets to an input: only the last layer learns. `key` is unused."""
     del key
-    logits, updated, _ = _without_errors(model, variables, images)
+    logits, updated, _ = _without_errors(model, variables, images, rngs)
     return logits, updated
 
 
@@ -98,8 +115,8 @@ def layer_key(key: jax.Array, layer: nn.Module) -> jax.Array:
     return jax.random.fold_in(key, zlib.crc32('/'.join(layer.path).encode()))
 
 
-def _forward(model: nn.Module, variables: Mapping, images: jax.Array) -> tuple[jax.Array, Mapping]:
-    return model.apply(variables, images, train=True, mutable=['batch_stats'])
+def _forward(model, variables, images, rngs) -> tuple[jax.Array, Mapping]:
+    return model.apply(variables, images, train=True, mutable=['batch_stats'], rngs=rngs)
 
 
 def _layers(function: Callable) -> Any:
@@ -115,7 +132,7 @@ def _layers(function: Callable) -> Any:
     return nn.intercept_methods(intercept)
 
 
-def _without_errors(model: nn.Module, variables: Mapping, images: jax.Array):
+def _without_errors(model, variables, images, rngs):
     """Logits and updates, with no errors at inputs, and (axis of examples, input, layer) tuples."""
     inputs = []
 
@@ -124,7 +141,7 @@ def _without_errors(model: nn.Module, variables: Mapping, images: jax.Array):
         return call(lax.stop_gradient(x))
 
     with _layers(layer):
-        return *_forward(model, variables, images), inputs
+        return *_forward(model, variables, images, rngs), inputs
 
 
 def _with_backward(backward: Callable) -> Callable:

@@ -76,7 +76,7 @@ def _axis(grid: Grid, axis: int, joined: bool) -> _Axis:
 
 
 def num_pools(neurons: Neurons) -> int:
-    """The product of the kernel size at stride 1, or 1 if joined (more if the input is dilated)."""
+    """At stride 1 the number of taps, or 1 if joined; more if the input is dilated."""
     return math.prod(len(axis.values) for axis in _axes(neurons))
 
 
@@ -147,7 +147,7 @@ class Pools:
         """`kernel` (*output, ...) with the mean of its pool at each position.
 
         Sums are taken in float32 at least. Positions that are in no pool keep their own values. A
-        value that is not finite makes the same value of all positions NaN.
+        weight that is not finite makes that weight NaN at every position.
         """
         rows_NR = kernel.reshape(len(self.slot), -1)
         wide = jnp.promote_types(kernel.dtype, jnp.float32)

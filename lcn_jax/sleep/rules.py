@@ -123,6 +123,8 @@ def hebbian(
     check_number(learning_rate, 'learning_rate', positive=True)
     check_number(momentum, 'momentum')
     check_number(gamma, 'gamma')
+    if not isinstance(momentum, jax.Array) and momentum >= 1:
+        raise ValueError(f'momentum must be below 1, got {momentum}.')
     # A step changes the mean square of a deviation by 1 - 2 lr + lr² (1 + (K + 1) / B): the random
     # covariance of B patterns has that second moment. Momentum would make it another number.
     highest = 2 / (1 + (field.weights + 1) / patterns_per_step)
@@ -140,7 +142,7 @@ def hebbian(
         )
 
     def show(step):
-        # Drawn step by step, in the cache: all at once would take four times longer.
+        # Drawn step by step they stay in the cache; drawing all at once takes four times as long.
         all_BK = jax.random.normal(
             jax.random.fold_in(key, step), (patterns_per_step, field.weights), field.dtype
         )
@@ -194,6 +196,8 @@ def circuit(
     check_number(learning_rate, 'learning_rate', positive=True)
     check_number(momentum, 'momentum')
     check_number(gamma, 'gamma')
+    if not isinstance(momentum, jax.Array) and momentum >= 1:
+        raise ValueError(f'momentum must be below 1, got {momentum}.')
     pools = Pools.of(neurons, border)
     excited = None
     if not isinstance(neurons, Grid) and neurons.joined:  # a tiled pool sees a pattern at once

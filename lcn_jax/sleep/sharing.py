@@ -79,9 +79,11 @@ def share(params: Any, grids: Mapping, rule: Rule, key: jax.Array, after: Any = 
     each gathers one layer after the other, once the arrays in the tree `after` are there.
 
     Raises:
-      ValueError: params and grids do not fit together, the rule is not a `Rule`, or it returns
+      ValueError: grids is empty, or does not fit params; the rule is not a `Rule`, or it returns
         something other than a kernel of the same shape and dtype.
     """
+    if not by_path(grids):
+        raise ValueError('grids is empty: the network has no locally connected layers to share.')
     if not isinstance(rule, Rule):
         raise ValueError(
             f'the rule must be a Rule, such as lcn_jax.resolve(...) or Rule(your_function), got '

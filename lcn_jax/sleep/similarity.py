@@ -41,7 +41,7 @@ def layer_snrs(params: Any, grids: Mapping, border: str) -> dict[str, jax.Array]
 
     Each is the median over output features and over the pools of at least two neurons: a few
     weights that happen to be equal to rounding would dominate a mean. Of an ensemble it is an array
-    with one for each member.
+    with one for each copy.
 
     Raises:
       ValueError: params and grids do not fit together.
@@ -62,8 +62,8 @@ def layer_snrs(params: Any, grids: Mapping, border: str) -> dict[str, jax.Array]
 def layer_deviations(params: Any, grids: Mapping, border: str) -> dict[str, jax.Array]:
     """rms(w - mean of the pool) / rms(w) of every locally connected kernel, by module path.
 
-    Over the weights of all neurons that are in a pool, so those that have decayed to nothing do not
-    count; 0 if all have. Of an ensemble it is an array with one for each member.
+    Over all neurons that are in a pool; weights that have decayed to zero contribute nothing, and 0
+    if all have. Of an ensemble it is an array with a value for each copy.
 
     Raises:
       ValueError: params and grids do not fit together.

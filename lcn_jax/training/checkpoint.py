@@ -34,7 +34,7 @@ from lcn_jax.training.state import State01, TrainState
 
 # A resumed run may change these: nothing that is computed or logged depends on them. (With
 # shard_kernels, sums are rounded otherwise, as they are on another number of devices.)
-FREE = ('checkpoint_every', 'data_dir', 'shard_kernels', 'tensorboard', 'workers')
+MAY_CHANGE_ON_RESUME = ('checkpoint_every', 'data_dir', 'shard_kernels', 'tensorboard', 'workers')
 
 ACCURACY, NOT_EVALUATED = 'top1', -1.0
 
@@ -214,7 +214,7 @@ class Checkpoints:
 
 def _whole(stored: np.ndarray, like: np.ndarray) -> np.ndarray:
     """Kernels that devices divided were stored as the parts of these."""
-    return stored if stored.shape == like.shape else divided.joined(stored, like.shape)
+    return stored if stored.shape == like.shape else divided.whole(stored, like.shape)
 
 
 @contextlib.contextmanager
@@ -280,5 +280,5 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]
     return [
         f'{field} is {there.get(field)} there, {here.get(field)} here'
         for field in sorted(there.keys() | here.keys())
-        if field not in FREE and there.get(field) != here.get(field)
+        if field not in MAY_CHANGE_ON_RESUME and there.get(field) != here.get(field)
     ]

@@ -26,7 +26,7 @@ FIELDS = {
     # ---- The data.
     'dataset': ('digits', TEXT),  # docs/data.md lists them
     'data_dir': ('~/tensorflow_datasets', TEXT),  # where prepared datasets are
-    'validation': (0, whole(0)),  # training images held out to evaluate on, instead of the tests
+    'validation': (0, whole(0)),  # training images held out to evaluate on, instead of the test set
     'train_images': (0, whole(0)),  # train on this many random images; 0: on all
     'image_size': (16, whole(1)),  # pixels; images are cropped to this
     'flip': (False, FLAG),  # mirror training images half of the time

@@ -55,7 +55,7 @@ def layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
         y = call(*args, **kwargs)
         module = context.module
         if context.method_name == '__call__' and module.has_variable('params', 'kernel'):
-            kernel = module.get_variable('params', 'kernel')
+            kernel = nn.unbox(module.get_variable('params', 'kernel'))
             mixed = module.rank * y.size if isinstance(module, LowRankConv) else 0
             found.append((module.path, kernel.shape, y.size, mixed))
         return y

@@ -24,7 +24,7 @@ from lcn_jax.training.state import TrainState, of_variables, owners
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Experiment:
-    """Everything that a config describes but the seed; made by `Experiment.create`.
+    """Everything that a config describes, except the seed; made by `Experiment.create`.
 
     config: without the seed.
 

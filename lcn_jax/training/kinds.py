@@ -32,7 +32,7 @@ KINDS = PAPER | PRESETS
 
 
 def apply_kind(config: ConfigDict, kind: str) -> ConfigDict:
-    """Moves `config` to a kind's point on the axes; UsageError lists the known kinds."""
+    """Applies the settings of a kind to `config`; UsageError lists the known kinds."""
     if kind not in KINDS:
         raise UsageError(f'unknown kind {kind!r}; known: {", ".join(KINDS)}.')
     config.update_from_flattened_dict(KINDS[kind])

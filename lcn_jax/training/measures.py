@@ -43,7 +43,7 @@ def weights(experiment: 'Experiment', state: TrainState) -> dict[str, Any]:
 
 
 def weights_before_sleep(experiment: 'Experiment', state: TrainState) -> dict[str, Any]:
-    """The same under the names that they have if a sleep follows in the same step."""
+    """The same, with the suffix `_before_sleep`: for a step that ends in a sleep."""
     return {f'{name}_before_sleep': value for name, value in weights(experiment, state).items()}
 
 

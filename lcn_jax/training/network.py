@@ -1,11 +1,13 @@
 """The network of a config: the model, and what is local in it. Nothing is computed."""
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Mapping
 from functools import cached_property, partial
 from typing import Any
 
+import flax.errors
 import flax.linen as nn
 import flax.traverse_util
 import jax
@@ -42,7 +44,7 @@ class Network:
 
         Raises:
           UsageError: no layer is locally connected where some should be, a pattern of names matches
-            none, or a model of the user's own cannot divide its kernels.
+            none, or a model of the user's own is not as docs/models.md says.
         """
         dataset = Source(config.dataset, config.data_dir).spec
         network = cls(
@@ -51,6 +53,8 @@ class Network:
             config.pools.kind == 'joined',
             config.shard_kernels,
         )
+        if config.model.name != 'resnet':
+            _check_own_model(network, config.model.name, dataset.num_classes)
         if config.connectivity != 'conv':
             _check_connectivity(network, config)
         if config.shard_kernels:
@@ -91,7 +95,9 @@ def make_model(config: ml_collections.ConfigDict, num_classes: int) -> nn.Module
     `function(config, num_classes)` returns; docs/models.md says what it must be able to do.
     """
     if config.model.name != 'resnet':
-        return plugins.load(config.model.name, 'model', ['resnet'])(config, num_classes)
+        function = plugins.load(config.model.name, 'model', ['resnet'])
+        plugins.check_options(function, 2, {}, f'model {config.model.name!r}')
+        return function(config, num_classes)
     if config.connectivity == 'low_rank':
         local_conv = partial(LowRankConv, rank=config.model.rank)
     else:
@@ -110,6 +116,31 @@ def make_model(config: ml_collections.ConfigDict, num_classes: int) -> nn.Module
         batch_axis=parallel.AXIS if config.model.sync_batch_norm else None,
         local_conv=local_conv,
     )
+
+
+def _check_own_model(network: Network, name: str, num_classes: int) -> None:
+    """UsageError if a model of the user's own is not as docs/models.md says."""
+    model = network.model
+
+    def refuse(reason):
+        raise UsageError(f'the model of {name} {reason}: see docs/models.md.')
+
+    if not isinstance(model, nn.Module):
+        refuse(f'is a {type(model).__name__}, not a Flax Linen module')
+    arguments = inspect.signature(model.__call__).parameters
+    if not any(a.name == 'train' or a.kind == a.VAR_KEYWORD for a in arguments.values()):
+        refuse('does not take train, which says whether it is called for training')
+    others = sorted(network.variables.keys() - {'params', 'batch_stats'})
+    if others:
+        refuse(f'has variables in {others}, but only params and batch_stats are kept')
+    images = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
+    try:
+        logits = jax.eval_shape(partial(model.apply, train=False), network.variables, images)
+    except flax.errors.InvalidRngError:
+        refuse('draws random numbers when it is called with train=False')
+    if getattr(logits, 'shape', None) != (1, num_classes):
+        found = jax.tree.map(jnp.shape, logits)
+        refuse(f'returns {found} for one image, not logits of shape (1, {num_classes})')
 
 
 def _check_connectivity(network: Network, config: ml_collections.ConfigDict) -> None:

@@ -1,7 +1,7 @@
 """A training state whose locally connected kernels are divided among the devices.
 
-`owners` (`state.py`) says of every array whose it is. What belongs to a divided kernel is divided
-with it; all else is the same on all devices.
+`owners` (`state.py`) says which parameter each array belongs to. What belongs to a divided kernel
+is divided with it; everything else is the same on all devices.
 """
 
 import functools
@@ -27,7 +27,8 @@ def own(state: TrainState, owners: TrainState) -> TrainState:
 def mean(grads: Any, batch_stats: Any, *, grids: Mapping = NOTHING) -> tuple[Any, Any]:
     """Inside a per-device program: gradients of the mean loss, and mean statistics.
 
-    A part gets gradients from the examples of all devices, a shared parameter from its device's.
+    A part gets gradients from the examples of all devices; those of a shared parameter come from
+    the examples of one.
     `grids` says what is divided.
     """
     devices = parallel.shard()[1]
@@ -65,7 +66,7 @@ def shapes(state: TrainState, owners: TrainState) -> TrainState:
 def snapshot(state: TrainState, owners: TrainState) -> TrainState:
     """What a checkpoint keeps: numpy arrays, and of divided kernels arrays over all devices.
 
-    Of these every process writes its own part; `divided.joined` makes them whole again.
+    Of these every process writes its own part; `divided.whole` makes them whole again.
     """
     return _map(lambda kernel, _: parallel.over_all(kernel), state, owners, parallel.first)
 

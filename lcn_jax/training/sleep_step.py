@@ -20,7 +20,7 @@ from lcn_jax.training import config as configs
 from lcn_jax.training import parallel
 from lcn_jax.training.state import SHARED, TrainState, owners
 
-TINY = 1e-30  # nothing has moved
+TINY = 1e-30  # avoids 0 / 0 if nothing has moved
 
 
 def rule(config: ConfigDict) -> Rule:
@@ -47,8 +47,8 @@ def step(
 ) -> TrainState:
     """One sleep: local kernels, biases and scales change and everything else stays.
 
-    With `share_moments` each of the optimizer's moments of these parameters becomes the mean of its
-    pool, as the moments of a convolution would be. `full_step` is explained at
+    With `share_moments` each of the optimizer's moments of these parameters is averaged within the
+    pool, so that its members take the same step. `full_step` is explained at
     `rescale_common_step`. The random numbers depend on `key` and the step only, so that all devices
     sleep alike.
     """

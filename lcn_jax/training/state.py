@@ -15,7 +15,7 @@ SHARED = 'shared'
 
 @flax.struct.dataclass
 class TrainState:
-    """step: int32 (); the rest are trees of float32 arrays under the modules' names.
+    """step: int32 (); the rest are trees of arrays, under the modules' names; params are float32.
 
     batch_stats: {} for a model without BatchNorm. last_sleep: the local parameters at the end of
     the last sleep, at first the initial ones, if sleeps take full steps (`sleep_step.py`); else {}.

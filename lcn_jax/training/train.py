@@ -23,14 +23,14 @@ def train_and_evaluate(
 ) -> dict[str, Any]:
     """Trains as `config` says, from the latest checkpoint in `workdir`; returns the last record.
 
-    `experiment` is that of the config, of any seed. A run that resumes computes, bit for bit, what
-    it would have computed uninterrupted. Raises UsageError, InUse if another process writes to
-    `workdir`, Diverged, or Stopped after a signal.
+    `experiment` was made from this config; the seed may differ. A run that resumes computes, bit
+    for bit, what it would have computed uninterrupted. Raises UsageError, InUse if another process
+    writes to `workdir`, Diverged, or Stopped after a signal.
     """
     from lcn_jax.training import checkpoint  # needs orbax, which the steps do not
 
-    parallel.check_same_values(configs.of_all_processes(config), 'config')
     experiment = experiment_of(config, experiment)
+    parallel.check_same_values(configs.of_all_processes(config), 'config')
     init_key, data_key, sleep_key = keys(config.seed)
     images = inputs.make(config, data_key)
     schedule, wake = experiment.schedule, experiment.wake
@@ -48,9 +48,10 @@ def train_and_evaluate(
             first, step = step, schedule.next_stop(step)
             for pixels, order, steps in images.train(first, step):
                 state, sums = wake(state, sums, pixels, order, data_key, steps)
-            jax.block_until_ready(sums)  # or the host runs ahead, and a stop waits for all of it
+            jax.block_until_ready(sums)  # or the host queues steps, and a stop waits for them all
             checkpoints.check()
-            due = schedule.events(step, stopping := requests.should_stop())
+            stopping = requests.should_stop()
+            due = schedule.events(step, stopping)
             record = {'step': step, 'epoch': step / schedule.steps_per_epoch}
             if sleep and due.sleep:
                 record |= measures.weights_before_sleep(experiment, state) if due.log else {}
@@ -102,7 +103,7 @@ def open_log(
     'weight_deviation', of the network, are those at the end of the step; if it ended in a sleep,
     'weight_snr_before_sleep' and 'weight_deviation_before_sleep' are those before. 'penalty' is
     what is added to the loss, if anything is.
-    'seconds' are those of training, in all.
+    'seconds' are those of the whole run so far, with compiling, sleeps and evaluation.
     """
     step = int(start.state.step)
     run = {

@@ -43,18 +43,22 @@ def update(
     images: jax.Array,
     labels: jax.Array,
     key: jax.Array | None = None,
+    noise_key: jax.Array | None = None,
     *,
     learner: Learner,
 ) -> tuple[TrainState, Sums]:
     """One step on a device's part of the batch, the gradients averaged over devices.
 
     images (N, H, W, C), normalised; labels (N,) int; `key` is that of the feedback weights, the
-    same in all steps. Returns the state after the step, and the sums over these N images before it.
+    same in all steps; `noise_key` that of random numbers in the model, such as dropout's. Returns
+    the state after the step, and the sums over these N images before it.
     """
+    # Under this name Flax finds it for whatever a model calls its random numbers.
+    rngs = None if noise_key is None else {'params': noise_key}
 
     def loss_fn(params):
         variables = state.variables | {'params': params}
-        logits, updated = learner.forward(learner.model, variables, images, key)
+        logits, updated = learner.forward(learner.model, variables, images, key, rngs)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         loss = losses.mean()
         if learner.penalty is not None:
@@ -86,7 +90,9 @@ def step(
     """Makes this device's part of the next batch, learns from it, and adds metrics to `sums`."""
     shard = parallel.shard()
     images, labels = train_batch(pixels, order, key, state.step, learner.batch, shard)
-    state, new = update(state, images, labels, key, learner=learner)
+    # The two keys that are split off the step's are the batch's.
+    noise_key = jax.random.fold_in(jax.random.fold_in(key, state.step), 2 + shard[0])
+    state, new = update(state, images, labels, key, noise_key, learner=learner)
     # Nothing is added after a loss that is not finite, so that the count tells its step.
     still_finite = jnp.isfinite(sums.loss)
     added = jax.tree.map(

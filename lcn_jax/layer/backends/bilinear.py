@@ -9,9 +9,11 @@ that is already there. An implementation is a module with these three functions 
 
     x (*input, N, groups·C)    kernel (*output, *kernel, C, O)    y (*output, N, O)
 
+If all positions share one kernel (*kernel, C, O), the layer is a convolution.
+
 Those for CPUs run there, where the arrays of a program are whole: on one device, under `pmap`, and
 inside `shard_map`. Programs that the compiler is to partition, that are exported or for other
-platforms get the products of `patches.py` instead, which compilers partition well.
+platforms get what compilers partition well instead: `patches.py`, or `convolution.py`.
 """
 
 import functools
@@ -23,10 +25,11 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from lcn_jax.layer.backends import direct, native, patches
+from lcn_jax.layer.backends import convolution, direct, native, patches
 from lcn_jax.layer.grid import Grid
 
 MODULES: dict[str, Any] = {'native': native, 'direct': direct, 'patches': patches}
+CONVOLUTIONS: dict[str, Any] = {'native': native.Convolution, 'lax': convolution}
 IMPLEMENTATIONS = (*MODULES, 'lax')
 
 # Weights per position above which one product wins: it is faster than a sum of one for each tap,
@@ -68,12 +71,17 @@ def default_implementation(weights: tuple[int, ...], dtype: Any = jnp.float32) -
       weights: the shape (*kernel, C // groups, O) of the weights of a position.
       dtype: of the computation.
     """
+    if has_native(dtype):
+        return 'native'
     if jax.default_backend() != 'cpu':
         return 'patches'
-    if native.computes(dtype):
-        return 'native'
     one_tap = math.prod(weights[:-2]) == 1
     return 'patches' if one_tap or math.prod(weights) >= MANY_WEIGHTS else 'direct'
+
+
+def has_native(dtype: Any) -> bool:
+    """The default backend is the CPU, and 'native' is available and computes in this dtype."""
+    return jax.default_backend() == 'cpu' and native.computes(dtype)
 
 
 def implementations(dtype: Any = jnp.float32) -> tuple[str, ...]:
@@ -89,19 +97,29 @@ def compute(
     precision: Any,
     implementation: str | None,
 ) -> jax.Array:
-    """The layer without circular padding, of arrays as in `bilinear.py`."""
+    """The layer without circular padding, of arrays as described above."""
     weights = kernel.shape[grid.dimensions :]
     implementation = implementation or default_implementation(weights, x.dtype)
     if implementation == 'lax':
         return patches.reference(x, kernel, grid, groups, precision)
-    if _is_partitioned(x, kernel):
+    if is_partitioned(x, kernel):
         return patches.recomputed(x, kernel, grid, groups, precision)
     return _apply(
-        x, kernel, grid=grid, groups=groups, precision=precision, implementation=implementation
+        x, kernel, grid=grid, groups=groups, shared=False, precision=precision,
+        implementation=implementation,
+    )  # fmt: skip
+
+
+def convolve(x: jax.Array, kernel: jax.Array, grid: Grid, groups: int) -> jax.Array:
+    """The layer whose positions share one kernel, without circular padding: a convolution."""
+    if not has_native(x.dtype) or is_partitioned(x, kernel):
+        return convolution.forward(x, kernel, grid, groups)
+    return _apply(
+        x, kernel, grid=grid, groups=groups, shared=True, precision=None, implementation='native'
     )
 
 
-def _is_partitioned(*arrays: jax.Array) -> bool:
+def is_partitioned(*arrays: jax.Array) -> bool:
     """On a mesh where the types of arrays say how they are split, operations must be plain JAX."""
     explicit = jax.sharding.AxisType.Explicit
     return any(explicit in jax.typeof(array).sharding.mesh.axis_types for array in arrays)
@@ -113,61 +131,77 @@ def _is_partitioned(*arrays: jax.Array) -> bool:
 def _apply(x: jax.Array, kernel: jax.Array, **params: Any) -> jax.Array:
     """The layer: x (*input, N, groups·C), kernel (*output, *kernel, C, groups·O) of one dtype.
 
-    params: grid, groups, precision (of products in `patches.py`), implementation.
+    params: grid, groups, shared (the kernel is (*kernel, C, groups·O)), precision (of products in
+    `patches.py`), implementation.
     """
-    return FORWARD.primitive.bind(*_varying_alike(x, kernel), **params)
+    return FORWARD.primitive.bind(*varying_alike(x, kernel), **params)
 
 
-def _varying_alike(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Inside `shard_map`, both operands vary over the axes over which one of them does.
+def varying_alike(*operands: jax.Array) -> tuple[jax.Array, ...]:
+    """Inside `shard_map`, all operands vary over the axes over which one of them does.
 
     Then JAX sums the gradient of an operand that is the same on all devices. Concatenating an empty
-    slice of the other array marks both as varying, in all versions of JAX.
+    slice of the others marks all as varying, in all versions of JAX.
     """
     if jax.sharding.AxisType.Manual not in jax.sharding.get_abstract_mesh().axis_types:
-        return x, kernel
+        return operands
 
-    def like(array, other):
-        nothing = jax.lax.stop_gradient(other).ravel()[:0].reshape(0, *array.shape[1:])
-        return jnp.concatenate([array, nothing])
+    def like(array, others):
+        empty = [
+            jax.lax.stop_gradient(other)
+            .ravel()[:0]
+            .reshape(0, *array.shape[1:])
+            .astype(array.dtype)
+            for other in others
+        ]
+        return jnp.concatenate([array, *empty])
 
-    return like(x, kernel), like(kernel, x)
+    return tuple(
+        like(array, operands[:i] + operands[i + 1 :]) for i, array in enumerate(operands)
+    )  # fmt: skip
 
 
-def _result_shape(operation: _Operation, a: Any, b: Any, grid: Grid, groups: int):
+def _result_shape(operation: _Operation, a: Any, b: Any, grid: Grid, groups: int, shared: bool):
     shapes = dict(zip(operation.operands, (a.shape, b.shape)))
     if operation.result == 'y':
         return (*grid.output_size, shapes['x'][-2], shapes['kernel'][-1])
     if operation.result == 'x':
         return (*grid.input_size, shapes['y'][-2], shapes['kernel'][-2] * groups)
     channels, features = shapes['x'][-1] // groups, shapes['y'][-1]
-    return (*grid.output_size, *grid.kernel_size, channels, features)
+    positions = () if shared else grid.output_size
+    return (*positions, *grid.kernel_size, channels, features)
 
 
 # ---- What an operation computes. -----------------------------------------------------------------
 
 
 def _compute(
-    operation: _Operation, a: jax.Array, b: jax.Array, *, grid, groups, precision, implementation
-):
+    operation: _Operation, a, b, *, grid, groups, shared, precision, implementation
+) -> jax.Array:
     if 0 in a.shape or 0 in b.shape:
-        return jnp.zeros(_result_shape(operation, a, b, grid, groups), a.dtype)
-    of_products = {'precision': precision} if implementation == 'patches' else {}
-    compute = getattr(MODULES[implementation], operation.name)
-    return compute(a, b, grid, groups, **of_products)
+        return jnp.zeros(_result_shape(operation, a, b, grid, groups, shared), a.dtype)
+    module = (CONVOLUTIONS if shared else MODULES)[implementation]
+    options = {'precision': precision} if implementation == 'patches' else {}
+    return getattr(module, operation.name)(a, b, grid, groups, **options)
 
 
-def _lower(operation: _Operation, implementation: str, context, a, b, **params):
-    compute = functools.partial(_compute, operation, implementation=implementation, **params)
+def _lower(operation: _Operation, context, a, b, **params):
+    compute = functools.partial(_compute, operation, **params)
     return mlir.lower_fun(compute, multiple_results=False)(context, a, b)
 
 
-def _lower_elsewhere(operation: _Operation, context, a, b, *, implementation, **params):
-    del implementation
-    return _lower(operation, 'patches', context, a, b, **params)
+def _lower_elsewhere(operation: _Operation, context, a, b, **params):
+    plain = 'lax' if params['shared'] else 'patches'
+    return _lower(operation, context, a, b, **params | {'implementation': plain})
 
 
-def _lower_on_cpu(operation: _Operation, context, a, b, *, implementation, **params):
+def _lower_on_cpu(operation: _Operation, context, a, b, **params):
+    lower = _lower if is_whole(context) else _lower_elsewhere
+    return lower(operation, context, a, b, **params)
+
+
+def is_whole(context: mlir.LoweringRuleContext) -> bool:
+    """The program stays here, and the compiler does not divide its arrays among devices."""
     axes = context.module_context.axis_context
     if isinstance(axes, mlir.ShardingContext):
         divided = axes.num_devices > 1
@@ -175,14 +209,12 @@ def _lower_on_cpu(operation: _Operation, context, a, b, *, implementation, **par
         divided = isinstance(axes, mlir.SPMDAxisContext) and axes.manual_axes < set(
             axes.mesh.axis_names
         )
-    if divided or context.module_context.lowering_parameters.for_export:
-        implementation = 'patches'
-    return _lower(operation, implementation, context, a, b, **params)
+    return not divided and not context.module_context.lowering_parameters.for_export
 
 
-def _result_type(operation: _Operation, a, b, *, grid, groups, **_):
+def _result_type(operation: _Operation, a, b, *, grid, groups, shared, **_):
     """JAX says over which axes of a `shard_map` a result of both operands varies."""
-    shape = _result_shape(operation, a, b, grid, groups)
+    shape = _result_shape(operation, a, b, grid, groups, shared)
     like = jax.make_jaxpr(lambda a, b: jnp.broadcast_to(a.sum() * b.sum(), shape))(a, b)
     return like.out_avals[0].update(dtype=a.dtype, weak_type=False)
 
@@ -248,8 +280,14 @@ def _transpose(operation: _Operation, unknown: int, cotangent, *operands, **para
 
 def _register(operation: _Operation) -> None:
     primitive = operation.primitive
-    static = ('grid', 'groups', 'precision', 'implementation')
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames=static))
+    static = ('grid', 'groups', 'shared', 'precision', 'implementation')
+    compiled = jax.jit(primitive.bind, static_argnames=static)
+
+    def evaluate(*operands, **params):
+        with jax.disable_jit(False):  # or `compiled` would come back to here
+            return compiled(*operands, **params)
+
+    primitive.def_impl(evaluate)
     primitive.def_abstract_eval(functools.partial(_result_type, operation))
     ad.defbilinear(primitive, *(functools.partial(_transpose, operation, i) for i in (0, 1)))
     batching.primitive_batchers[primitive] = functools.partial(_batch, operation)

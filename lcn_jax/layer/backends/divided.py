@@ -30,11 +30,15 @@ from lcn_jax.layer.grid import Grid
 
 def positions_of_part(grid: Grid, axis_name: str | None) -> tuple[int, ...]:
     """The axes of positions in a device's part of a kernel: (m,), or all of them."""
-    return grid.output_size if axis_name is None else (per_device(grid, lax.axis_size(axis_name)),)
+    if axis_name is None:
+        return grid.output_size
+    return (positions_per_device(grid, lax.axis_size(axis_name)),)
 
 
 def bound(axis_name: str | None) -> str | None:
     """The axis, or None outside of programs over it."""
+    if axis_name is None:
+        return None
     try:
         lax.axis_size(axis_name)
     except NameError:
@@ -42,7 +46,7 @@ def bound(axis_name: str | None) -> str | None:
     return axis_name
 
 
-def per_device(grid: Grid, devices: int) -> int:
+def positions_per_device(grid: Grid, devices: int) -> int:
     """The positions m of a part."""
     return -(-math.prod(grid.output_size) // devices)
 
@@ -56,12 +60,12 @@ def parts(kernel: Any, grid: Grid, devices: int) -> Any:
     axis = kernel.ndim - 2 * grid.dimensions - 2
     before, weights = kernel.shape[:axis], kernel.shape[axis + grid.dimensions :]
     rows = kernel.reshape(*before, -1, *weights)
-    missing = devices * per_device(grid, devices) - rows.shape[axis]
+    missing = devices * positions_per_device(grid, devices) - rows.shape[axis]
     rows = xp.concat([rows, xp.zeros((*before, missing, *weights), kernel.dtype)], axis=axis)
     return xp.moveaxis(rows.reshape(*before, devices, -1, *weights), axis, 0)
 
 
-def joined(parts: Any, shape: tuple[int, ...]) -> Any:
+def whole(parts: Any, shape: tuple[int, ...]) -> Any:
     """The inverse of `parts`: the kernel of this shape."""
     xp = parts.__array_namespace__()
     dimensions = len(shape) - parts.ndim + 2
@@ -79,7 +83,7 @@ def gathered(part: jax.Array, grid: Grid, axis_name: str | None, after: Any = ()
     part = _delayed(part, after)
     axis = part.ndim - grid.dimensions - 3
     before, weights = part.shape[:axis], part.shape[axis + 1 :]
-    return joined(lax.all_gather(part, axis_name), (*before, *grid.output_size, *weights))
+    return whole(lax.all_gather(part, axis_name), (*before, *grid.output_size, *weights))
 
 
 def _delayed(array: jax.Array, after: Any) -> jax.Array:
@@ -118,7 +122,7 @@ class Routes(NamedTuple):
     def of(cls, grid: Grid, devices: int) -> 'Routes':
         """Of a grid without circular padding."""
         pixels_PT = _seen_pixels(grid)
-        missing = devices * per_device(grid, devices) - len(pixels_PT)
+        missing = devices * positions_per_device(grid, devices) - len(pixels_PT)
         pixels_PT = np.pad(pixels_PT, ((0, missing), (0, 0)), constant_values=-1)
         pixels_DIT = pixels_PT.reshape(devices, -1, pixels_PT.shape[1])
         needed = [np.unique(pixels[pixels >= 0]) for pixels in pixels_DIT]

@@ -1,40 +1,20 @@
-"""The three sums of a local layer on CPU, in C++: `local.cc`, built for the machine that runs it.
-
-The library is compiled when it is first needed, in a few seconds, and kept in
-`$XDG_CACHE_HOME/lcn_jax` (`~/.cache/lcn_jax`), one file for each source, compiler, processor and
-version of jaxlib. That folder may be deleted at any time. The compiler is `$CXX`, or else `c++`
-(GCC and Clang know the extensions of the source); `LCN_NATIVE=0` switches the library off.
+"""The three sums of a local layer on CPU, in C++: `local.cc`.
 
 The functions here are an implementation of `bilinear.py`, which gives them derivatives and a rule
-for vmap.
+for vmap. If the positions of the layer share one kernel, it is (*kernel, C, O), and the sums are
+those of a convolution.
 """
 
-import ctypes
 import functools
-import hashlib
-import importlib.metadata
-import os
-import platform
-import shlex
-import subprocess
-import tempfile
-from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from lcn_jax.layer.backends.patches import padded, unpadded
+from lcn_jax.layer.backends.native import library
+from lcn_jax.layer.backends.native.library import available as available
+from lcn_jax.layer.backends.native.library import computes as computes
+from lcn_jax.layer.backends.native.library import describe as describe
 from lcn_jax.layer.grid import Grid
-
-SOURCE = Path(__file__).with_name('local.cc')
-TARGETS = ('lcn_forward', 'lcn_input_gradient', 'lcn_kernel_gradient')
-
-# On ARM, compilers take the processor from -mcpu, elsewhere from -march. Products and sums may be
-# fused, but nothing else is reordered: infinities and NaN spread as they do in XLA.
-_NATIVE = '-mcpu=native' if platform.machine() in ('aarch64', 'arm64') else '-march=native'
-_FLAGS = ['-std=c++17', '-O3', _NATIVE, '-ffp-contract=fast']
 
 
 def forward(x: jax.Array, kernel: jax.Array, grid: Grid, groups: int) -> jax.Array:
@@ -44,107 +24,62 @@ def forward(x: jax.Array, kernel: jax.Array, grid: Grid, groups: int) -> jax.Arr
 
     Args:
       x: (*input, N, groups · C), float32 or bfloat16.
-      kernel: (*output, *kernel, C, O), with the dtype of x.
+      kernel: (*output, *kernel, C, O), or (*kernel, C, O), with the dtype of x.
 
     Returns:
       (*output, N, O), with the dtype of x. Sums are taken in float32.
 
     Raises:
-      RuntimeError: the library is not `available`.
+      RuntimeError: the library is not available.
     """
-    return _call('lcn_forward', 'y', grid, groups, x=padded(x, grid), kernel=kernel)
+    layer = _layer(grid, x.shape[-2], groups, kernel.shape[-2:], _is_shared(kernel, grid))
+    y = jax.ShapeDtypeStruct((*grid.output_size, x.shape[-2], kernel.shape[-1]), x.dtype)
+    return library.call('lcn_forward', y, x, kernel, layer=layer)
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, grid: Grid, groups: int) -> jax.Array:
     """The derivative of sum(dy · y) by x, which has its shape; 0 where no neuron looks."""
-    dx_padded = _call('lcn_input_gradient', 'x', grid, groups, y=dy, kernel=kernel)
-    return unpadded(dx_padded, grid)
+    layer = _layer(grid, dy.shape[-2], groups, kernel.shape[-2:], _is_shared(kernel, grid))
+    channels = groups * kernel.shape[-2]
+    dx = jax.ShapeDtypeStruct((*grid.input_size, dy.shape[-2], channels), dy.dtype)
+    return library.call('lcn_input_gradient', dx, dy, kernel, layer=layer)
 
 
-def kernel_gradient(x: jax.Array, dy: jax.Array, grid: Grid, groups: int) -> jax.Array:
+def kernel_gradient(
+    x: jax.Array, dy: jax.Array, grid: Grid, groups: int, shared: bool = False
+) -> jax.Array:
     """The derivative of sum(dy · y) by the kernel, which has its shape."""
-    return _call('lcn_kernel_gradient', 'kernel', grid, groups, x=padded(x, grid), y=dy)
+    weights = x.shape[-1] // groups, dy.shape[-1]
+    layer = _layer(grid, x.shape[-2], groups, weights, shared)
+    positions = () if shared else grid.output_size
+    dkernel = jax.ShapeDtypeStruct((*positions, *grid.kernel_size, *weights), x.dtype)
+    return library.call('lcn_kernel_gradient', dkernel, x, dy, layer=layer)
 
 
-def computes(dtype: Any) -> bool:
-    """The library is available and computes in this dtype: float32 or bfloat16."""
-    return jnp.dtype(dtype) in (jnp.float32, jnp.bfloat16) and available()
+class Convolution:
+    """The sums of a layer whose positions share one kernel."""
+
+    forward = staticmethod(forward)
+    input_gradient = staticmethod(input_gradient)
+    kernel_gradient = staticmethod(functools.partial(kernel_gradient, shared=True))
 
 
-def available() -> bool:
-    """The library is loaded; builds it first if need be."""
-    return _load()[0]
+def _is_shared(kernel: jax.Array, grid: Grid) -> bool:
+    return kernel.ndim == grid.dimensions + 2
 
 
-def describe() -> str:
-    """One line: which library is used, or why there is none."""
-    return _load()[1]
-
-
-def _call(target: str, result: str, grid: Grid, groups: int, **operands: jax.Array) -> jax.Array:
-    """The array `result` of x, which is padded, kernel and y, from the other two."""
-    if not available():
-        raise RuntimeError(describe())
-    left, right = operands.values()
-    examples, features = left.shape[-2], right.shape[-1]
-    channels = operands['x'].shape[-1] // groups if 'x' in operands else right.shape[-2]
-    shape = {
-        'x': (*grid.seen_size, examples, groups * channels),
-        'kernel': (*grid.output_size, *grid.kernel_size, channels, features),
-        'y': (*grid.output_size, examples, features),
-    }[result]
-    missing = (1,) * (3 - grid.dimensions)
-    axes = (grid.seen_size, grid.output_size, grid.kernel_size, grid.stride, grid.kernel_dilation)
-    layer = [number for numbers in axes for number in missing + numbers]
-    layer += [examples, groups, channels, features // groups]  # as `Layer` in local.cc
-    out = jax.ShapeDtypeStruct(shape, left.dtype)
-    return jax.ffi.ffi_call(target, out)(left, right, layer=np.array(layer, np.int64))
-
-
-@functools.cache
-def _load() -> tuple[bool, str]:
-    """(whether the library is loaded, the line of `describe`)."""
-    if os.environ.get('LCN_NATIVE') == '0':
-        return False, 'no native kernel: LCN_NATIVE=0'
-    try:
-        path = _build()
-        library = ctypes.CDLL(str(path))
-    except subprocess.CalledProcessError as error:
-        return False, f'no native kernel: {shlex.join(error.cmd[:1])}: {_first_error(error.stderr)}'
-    # No compiler, no place for the library, or a file that is not one; no home; a malformed CXX.
-    except (OSError, RuntimeError, ValueError) as error:
-        return False, f'no native kernel: {error}'
-    for name in TARGETS:
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform='cpu')
-    return True, f'native kernel: {path}'
-
-
-def _build() -> Path:
-    """The library for this machine, compiled unless it is in the cache."""
-    compiler = [*shlex.split(os.environ.get('CXX') or 'c++'), *_FLAGS]
-    # The macros name the compiler's version and every extension of the processor's instructions.
-    macros = _run([*compiler, '-dM', '-E', '-x', 'c++', os.devnull])
-    parts = [SOURCE.read_text(), macros, importlib.metadata.version('jaxlib'), *compiler]
-    key = hashlib.sha256('\0'.join(parts).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'lcn_jax'
-    path = folder / f'local-{key}.so'
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        # Processes may build at the same time: each renames a complete file into place.
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            built = Path(scratch) / path.name
-            include = ['-isystem', jax.ffi.include_dir()]
-            _run([*compiler, *include, '-shared', '-fPIC', str(SOURCE), '-o', str(built)])
-            with built.open('rb') as file:
-                os.fsync(file.fileno())  # after a crash, a name without its content would stay
-            built.replace(path)
-    return path
-
-
-def _run(command: list[str]) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def _first_error(output: str) -> str:
-    lines = output.strip().splitlines() or ['failed']
-    return next((line for line in lines if 'error' in line), lines[0])
+def _layer(
+    grid: Grid, examples: int, groups: int, weights: tuple[int, ...], shared: bool
+) -> np.ndarray:
+    """The numbers of `Layer` in local.cc; `weights` are the last axes of a kernel (C, O)."""
+    axes = [
+        (1,) * (3 - grid.dimensions) + numbers
+        for numbers in (
+            grid.input_size, grid.output_size, grid.kernel_size, grid.stride, grid.kernel_dilation
+        )
+    ]  # fmt: skip
+    low = (0,) * (3 - grid.dimensions) + tuple(low for low, _ in grid.padding)
+    between = (1,) * (3 - grid.dimensions) + grid.input_dilation
+    channels, features = weights
+    sizes = examples, groups, channels, features // groups, shared
+    return np.array([*np.ravel([*axes, low, between]), *sizes], np.int64)

@@ -1,0 +1,201 @@
+"""`conv_shared` against `lax.conv_general_dilated`, under every transformation and on meshes.
+
+It is the layer whose positions share one kernel; its sums are tested in native_test.py. There are
+eight devices.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from agreement import assert_same
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lcn_jax.layer.backends.native import library
+from lcn_jax.layer.functional import conv_local, conv_shared
+from lcn_jax.layer.grid import Grid
+from lcn_jax.layer.parameters import tile_kernel
+
+RANDOM = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return RANDOM.normal(size=shape).astype(np.float32)
+
+
+def reference(x, kernel, layout='NHWC', stride=1, padding='SAME', groups=1):
+    axes = 'XYZ'[: kernel.ndim - 2]
+    order = f'N{axes}C' if layout == 'NHWC' else f'{axes}NC'
+    strides = (stride,) * len(axes)
+    padding = padding if isinstance(padding, str) else [(padding, padding)] * len(axes)
+    return lax.conv_general_dilated(
+        x, kernel, strides, padding, dimension_numbers=(order, f'{axes}IO', order),
+        feature_group_count=groups, precision='highest',
+    )  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    size=st.lists(st.integers(1, 7), min_size=1, max_size=3),
+    kernel_size=st.integers(1, 3),
+    stride=st.integers(1, 3),
+    padding=st.sampled_from(['SAME', 'VALID', 0, 2]),
+    groups=st.integers(1, 3),
+    layout=st.sampled_from(['NHWC', 'HWNC']),
+)
+def test_values_are_those_of_lax(size, kernel_size, stride, padding, groups, layout):
+    if padding in ('VALID', 0):
+        size = [n + kernel_size for n in size]
+    channels, features = 2 * groups, 5 * groups
+    x = normal(*((3, *size) if layout == 'NHWC' else (*size, 3)), channels)
+    kernel = normal(*(kernel_size,) * len(size), 2, features)
+    options = dict(stride=stride, padding=padding, groups=groups, layout=layout)
+
+    def value_and_gradients(convolution):
+        y, pullback = jax.vjp(lambda x, kernel: convolution(x, kernel, **options), x, kernel)
+        return y, *pullback(jnp.cos(y))
+
+    assert_same(value_and_gradients(conv_shared), value_and_gradients(reference))
+
+
+@pytest.mark.parametrize('layout', ['NHWC', 'HWNC'])
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(padding='CIRCULAR', kernel_dilation=2),
+        dict(input_dilation=(2, 3), padding=((1, 2), (0, 3)), stride=2),
+        dict(kernel_dilation=(2, 1), groups=2),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize('native', [True, False], ids=['native', 'lax'])
+def test_it_is_conv_local_of_the_tiled_kernel(monkeypatch, native, options, layout):
+    """With all arguments; the reference is `lax.conv_general_dilated_local`."""
+    monkeypatch.setattr(library, 'computes', lambda dtype: native and library.available())
+    x = normal(*((2, 3, 6, 7) if layout == 'NHWC' else (6, 7, 4)), 4)
+    kernel = normal(3, 2, 4 // options.get('groups', 1), 6)
+    arguments = ('padding', 'kernel_dilation', 'input_dilation', 'stride')
+    geometry = {name: options[name] for name in options if name in arguments}
+    grid = Grid.create((6, 7), (3, 2), **geometry)
+    tiled = tile_kernel(kernel, grid.output_size)
+    expected = conv_local(x, tiled, layout=layout, implementation='lax', **options)
+    assert_same(conv_shared(x, kernel, layout=layout, **options), expected)
+
+
+@pytest.mark.parametrize('dtype', ['float16', 'float64', 'bfloat16', 'float32'])
+def test_dtypes(dtype):
+    with jax.enable_x64(True):
+        x, kernel = (jnp.asarray(normal(*s), dtype) for s in ((2, 5, 5, 3), (3, 3, 3, 4)))
+        y = conv_shared(x, kernel)
+        assert y.dtype == dtype
+        wide = reference(x.astype('float64'), kernel.astype('float64'))
+        assert_same(y.astype('float64'), wide, 4 * float(jnp.finfo(dtype).eps))
+
+
+@pytest.mark.parametrize(
+    'x, kernel, options, message',
+    [
+        ((2, 5, 5, 3), (3, 3, 2, 4), {}, r'need \(\*kernel, C // groups, O\) = \(3, 3, 3, 4\)'),
+        ((2, 5, 5, 3), (3, 3, 1, 4), {'groups': 3}, 'groups must divide channels and features'),
+        ((5, 5), (3, 3, 3, 4), {}, r'x must have axes \(\*batch, \*spatial, C\)'),
+        ((2, 5, 5, 3), (3, 3), {}, r'kernel must have 3, 4 or 5 axes'),
+        ((2, 5, 5, 3), (3, 3, 3, 4), {'stride': 0}, 'stride must be a positive integer'),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_one_line(x, kernel, options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        conv_shared(normal(*x), normal(*kernel), **options)
+    assert '\n' not in str(error.value)
+
+
+# ---- Transformations, in one dimension, which compiles soonest. ----------------------------------
+
+X, KERNEL, GROUPS = normal(8, 5, 2), normal(3, 1, 8), 2
+native_only = pytest.mark.skipif(not library.available(), reason=library.describe())
+
+
+def layer_and_gradients(convolution):
+    layer = functools.partial(convolution, stride=2, groups=GROUPS)
+    return layer, jax.grad(lambda x, kernel: jnp.sin(layer(x, kernel)).sum(), (0, 1))
+
+
+def transformed(x, kernel, convolution):
+    """The results of all transformations within one device."""
+    layer, gradients = layer_and_gradients(convolution)
+    xs, kernels = jnp.stack([x, 2 * x]), jnp.stack([kernel, 1 - kernel])
+    tangents = jnp.cos(x), jnp.cos(kernel)
+    results = {
+        'value': layer(x, kernel),
+        'grad': gradients(x, kernel),
+        'jvp': jax.jvp(layer, (x, kernel), tangents),
+        'forward over reverse': jax.jvp(gradients, (x, kernel), tangents)[1],
+        'transpose': jax.linear_transpose(lambda x: layer(x, kernel), x)(layer(x, kernel)),
+        'remat': jax.grad(jax.checkpoint(lambda k: jnp.sin(layer(x, k)).sum()))(kernel),
+    }
+    for name, over in {'x': (0, None), 'kernel': (None, 0), 'both': (0, 0)}.items():
+        arguments = [xs if over[0] == 0 else x, kernels if over[1] == 0 else kernel]
+        results[f'vmap over {name}'] = (
+            jax.vmap(layer, over, 1)(*arguments), jax.vmap(gradients, over)(*arguments)
+        )  # fmt: skip
+    return results
+
+
+def test_on_one_device():
+    found, expected = (
+        jax.jit(functools.partial(transformed, convolution=convolution))(X, KERNEL)
+        for convolution in (conv_shared, reference)
+    )
+    assert_same(found, expected)
+
+
+@native_only
+def test_what_runs_where():
+    """Custom calls where the arrays are whole; convolutions of XLA on meshes and in exports."""
+    mesh = jax.make_mesh((8,), ('devices',), axis_types=(AxisType.Auto,))
+    _, gradients = layer_and_gradients(conv_shared)
+    split = jax.device_put(X, NamedSharding(mesh, P('devices')))
+    whole, on_mesh = (jax.jit(gradients).lower(x, KERNEL).as_text() for x in (X, split))
+    exported = jax.export.export(jax.jit(gradients))(X, KERNEL)
+    for text, native in ((whole, True), (on_mesh, False), (exported.mlir_module(), False)):
+        assert ('lcn_kernel_gradient' in text) == native
+        assert ('stablehlo.convolution' in text) != native
+    assert_same(exported.call(X, KERNEL), layer_and_gradients(reference)[1](X, KERNEL))
+
+
+@pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
+def test_on_a_mesh(kind):
+    mesh = jax.make_mesh((8,), ('devices',), axis_types=(kind,))
+    layer, gradients = layer_and_gradients(conv_shared)
+    wanted = [function(X, KERNEL) for function in layer_and_gradients(reference)]
+    with jax.set_mesh(mesh):
+        x = jax.device_put(X, NamedSharding(mesh, P('devices')))
+        kernel = jax.device_put(KERNEL, NamedSharding(mesh, P()))
+        assert_same(jax.jit(lambda x, k: [layer(x, k), gradients(x, k)])(x, kernel), wanted)
+
+
+def test_in_pmap_and_shard_map():
+    layer, gradients = layer_and_gradients(conv_shared)
+    wanted = [function(X, KERNEL) for function in layer_and_gradients(reference)]
+
+    def on_device(x, kernel):
+        dx, dkernel = gradients(x, kernel)
+        return layer(x, kernel), dx, jax.lax.psum(dkernel, 'devices')
+
+    y, dx, dkernel = jax.pmap(on_device, 'devices', in_axes=(0, None))(X[:, None], KERNEL)
+    assert_same([y[:, 0], (dx[:, 0], dkernel[3])], wanted)
+
+    mesh = jax.make_mesh((8,), ('devices',), axis_types=(AxisType.Auto,))
+    specs = P('devices'), P()
+    split = functools.partial(jax.shard_map, mesh=mesh, in_specs=specs)
+    # JAX itself sums the gradient of what is the same on all devices.
+    in_map = jax.jit(split(gradients, out_specs=specs))(X, KERNEL)
+    assert_same(in_map, wanted[1])
+    outside = jax.grad(lambda k: jnp.sin(split(layer, out_specs=specs[0])(X, k)).sum())
+    assert_same(jax.jit(outside)(KERNEL), wanted[1][1])

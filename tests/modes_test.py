@@ -1,0 +1,186 @@
+"""The switches and tools of JAX and Flax work with the layer as they do with a convolution."""
+
+import subprocess
+import sys
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_runs
+from flax import nnx
+
+import lcn_jax.nnx
+from lcn_jax import LocalConv, Rule, conv_local, grids, mean, share, to_shared
+from lcn_jax.layer.backends import native
+from lcn_jax.layer.low_rank import LowRankConv
+from lcn_jax.training import cost
+
+KEY = jax.random.key(0)
+X = jax.random.normal(KEY, (2, 6, 6, 3))
+KERNEL = jax.random.normal(KEY, (6, 6, 3, 3, 3, 4))
+
+
+def test_without_jit_it_computes_the_same():
+    def loss(x, kernel):
+        return (conv_local(x, kernel) ** 2).sum()
+
+    found = jax.value_and_grad(loss, (0, 1))
+    expected = found(X, KERNEL)
+    with jax.disable_jit():
+        chex.assert_trees_all_close(found(X, KERNEL), expected, rtol=1e-6)
+
+
+LAYERS = {
+    'bias': LocalConv(4, 3),
+    'local bias': LocalConv(4, 3, local_bias=True),
+    'examples last': LocalConv(4, 3, local_bias=True, layout='HWNC'),
+    'shared bias, examples last': LocalConv(4, 3, layout='HWNC'),
+    'low rank': LowRankConv(4, 3, rank=2),
+    'low rank, examples last': LowRankConv(4, 3, rank=2, layout='HWNC'),
+}
+
+
+@pytest.mark.parametrize('name', LAYERS)
+def test_no_layer_promotes_ranks(name):
+    """`jax_numpy_rank_promotion` finds broadcasts that were not meant."""
+    layer = LAYERS[name]
+    x = jnp.moveaxis(X, 0, 2) if layer.layout == 'HWNC' else X
+    variables = layer.init(KEY, x)
+    noisy = jax.tree.map(lambda leaf: leaf + jax.random.normal(KEY, leaf.shape), variables)
+    expected = layer.apply(noisy, x)
+    with jax.numpy_rank_promotion('raise'):
+        chex.assert_trees_all_equal(layer.init(KEY, x), variables)
+        np.testing.assert_array_equal(layer.apply(noisy, x), expected)
+
+
+def test_neither_nnx_nor_sleep_nor_conversion_promotes_ranks():
+    layer = LocalConv(4, 3, local_bias=True)
+    params, of_layer = layer.init(KEY, X)['params'], grids(layer, X.shape[1:])
+    with jax.numpy_rank_promotion('raise'):
+        lcn_jax.nnx.LocalConv(3, 4, (3, 3), input_size=(6, 6), rngs=nnx.Rngs(0))(X)
+        share(params, of_layer, Rule(mean), KEY)
+        to_shared(params, of_layer)
+
+
+# ---- The native kernel is a black box to XLA: docs/models.md says what to do. --------------------
+
+STORE = """
+import pickle, sys
+import jax, jax.numpy as jnp
+from jax.experimental import serialize_executable
+from lcn_jax import conv_local
+program = jax.jit(conv_local).lower(jnp.ones((1, 6, 6, 3)), jnp.ones((6, 6, 3, 3, 3, 4))).compile()
+with open(sys.argv[1], 'wb') as file:
+    pickle.dump(serialize_executable.serialize(program), file)
+"""
+LOAD = """
+import pickle, sys
+import jax.numpy as jnp
+from jax.experimental import serialize_executable
+from lcn_jax.layer.backends import native
+assert native.available()
+with open(sys.argv[1], 'rb') as file:
+    program = serialize_executable.deserialize_and_load(*pickle.load(file))
+print(program(jnp.ones((1, 6, 6, 3)), jnp.ones((6, 6, 3, 3, 3, 4))).sum())
+"""
+
+
+@pytest.mark.skipif(not native.available(), reason=native.describe())
+@pytest.mark.slow
+def test_a_stored_program_runs_in_a_process_that_has_loaded_the_kernel(tmp_path):
+    # JAX cannot store a program that it has from its cache.
+    environment = tiny_runs.environment(1) | {'JAX_ENABLE_COMPILATION_CACHE': 'false'}
+    for program in (STORE, LOAD):
+        command = [sys.executable, '-c', program, str(tmp_path / 'program')]
+        output = subprocess.check_output(command, env=environment, cwd=tiny_runs.ROOT, text=True)
+    taps_inside = sum(min(i + 2, 6) - max(i - 1, 0) for i in range(6)) ** 2
+    assert float(output) == 3 * 4 * taps_inside
+
+
+COUNT = """
+import jax, jax.numpy as jnp
+from lcn_jax import conv_local
+x, kernel = jnp.ones((1, 6, 6, 3)), jnp.ones((6, 6, 3, 3, 3, 4))
+print(jax.jit(conv_local).lower(x, kernel).compile().cost_analysis()['flops'])
+"""
+
+
+@pytest.mark.slow
+def test_xla_counts_flops_without_the_native_kernel():
+    """As `cost` does from shapes; the shifted products are added up, which XLA counts, too."""
+    environment = tiny_runs.environment(1) | {'LCN_NATIVE': '0'}
+    command = [sys.executable, '-c', COUNT]
+    counted = subprocess.check_output(command, env=environment, cwd=tiny_runs.ROOT, text=True)
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return LocalConv(4, 3, use_bias=False)(x)
+
+    (layer,) = cost.layers(Model(), (6, 6, 3))
+    assert layer.flops == 2 * 6 * 6 * 4 * 27
+    assert float(counted) == pytest.approx(layer.flops, rel=0.1)
+
+
+# ---- Nothing to share is an error, not a sleep without effect. -----------------------------------
+
+
+def test_sharing_nothing_is_an_error():
+    with pytest.raises(ValueError, match=r'grids is empty: the network has no locally connected'):
+        share({'kernel': KERNEL}, {}, Rule(mean), KEY)
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, name='logits')(LocalConv(4, 3)(x))
+
+
+class Line(nn.Module):
+    """Shared layers, whose kernels have up to five axes."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Conv(4, (3, 3, 1))(nn.Conv(4, (3, 3))(x)[..., None, :])
+
+
+def test_a_layer_of_linen_hidden_in_nnx_is_an_error():
+    for hidden in (LocalConv(4, 3), LocalConv(4, (3,)), Net()):
+        x = X[:, 0] if getattr(hidden, 'kernel_size', 3) == (3,) else X
+        model = nnx.bridge.lazy_init(nnx.bridge.ToNNX(hidden, rngs=nnx.Rngs(0)), x)
+        with pytest.raises(ValueError, match=r'nnx.bridge.ToNNX .* has a locally connected layer'):
+            lcn_jax.nnx.grids(model)
+    for shared in (nn.Dense(4), Line()):
+        model = nnx.bridge.lazy_init(nnx.bridge.ToNNX(shared, rngs=nnx.Rngs(0)), X)
+        assert lcn_jax.nnx.grids(model) == {}
+
+
+def ensemble(members, kernel_size, input_size, axis=0):
+    @nnx.split_rngs(splits=members)
+    @nnx.vmap(out_axes=axis)
+    def make(rngs):
+        return lcn_jax.nnx.LocalConv(
+            3, 4, kernel_size, input_size=input_size, rngs=rngs,
+            bias_init=nnx.initializers.normal(1.0),
+        )  # fmt: skip
+
+    return make(nnx.Rngs(0))
+
+
+@pytest.mark.parametrize('members, kernel_size, input_size', [(7, 3, 7), (6, (3, 3), (6, 6))])
+def test_members_of_an_nnx_ensemble_sleep_by_themselves(members, kernel_size, input_size):
+    """As many members as positions: only the order of the axes tells them apart."""
+    kernel_size, input_size = np.atleast_1d(kernel_size), np.atleast_1d(input_size)
+    model = ensemble(members, tuple(kernel_size), tuple(input_size))
+    state, of_model = nnx.state(model, nnx.Param), lcn_jax.nnx.grids(model)
+    asleep = lcn_jax.nnx.share(state, of_model, Rule(mean), KEY)
+    np.testing.assert_array_equal(asleep['bias'][...], model.bias[...])
+    for kernel, expected in zip(asleep['kernel'][...], model.kernel[...]):
+        expected = share({'kernel': expected}, of_model, Rule(mean), KEY)['kernel']
+        np.testing.assert_allclose(kernel, expected, atol=1e-6)
+        assert np.abs(kernel - model.kernel[...]).max() > 0.1
+    with pytest.raises(ValueError, match=r'make ensembles along axis 0'):
+        lcn_jax.nnx.grids(ensemble(members, tuple(kernel_size), tuple(input_size), axis=1))
