@@ -173,12 +173,11 @@ class Experiment:
         Raises:
           UsageError: there is no such rule, or it cannot run on the kernels of this network.
         """
-        on_devices = self.sleep_step(self.network.grids_on_devices)
-        program = parallel.per_device(on_devices, (0, None), donate=[0])
-        state = sharding.shapes(self.shapes, self.owners)
+        of_whole_kernels = parallel.as_on_devices(self.sleep_step(self.network.grids))
         with plugins.usage_errors('config.sleep', self.config.sleep.rule):
-            jax.eval_shape(program, state, jax.random.key(0))
-        return program
+            jax.eval_shape(of_whole_kernels, self.shapes, jax.random.key(0))
+        on_devices = self.sleep_step(self.network.grids_on_devices)
+        return parallel.per_device(on_devices, (0, None), donate=[0])
 
     # ---- Measured. -------------------------------------------------------------------------------
 

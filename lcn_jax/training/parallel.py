@@ -56,6 +56,15 @@ def per_device(program: Callable, in_axes: Sequence[int | None], donate: Sequenc
     return jax.pmap(program, axis_name=AXIS, in_axes=tuple(in_axes), donate_argnums=tuple(donate))
 
 
+def as_on_devices(program: Callable) -> Callable:
+    """`program`, to trace outside of `per_device`: with an `AXIS` of as many devices as there are.
+
+    Its arguments are those of one device.
+    """
+    devices = jax.device_count()
+    return jax.vmap(program, in_axes=None, axis_name=AXIS, axis_size=devices)
+
+
 def shard() -> tuple[jax.Array, int]:
     """Inside a per-device program: (number of this device, number of devices)."""
     return lax.axis_index(AXIS), lax.axis_size(AXIS)

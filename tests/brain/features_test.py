@@ -37,7 +37,7 @@ class Foreign(nn.Module):
         self.sow('intermediates', 'sparsity', (x == 0).mean())  # not an activation
         x = x.mean((1, 2))
         self.sow('intermediates', 'pooled', x)
-        return nn.Dense(3, name='classes')(x)
+        return nn.Dense(10, name='classes')(x)
 
 
 def make_foreign(config, num_classes):
@@ -89,7 +89,7 @@ class TestForeignModel:
         assert (network.model, network.image_shape, network.step) == (Foreign(), (8, 8, 3), 3)
         assert features.blocks(network) == ('wide', 'deep/out')
         image = np.zeros((8, 8, 3), np.uint8)
-        assert features.extract(network, [image], ['logits'])['logits'].shape == (1, 3)
+        assert features.extract(network, [image], ['logits'])['logits'].shape == (1, 10)
 
     def test_the_example_in_the_docs(self):
         text = (tiny_runs.ROOT / 'docs/models.md').read_text()

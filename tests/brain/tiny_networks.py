@@ -45,8 +45,10 @@ def make_state(config, seed):
 def make_run(workdir, config, seed=0):
     """A workdir with a checkpoint of step 3."""
     snapshot = checkpoint.Snapshot.of(make_state(config, seed))
-    checkpoint.claim(str(workdir), config)
-    with checkpoint.Checkpoints(str(workdir)) as checkpoints:
+    with (
+        checkpoint.claim(str(workdir), config),
+        checkpoint.Checkpoints(str(workdir)) as checkpoints,
+    ):
         checkpoints.save(3, snapshot, checkpoint.NOT_EVALUATED)
     return workdir
 
