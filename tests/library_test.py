@@ -1,6 +1,7 @@
 """The C++ library: built once, again if it is damaged, and never another user's."""
 
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -105,4 +106,8 @@ def test_a_real_library_that_was_cut_is_built_anew_and_without_utf_8(built, tmp_
     path = library._build()
     cut = shutil.copy(path, tmp_path / 'lcn_jax')
     os.truncate(cut, path.stat().st_size // 2)
-    assert describe().stdout == f'native kernel: {cut}\n'
+    description = describe().stdout.strip()
+    # The same source elsewhere may become other bytes, and so have another name.
+    assert description.startswith(f'native kernel: {tmp_path / "lcn_jax"}')
+    loaded = pathlib.Path(description.removeprefix('native kernel: '))
+    assert loaded.stat().st_size > 0.9 * path.stat().st_size

@@ -110,8 +110,10 @@ def test_the_binary_measures_a_run(tmp_path):
     shapes = Experiment.create(config).shapes
     state = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
     state.params['conv']['kernel'][:, :, ::2] = 0
-    with checkpoint.Checkpoints(str(tmp_path)) as checkpoints:
-        checkpoint.claim(str(tmp_path), config)
+    with (
+        checkpoint.claim(str(tmp_path), config),
+        checkpoint.Checkpoints(str(tmp_path)) as checkpoints,
+    ):
         checkpoints.save(5, checkpoint.Snapshot.of(state), 0.5)
     done = tiny_runs.call('locality', f'--workdir={tmp_path}')
     assert done.returncode == 0, done.stderr

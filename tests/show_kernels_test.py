@@ -48,8 +48,10 @@ def workdirs(tmp_path_factory):
         shapes = Experiment.create(config).shapes
         state = jax.tree.map(lambda s: np.asarray(rng.randn(*s.shape), s.dtype), shapes)
         workdir = str(folder / name)
-        with checkpoint.Checkpoints(workdir) as checkpoints:
-            checkpoint.claim(workdir, config)
+        with (
+            checkpoint.claim(workdir, config),
+            checkpoint.Checkpoints(workdir) as checkpoints,
+        ):
             checkpoints.save(5, checkpoint.Snapshot.of(state), 0.5)
     return folder
 
