@@ -1,7 +1,6 @@
 """The C++ library: built once, again if it is damaged, and never another user's."""
 
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -109,5 +108,5 @@ def test_a_real_library_that_was_cut_is_built_anew_and_without_utf_8(built, tmp_
     description = describe().stdout.strip()
     # The same source elsewhere may become other bytes, and so have another name.
     assert description.startswith(f'native kernel: {tmp_path / "lcn_jax"}')
-    loaded = pathlib.Path(description.removeprefix('native kernel: '))
+    loaded = Path(description.removeprefix('native kernel: '))
     assert loaded.stat().st_size > 0.9 * path.stat().st_size
