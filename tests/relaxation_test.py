@@ -16,7 +16,7 @@ def make_run(folder, accuracy):
         {'epoch': 1.5, 'weight_deviation': 0.9},
         {'epoch': 2.0, 'test_top1': accuracy, 'weight_deviation': 0.3},
     ]
-    (folder / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, records)))
+    (folder / 'metrics.jsonl').write_text(''.join(f'{json.dumps(record)}\n' for record in records))
 
 
 def test_accuracy_by_epoch_and_deviation_over_time(tmp_path):
