@@ -12,9 +12,9 @@ def make_run(folder, accuracy):
     folder.mkdir()
     (folder / 'done.json').write_text('{}')
     records = [
-        {'epoch': 1.0, 'test_top1': 0.5, 'weight_deviation': 0.1},
-        {'epoch': 1.5, 'weight_deviation': 0.9},
-        {'epoch': 2.0, 'test_top1': accuracy, 'weight_deviation': 0.3},
+        {'step': 10, 'epoch': 1.0, 'test_top1': 0.5, 'weight_deviation': 0.1},
+        {'step': 15, 'epoch': 1.5, 'weight_deviation': 0.9},
+        {'step': 20, 'epoch': 2.0, 'test_top1': accuracy, 'weight_deviation': 0.3},
     ]
     (folder / 'metrics.jsonl').write_text(''.join(f'{json.dumps(record)}\n' for record in records))
 
