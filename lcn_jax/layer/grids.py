@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from lcn_jax.layer.local_parameters import LocalParameter
 
 # An array of these sizes is put beside a local parameter when a layer initialises it. If nn.vmap
-# then stacks 6 copies along axis 1, a mark (10⁹+7, 10⁹+8) comes out as (10⁹+7, 6, 10⁹+8): axis 1 is the
-# ensemble's. Shapes of kernels alone would not tell, if the layer has 6 rows. No axis is as long.
+# then stacks 6 copies along axis 1, a mark (10⁹+7, 10⁹+8) becomes (10⁹+7, 6, 10⁹+8): axis 1 is that
+# of the ensemble. The shape of the kernel alone would not tell, if the layer has 6 rows.
 MARK = 'axes of {}'
 SIZES_OF_MARKS = range(10**9 + 7, 10**9 + 15)
 

@@ -12,8 +12,10 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 
+from lcn_jax.layer.backends.bilinear import has_native
+from lcn_jax.layer.functional import conv_shared
 from lcn_jax.layer.linen import LocalConv
-from lcn_jax.layer.norm import LocalNorm
+from lcn_jax.layer.norm import BatchNorm, LocalNorm
 from lcn_jax.layer.parameters import add_bias, he_normal
 
 # Kernel size and stride of the first convolution; 'imagenet' has a max pool of stride 2 after it.
@@ -38,13 +40,7 @@ class Conv(nn.Module):
         zeros = nn.initializers.zeros_init()
         bias = self.param('bias', zeros, (self.features,)) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = lax.conv_general_dilated(
-            x,
-            kernel,
-            (self.strides,) * 2,
-            ((self.padding, self.padding),) * 2,
-            dimension_numbers=(self.layout, 'HWIO', self.layout),
-        )
+        y = conv_shared(x, kernel, stride=self.strides, padding=self.padding, layout=self.layout)
         return add_bias(y, bias, self.layout)
 
 
@@ -86,13 +82,13 @@ class ResNet(nn.Module):
 
     @property
     def layout(self) -> str:
-        return 'HWNC' if self.local else 'NHWC'
+        return 'HWNC' if self.local or has_native(self.dtype) else 'NHWC'
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         unit = partial(self._unit, train=train)
         x = images.astype(self.dtype)
-        if self.local:
+        if self.layout == 'HWNC':
             x = x.transpose(1, 2, 0, 3)
         x = nn.relu(unit(x, 'stem_conv', self.width, *STEMS[self.stem]))
         if self.stem == 'imagenet':
@@ -152,7 +148,7 @@ class ResNet(nn.Module):
         if self.norm == 'local' and hasattr(layer, 'grid'):
             axes: Any = tuple(axis for axis, of in enumerate(self.layout) if of != 'N')
             return LocalNorm(layer=layer.grid(x), axis=axes, **norm)(y)
-        return nn.BatchNorm(**norm)(y)
+        return BatchNorm(**norm)(y)
 
     @nn.nowrap
     def _is_local(self, name: str) -> bool:

@@ -23,8 +23,8 @@ def train_and_evaluate(
 ) -> dict[str, Any]:
     """Trains as `config` says, from the latest checkpoint in `workdir`; returns the last record.
 
-    `experiment` was made from this config; the seed may differ. A run that resumes computes, bit for
-    bit, what it would have computed uninterrupted. Raises UsageError, InUse if another process
+    `experiment` was made from this config; the seed may differ. A run that resumes computes, bit
+    for bit, what it would have computed uninterrupted. Raises UsageError, InUse if another process
     writes to `workdir`, Diverged, or Stopped after a signal.
     """
     from lcn_jax.training import checkpoint  # needs orbax, which the steps do not

@@ -1,0 +1,258 @@
+"""BatchNorm against Flax's: values, statistics, derivatives of every kind, on one and two devices.
+
+The sums that it consists of are compared with float64.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from agreement import assert_same
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lcn_jax.layer.backends.native import library
+from lcn_jax.layer.backends.sums import scaled, summed
+from lcn_jax.layer.norm import BatchNorm
+
+RANDOM = np.random.default_rng(0)
+SHAPE = (3, 4, 10, 6)  # (H, W, N, C)
+AXES = {'shared': -1, 'local': (0, 1, 3)}
+each_norm = pytest.mark.parametrize('norm', AXES)
+native_only = pytest.mark.skipif(not library.available(), reason=library.describe())
+
+
+@pytest.fixture(params=['native', 'plain'])
+def backend(request, monkeypatch):
+    if request.param == 'plain':
+        monkeypatch.setattr(library, 'computes', lambda dtype: False)
+    elif not library.available():
+        pytest.skip(library.describe())
+
+
+def normal(*shape, dtype='float32'):
+    return jnp.asarray(RANDOM.normal(size=shape), dtype)
+
+
+def pair(norm, training=True, **fields):
+    """Ours and Flax's, with variables for both."""
+    fields = dict(use_running_average=not training, axis=AXES[norm], momentum=0.9) | fields
+    shape = SHAPE[-1:] if norm == 'shared' else (*SHAPE[:2], SHAPE[-1])
+    variables = {
+        'params': {'scale': normal(*shape), 'bias': normal(*shape)},
+        'batch_stats': {'mean': normal(*shape), 'var': jnp.exp(normal(*shape))},
+    }
+    return (BatchNorm(**fields), nn.BatchNorm(epsilon=1e-5, **fields)), variables
+
+
+def layer(module, variables, residual):
+    """x, params -> relu(BatchNorm(x) + residual), which is what networks do, and statistics."""
+
+    def apply(x, params):
+        of = variables | {'params': params}
+        y, updated = module.apply(of, x, mutable=['batch_stats'])
+        return nn.relu(y + residual), updated
+
+    return apply
+
+
+# ---- Values and derivatives. ---------------------------------------------------------------------
+
+
+@each_norm
+@pytest.mark.parametrize('training', [True, False], ids=['training', 'evaluation'])
+def test_values_statistics_and_derivatives_are_those_of_flax(backend, norm, training):
+    modules, variables = pair(norm, training)
+    x, residual = 3 + 2 * normal(*SHAPE), normal(*SHAPE)
+    tangents = normal(*SHAPE), jax.tree.map(jnp.cos, variables['params'])
+
+    def everything(module, x, params):
+        apply = layer(module, variables, residual)
+        loss = lambda x, params: jnp.sin(apply(x, params)[0]).sum()  # noqa: E731
+        gradients = jax.grad(loss, (0, 1))
+        return {
+            'value': apply(x, params),
+            'gradients': gradients(x, params),
+            'forward mode': jax.jvp(apply, (x, params), tangents)[1],
+            'forward over reverse': jax.jvp(gradients, (x, params), tangents)[1],
+            'checkpoint': jax.grad(jax.checkpoint(loss), (0, 1))(x, params),
+            'vmap over x': jax.vmap(gradients, (0, None))(jnp.stack([x, 1 - x]), params),
+            'vmap over params': jax.vmap(gradients, (None, 0))(
+                x, jax.tree.map(lambda leaf: jnp.stack([leaf, -leaf]), params)
+            ),
+        }
+
+    found, expected = (
+        jax.jit(functools.partial(everything, module))(x, variables['params']) for module in modules
+    )
+    second = {'forward over reverse'}
+    for name in expected:
+        assert_same(found[name], expected[name], 1e-4 if name in second else 1e-5)
+
+
+@pytest.mark.parametrize('shape', [(1, 1, 5, 1), (2, 3, 5, 3), (7, 7, 9, 17), (2, 2, 700, 40)])
+def test_any_number_of_channels_and_examples(backend, shape):
+    norm, reference = BatchNorm(use_running_average=False), nn.BatchNorm(use_running_average=False)
+    x = normal(*shape)
+    variables = norm.init(jax.random.key(0), x)
+    assert_same(variables, reference.init(jax.random.key(0), x))
+
+    def gradient(module):
+        apply = layer(module, variables, 0)
+        return jax.grad(lambda x: (apply(x, variables['params'])[0] ** 2).sum())(x)
+
+    assert_same(gradient(norm), gradient(reference), 2e-5)
+
+
+@each_norm
+def test_bfloat16(backend, norm):
+    """x and y are rounded, all between them is float32, as in Flax."""
+    (module, reference), variables = pair(norm, dtype=jnp.bfloat16)
+    x, residual = normal(*SHAPE, dtype='bfloat16'), normal(*SHAPE, dtype='bfloat16')
+
+    def value_and_gradients(module):
+        apply = layer(module, variables, residual)
+        y, pullback, _ = jax.vjp(apply, x, variables['params'], has_aux=True)
+        return y, pullback(residual)
+
+    found, expected = value_and_gradients(module), value_and_gradients(reference)
+    assert found[0].dtype == jnp.bfloat16 and found[1][0].dtype == jnp.bfloat16
+    assert found[1][1]['scale'].dtype == jnp.float32
+    # Two roundings to 8 binary digits can differ by a unit in the last one.
+    assert_same(found, expected, 2.0**-7)
+
+
+@pytest.mark.parametrize('dtype', ['float16', 'float64'])
+def test_other_dtypes_are_computed_in_plain_jax(dtype):
+    with jax.enable_x64(True):
+        module, reference = (
+            kind(use_running_average=False, dtype=dtype) for kind in (BatchNorm, nn.BatchNorm)
+        )
+        x = normal(*SHAPE, dtype=dtype)
+        variables = module.init(jax.random.key(0), x)
+        found, expected = (
+            m.apply(variables, x, mutable=['batch_stats']) for m in (module, reference)
+        )
+        assert found[0].dtype == dtype
+        assert_same(found[0], expected[0], 2 * float(jnp.finfo(dtype).eps) + 1e-6)
+
+
+# ---- Several devices. ----------------------------------------------------------------------------
+
+
+@each_norm
+def test_synchronised_statistics_of_two_devices(backend, norm):
+    """As one device has them with all examples, and as Flax has them."""
+    modules, variables = pair(norm, axis_name='devices')
+    params, examples = variables['params'], SHAPE[-2]
+    x, residual = 1 + normal(2, *SHAPE), normal(2, *SHAPE)
+
+    def on_device(module, x, residual):
+        apply = layer(module, variables, residual)
+        loss = lambda x, params: jnp.sin(apply(x, params)[0]).sum()  # noqa: E731
+        dx, dparams = jax.grad(loss, (0, 1))(x, params)
+        return apply(x, params), dx, jax.lax.psum(dparams, 'devices')
+
+    found, expected = (
+        jax.pmap(functools.partial(on_device, module), 'devices', devices=jax.devices()[:2])(
+            x, residual
+        )
+        for module in modules
+    )
+    assert_same(found, expected)
+
+    together = [jnp.concatenate(list(array), axis=-2) for array in (x, residual)]
+    alone, _ = pair(norm)
+    (y, updated), dx, dparams = jax.vmap(
+        functools.partial(on_device, alone[0]), axis_name='devices'
+    )(*(array[None] for array in together))
+    for device in range(2):
+        own = slice(device * examples, (device + 1) * examples)
+        assert_same(found[0][0][device], y[0, :, :, own])
+        assert_same(found[1][device], dx[0, :, :, own])
+    of_both = jax.tree.map(lambda leaf: jnp.repeat(leaf, 2, 0), [updated, dparams])
+    assert_same([found[0][1], found[2]], of_both)
+
+
+@pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
+def test_on_a_mesh(kind):
+    """There the compiler divides the examples, and plain operations take the place of calls."""
+    (module, reference), variables = pair('shared')
+    x = normal(3, 4, 16, 6)
+    mesh = jax.make_mesh((8,), ('devices',), axis_types=(kind,))
+
+    def gradients(module, x, params):
+        apply = layer(module, variables, 0)
+        return jax.grad(lambda x, params: (apply(x, params)[0] ** 3).sum(), (0, 1))(x, params)
+
+    expected = gradients(reference, x, variables['params'])
+    with jax.set_mesh(mesh):
+        split = jax.device_put(x, NamedSharding(mesh, P(None, None, 'devices')))
+        params = jax.device_put(variables['params'], NamedSharding(mesh, P()))
+        program = jax.jit(functools.partial(gradients, module)).lower(split, params)
+        assert 'lcn_sums' not in program.as_text()
+        assert_same(program.compile()(split, params), expected)
+
+
+def test_in_shard_map():
+    """Statistics of each device; JAX sums the gradients of what all devices share."""
+    (module, reference), variables = pair('shared')
+    x, mesh = normal(3, 4, 16, 6), jax.make_mesh((8,), ('devices',), axis_types=(AxisType.Auto,))
+    specs = P(None, None, 'devices'), P()
+
+    def gradient(module):
+        def loss(x, params):
+            y = jax.shard_map(
+                lambda x, params: layer(module, variables, 0)(x, params)[0],
+                mesh=mesh, in_specs=specs, out_specs=specs[0],
+            )(x, params)  # fmt: skip
+            return (y**3).sum()
+
+        return jax.jit(jax.grad(loss, (0, 1)))(x, variables['params'])
+
+    assert_same(gradient(module), gradient(reference))
+
+
+@native_only
+def test_the_custom_call_is_used_where_arrays_are_whole():
+    (module, _), variables = pair('shared')
+    text = jax.jit(lambda x: module.apply(variables, x, mutable=['batch_stats'])[0]).lower(
+        normal(*SHAPE)
+    )
+    assert text.as_text().count('lcn_sums') >= 1
+
+
+# ---- The sums. -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize(
+    'shape', [(1, 1, 1), (1, 40_000, 16), (3, 257, 5), (5, 100, 32), (2, 3, 300), (1, 0, 4)]
+)
+def test_sums_are_those_of_float64(backend, shape, dtype):
+    x, z = 2 + normal(*shape, dtype=dtype), normal(*shape, dtype=dtype)
+    center = normal(shape[0], 1, shape[2])
+    wide_x, wide_z = (np.asarray(array, np.float64) for array in (x, z))
+    terms = (wide_x - np.asarray(center, np.float64)) * wide_z
+    for got, of in zip(jax.jit(summed, static_argnums=3)(x, center, z, (1,)), (terms, wide_z)):
+        assert got.dtype == np.float32
+        assert (np.abs(got[:, 0] - of.sum(1)) <= 2e-6 * np.abs(of).sum(1)).all()
+
+
+def test_not_finite_numbers_stay_in_their_channel(backend):
+    x = np.zeros((1, 50, 5), np.float32)
+    x[0, 3, 1], x[0, 7, 4] = np.nan, np.inf
+    products, sums = summed(x, np.zeros((1, 1, 5), np.float32), x, (1,))
+    for found in (products, sums):
+        assert list(np.isfinite(found[0, 0])) == [True, False, True, True, False]
+
+
+def test_scaled_is_linear_and_summed_its_transpose(backend):
+    x, z = normal(2, 30, 3), normal(2, 30, 3)
+    center, scale, bias = normal(2, 1, 3), normal(2, 1, 3), normal(2, 1, 3)
+    products, sums = summed(x, center, z, (1,))
+    inner = (scaled(x, center, scale, bias, (1,)) * z).sum()
+    np.testing.assert_allclose(inner, (scale * products + bias * sums).sum(), rtol=1e-4)
