@@ -2,10 +2,7 @@
 
 import functools
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -97,14 +94,7 @@ def test_floor_is_the_larger_of_flops_and_bytes():
 @pytest.mark.slow
 def test_a_quick_run_writes_numbers_and_a_chart_of_each_dtype(tmp_path):
     out = tmp_path / 'new' / 'quick.json'
-    done = subprocess.run(
-        [sys.executable, '-m', 'experiments.benchmark', '--quick', '--device', f'--out={out}'],
-        cwd=ROOT,
-        # Compiling is most of it.
-        env=os.environ | {'JAX_NUM_CPU_DEVICES': '1', 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
-        capture_output=True,
-        text=True,
-    )
+    done = tiny_runs.call('benchmark', '--quick', '--device', f'--out={out}')
     assert done.returncode == 0, done.stderr
     for dtype in ('float32', 'bfloat16'):
         of_dtype = out.with_stem(f'quick_{dtype}')

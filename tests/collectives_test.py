@@ -9,6 +9,8 @@ from jax import lax
 from experiments.measure import collectives, footprint
 from lcn_jax.training.experiment import Experiment
 
+pytestmark = pytest.mark.optimised  # XLA plans what is sent
+
 N, AXIS = 8, 'devices'
 NUMBERS = 24  # on each device
 

@@ -1,8 +1,11 @@
-"""Eight virtual devices for all tests, so that everything is tested across devices."""
+"""Eight virtual devices for all tests, programs that are kept, and a count of them."""
 
+import collections
 import os
 import pathlib
 import time
+
+import pytest
 
 # A program is compiled once for all tests, for all processes that they start (they inherit the
 # variables), and for later runs: JAX finds it again if program, flags and versions are the same.
@@ -11,6 +14,7 @@ DAYS_KEPT = 7
 
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(PROGRAMS))
 os.environ |= {
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',  # tests compile much and compute little
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
 }
@@ -18,6 +22,32 @@ os.environ |= {
 import jax  # noqa: E402
 
 jax.config.update('jax_num_cpu_devices', 8)
+
+# How often JAX asks for a program, and how often it has to compile one.
+EVENTS = {
+    '/jax/compilation_cache/compile_requests_use_cache': 'programs',
+    '/jax/compilation_cache/cache_misses': 'compiled',
+}
+counts = collections.Counter()
+jax.monitoring.register_event_listener(
+    lambda event, **_: counts.update([EVENTS[event]] if event in EVENTS else [])
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Before its fixtures: has XLA optimise as it does for users where a test is about that."""
+    quick = '1' if item.get_closest_marker('optimised') is None else '0'
+    if os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] != quick:
+        os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = quick  # of processes that tests start
+        jax.config.update('jax_disable_most_optimizations', quick == '1')
+        jax.clear_caches()  # JAX does not compile again just because of this
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item):
+    item.user_properties.append(('programs', dict(counts)))
+    counts.clear()
 
 
 def pytest_sessionfinish(session):
@@ -35,8 +65,15 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Prints what tests left with `record_property('note', ...)`."""
-    for report in terminalreporter.getreports('passed'):
+    """Prints what tests left with `record_property('note', ...)`, and which files need programs."""
+    files = collections.defaultdict(collections.Counter)
+    for report in terminalreporter.getreports('passed') + terminalreporter.getreports(''):
         for name, value in report.user_properties:
-            if name == 'note':
+            if name == 'note' and report.when == 'call':
                 terminalreporter.write_line(f'{report.nodeid}: {value}')
+            elif name == 'programs':
+                files[report.location[0]].update(value)
+    terminalreporter.section('programs of XLA, not counting those of other processes')
+    shown = sorted(files.items(), key=lambda item: -item[1]['programs'])[:10]
+    for name, count in [*shown, ('all files', sum(files.values(), collections.Counter()))]:
+        terminalreporter.write_line(f'{count["programs"]:5}, {count["compiled"]} compiled: {name}')

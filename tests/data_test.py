@@ -326,6 +326,7 @@ GOLDEN = Path(__file__).with_name('golden_batches.json')
 
 @pytest.mark.parametrize('name', sources.SPECS)
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_golden_batch(data_dir, name):
     """Labels and mean of each image of one batch are what they were when this was written.
 

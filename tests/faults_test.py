@@ -37,7 +37,7 @@ def resident(data_dir):
 @pytest.fixture(scope='module')
 def uninterrupted(resident, tmp_path_factory):
     workdir = tmp_path_factory.mktemp('uninterrupted')
-    resident.finish(workdir)
+    resident.fork(workdir)
     return workdir
 
 
@@ -45,7 +45,7 @@ def uninterrupted(resident, tmp_path_factory):
 def test_streaming_killed_three_times_is_uninterrupted(data_dir, tmp_path):
     """Across sleeps, which come every 7 steps."""
     starter = tiny_runs.Starter('streaming', data_dir)
-    starter.finish(tmp_path / 'uninterrupted')
+    starter.fork(tmp_path / 'uninterrupted')
     for number in (3, 4, 2):  # before the records of steps 12, 24 and 28
         kill = tiny_runs.record(number, KILL)
         starter.fork(tmp_path / 'killed', before=kill, status=-signal.SIGKILL)
@@ -99,7 +99,7 @@ def test_twenty_kills(resident, uninterrupted, tmp_path):
         assert left or ' a save' not in where
         unfinished += left
     assert len(unfinished) >= 9
-    resident.finish(tmp_path)
+    resident.fork(tmp_path)
     tiny_runs.assert_same(tmp_path, uninterrupted)
 
 
@@ -111,7 +111,7 @@ def steps_of(workdir):
 @pytest.mark.parametrize('number', [int(signal.SIGTERM), int(signal.SIGINT)])
 def test_signal_saves_and_exits_with_75(number, resident, uninterrupted, tmp_path):
     signalled = tiny_runs.record(3, f'os.kill(os.getpid(), {number})')
-    output = resident.finish(tmp_path, before=signalled, status=75)
+    output = resident.fork(tmp_path, before=signalled, status=75)
     (last,) = (line for line in output.splitlines() if line.startswith('stopped'))
     step = 14  # which ends in a sleep; the signal comes between it and the record of step 12
     assert last == f'stopped at step {step} of 100; the same command continues from there.'

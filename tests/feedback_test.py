@@ -37,17 +37,18 @@ class Network(nn.Module):
 
 
 def gradients(rule, model, variables, images=IMAGES, labels=LABELS):
-    """Logits, and the gradients of the mean loss."""
+    """Logits, the gradients of the mean loss, and the updates of other variables."""
 
     def loss(params):
-        logits, _ = feedback.RULES[rule](model, variables | {'params': params}, images, KEY)
+        logits, updates = feedback.RULES[rule](model, variables | {'params': params}, images, KEY)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return losses.mean(), logits
+        return losses.mean(), (logits, updates)
 
-    grads, logits = jax.jit(jax.grad(loss, has_aux=True))(variables['params'])
-    return logits, grads
+    grads, (logits, updates) = jax.jit(jax.grad(loss, has_aux=True))(variables['params'])
+    return logits, grads, updates
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def by_hand(rule, params):
     """The rules layer by layer, with the derivatives of tanh written out."""
     layers = {
@@ -99,9 +100,10 @@ def by_hand(rule, params):
 @pytest.mark.parametrize('rule', feedback.RULES)
 def test_gradients_are_those_by_hand(rule):
     model = Network()
-    params = model.init(jax.random.key(0), IMAGES, train=True)['params']
-    params['first']['bias'] = jnp.cos(jnp.arange(4.0))
-    logits, grads = gradients(rule, model, {'params': params})
+    init = jax.jit(functools.partial(model.init, train=True))
+    params = init(jax.random.key(0), IMAGES)['params']
+    params['first']['bias'] = np.cos(np.arange(4, dtype=np.float32))
+    logits, grads, _ = gradients(rule, model, {'params': params})
     expected_logits, expected = by_hand(rule, params)
     np.testing.assert_allclose(logits, expected_logits, atol=1e-5)
     chex.assert_trees_all_close(grads, expected, atol=1e-6, rtol=1e-3)
@@ -135,23 +137,28 @@ def test_alignment_with_the_weights_of_the_layers_is_backprop(connectivity):
     """Weights that are what each layer's `init` makes of its key are their own feedback."""
     of = experiment(connectivity)
     model, variables, (images, labels) = of.network.model, initial(of), batch(of)
-    feedback_weights = {}
 
-    def note(call, args, kwargs, context):
-        module = context.module
-        if context.method_name == '__call__' and module.has_variable('params', 'kernel'):
-            key = feedback.layer_key(KEY, module)
-            feedback_weights[module.name] = module.clone(parent=None).init(key, *args)['params']
-        return call(*args, **kwargs)
+    @jax.jit
+    def weights_of_layers():
+        weights = {}
 
-    with nn.intercept_methods(note):
-        model.apply(variables, images, train=False)
+        def note(call, args, kwargs, context):
+            module = context.module
+            if context.method_name == '__call__' and module.has_variable('params', 'kernel'):
+                key = feedback.layer_key(KEY, module)
+                weights[module.name] = module.clone(parent=None).init(key, *args)['params']
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(note):
+            model.apply(variables, images, train=False)
+        return weights
+
+    feedback_weights = weights_of_layers()
     same = variables | {'params': variables['params'] | feedback_weights}
     assert len(feedback_weights) == 7
     expected = gradients('backprop', model, same, images, labels)
-    chex.assert_trees_all_close(
-        gradients('alignment', model, same, images, labels), expected, atol=1e-5
-    )
+    found = gradients('alignment', model, same, images, labels)
+    chex.assert_trees_all_close(found, expected, atol=1e-5)
     other = gradients('alignment', model, variables, images, labels)[1]
     expected = gradients('backprop', model, variables, images, labels)[1]
     difference = jax.tree.map(lambda a, b: np.abs(a - b).max(), other, expected)
@@ -163,14 +170,11 @@ def test_alignment_with_the_weights_of_the_layers_is_backprop(connectivity):
 def test_without_errors_only_the_readout_learns_and_statistics_go_on():
     of = experiment()
     model, variables, (images, labels) = of.network.model, initial(of), batch(of)
-    _, expected = gradients('backprop', model, variables, images, labels)
-    _, grads = gradients('readout', model, variables, images, labels)
+    _, expected, updates = gradients('backprop', model, variables, images, labels)
+    _, grads, updates_of_readout = gradients('readout', model, variables, images, labels)
     chex.assert_trees_all_close(grads.pop('logits'), expected['logits'], atol=1e-6)
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(grads))
-    updates = [
-        feedback.RULES[rule](model, variables, images, KEY)[1] for rule in ('backprop', 'readout')
-    ]
-    chex.assert_trees_all_close(*updates, atol=1e-6)
+    chex.assert_trees_all_close(updates_of_readout, updates, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -181,18 +185,24 @@ def test_a_step_has_the_same_feedback_on_all_devices_and_at_all_times(rule, dtyp
         'lc',
         **{'feedback': rule, 'optimizer': 'sgd', 'momentum': 0.0, 'learning_rate': 1e-2},
         **{'model.dtype': dtype, 'model.norm': 'none', 'weight_decay': 0.0, 'drops_at': ()},
+        **{'model.stage_sizes': (1,)},
     )
     images, labels = batch(of)
     step = functools.partial(wake.update, learner=of.learner(total_steps=1))
 
-    def learn(devices, key, number):
-        state = jax.jit(of.initial_state)(jax.random.key(0)).replace(step=jnp.int32(number))
-        stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * devices), state)
-        program = jax.pmap(
+    start = jax.device_get(jax.jit(of.initial_state)(jax.random.key(0)))
+    programs = {
+        devices: jax.pmap(
             step, parallel.AXIS, in_axes=(0, 0, 0, None), devices=jax.devices()[:devices]
         )
+        for devices in (1, 4)
+    }
+
+    def learn(devices, key, number):
+        state = start.replace(step=np.int32(number))
+        stacked = jax.tree.map(lambda leaf: np.stack([leaf] * devices), state)
         parts = (array.reshape(devices, -1, *array.shape[1:]) for array in (images, labels))
-        after = jax.device_get(program(stacked, *parts, key)[0].params)
+        after = jax.device_get(programs[devices](stacked, *parts, key)[0].params)
         return jax.tree.map(lambda leaf, start: leaf[0] - start, after, state.params)
 
     moved = learn(1, KEY, 0)

@@ -175,6 +175,7 @@ def test_rows_and_columns_learn_in_bfloat16():
         assert 1e-3 < np.abs(learned_ones - before).max() < 0.1
 
 
+@pytest.mark.optimised
 def test_cost_counts_all_kernels():
     """Against XLA's count of the FLOPs of a layer, and by hand."""
     of = experiment(**LOW_RANK, **{'model.rank': 4, 'model.width': 16, 'model.stage_sizes': (1,)})

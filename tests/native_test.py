@@ -17,6 +17,8 @@ from lcn_jax.layer.functional import conv_local
 from lcn_jax.layer.grid import Grid
 from lcn_jax.layer.parameters import tile_kernel
 
+pytestmark = pytest.mark.optimised  # what users run
+
 
 @pytest.fixture
 def built():

@@ -202,7 +202,7 @@ def starter(tmp_path_factory):
 def two_devices(starter, tmp_path_factory):
     """The workdir of one process with two devices; it also prepares data and programs."""
     workdir = tmp_path_factory.mktemp('two_devices')
-    starter.finish(workdir, devices=2)
+    starter.fork(workdir, devices=2)
     return workdir
 
 
@@ -270,7 +270,7 @@ def test_two_processes_are_one_also_if_one_of_them_is_terminated(start_two, two_
 def test_two_processes_divide_kernels_as_two_devices_do(starter, start_two, tmp_path):
     """Each writes its own part of a checkpoint, and both resume from it."""
     divide = ('--config.shard_kernels',)
-    starter.finish(tmp_path / 'one', *divide, devices=2)
+    starter.fork(tmp_path / 'one', *divide, devices=2)
     wait = from_record(20, 'time.sleep(3)')
     terminate = from_record(20, 'os.kill(os.getpid(), signal.SIGTERM); time.sleep(3)')
     for process in start_two(tmp_path / 'two', (wait, terminate), (divide, divide)):

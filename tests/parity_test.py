@@ -23,6 +23,8 @@ from lcn_jax.layer.grid import Grid
 from lcn_jax.sleep import lateral
 from lcn_jax.sleep.patterns import hebbian_for
 
+pytestmark = pytest.mark.optimised  # of numbers
+
 FOLDER = pathlib.Path(os.environ.get('LCN_PARITY_DIR', pathlib.Path(__file__).parent / 'parity'))
 SIMULATION_ERROR = 1e-8  # relative; theirs is float64 too
 LAYER_ERROR = 1e-5  # theirs is float32

@@ -3,6 +3,8 @@
 Also the authors' measures of sharing, and what several tests begin with.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,12 +36,34 @@ def random_kernel(neurons: Neurons, channels: int = 2, features: int = 3, seed: 
 
 def pool_means(kernel: np.ndarray, neurons: Neurons, border: str) -> np.ndarray:
     """Of (*output, ...): the mean of its pool at every position, NaN where it is in no pool."""
-    pools = pool_numbers(neurons, border)
+    pools, kernel = pool_numbers(neurons, border), np.asarray(kernel)
     means = np.full(kernel.shape, np.nan)
     for pool in range(num_pools(neurons)):
         if (pools == pool).any():
             means[pools == pool] = kernel[pools == pool].mean(0)
     return means
+
+
+def over_grids(function, neurons, borders=('include', 'exclude')):
+    """`function(kernel, grid, border)` of random kernels, for all grids and borders in one program.
+
+    Returns a function (grid, border) -> (kernel, what `function` returns), in numpy.
+    """
+    kernels = [random_kernel(grid) for grid in neurons]
+    cases = [(number, border) for number in range(len(neurons)) for border in borders]
+
+    @functools.cache
+    def computed():
+        def program(kernels):
+            return [function(kernels[number], neurons[number], border) for number, border in cases]
+
+        return jax.device_get(jax.jit(program)(kernels))
+
+    def of_case(grid, border):
+        number = neurons.index(grid)
+        return kernels[number], computed()[cases.index((number, border))]
+
+    return of_case
 
 
 def initial_state(model, optimizer, image_shape: tuple[int, ...], key: jax.Array) -> TrainState:
@@ -139,6 +163,7 @@ def layer_in_numpy(case, x, kernel, dy):
 # ---- The rules. ----------------------------------------------------------------------------------
 
 
+@functools.partial(jax.jit, static_argnames=('neurons', 'border'))
 def exact_for(
     kernel: jax.Array, neurons: Neurons, patterns: jax.Array, *, border: str, gamma: float
 ) -> jax.Array:
@@ -163,6 +188,7 @@ def exact_for(
     return map_deviations(kernel, neurons, border, maps_GVKK)
 
 
+@functools.partial(jax.jit, static_argnames=('neurons', 'border'))
 def hebbian_stepwise(
     kernel: jax.Array,
     neurons: Neurons,

@@ -12,6 +12,8 @@ from experiments.reports import scale
 from lcn_jax.training import sharding
 from lcn_jax.training.experiment import Experiment
 
+pytestmark = pytest.mark.optimised  # XLA plans what is sent
+
 
 def tiny(kind):
     config = tiny_config.get_config(kind)

@@ -12,7 +12,7 @@ import optax
 import pytest
 import reference
 from absl.testing import parameterized
-from reference import CIRCUIT, pool_means, random_kernel
+from reference import CIRCUIT, over_grids, pool_means, random_kernel
 
 from lcn_jax import sleep
 from lcn_jax.errors import UsageError
@@ -21,7 +21,7 @@ from lcn_jax.layer.grids import grids
 from lcn_jax.layer.local_parameters import LocalParameter
 from lcn_jax.networks.resnet import ResNet
 from lcn_jax.sleep import lateral
-from lcn_jax.sleep.patterns import hebbian_for
+from lcn_jax.sleep import patterns as sleep_patterns
 from lcn_jax.sleep.pools import num_pools, pool_numbers
 from lcn_jax.training import parallel, sleep_step
 from lcn_jax.training.state import TrainState, of_variables
@@ -41,28 +41,43 @@ GRIDS = [
 each_grid = pytest.mark.parametrize('grid', GRIDS, ids=str)
 each_border = pytest.mark.parametrize('border', ['include', 'exclude'])
 
+hebbian_for = jax.jit(
+    sleep_patterns.hebbian_for,
+    static_argnums=1,
+    static_argnames=('border', 'gamma', 'learning_rate', 'momentum'),
+)
 HEBBIAN = dict(gamma=0.1, learning_rate=0.05, steps=20, patterns_per_step=16, momentum=0.0)
 OPTIONS = {'mean': {}, 'exact': {'gamma': 0.1}, 'hebbian': HEBBIAN, 'circuit': CIRCUIT}
+
+
+def apply_rules(kernel, grid, border):
+    resolved = {
+        rule: sleep.resolve(rule, OPTIONS[rule] | {'border': border})
+        for rule in ('mean', 'exact', 'hebbian')
+    }
+    shared = {name: rule(kernel, grid, KEY) for name, rule in resolved.items()}
+    return shared | {'mean twice': resolved['mean'](shared['mean'], grid, KEY)}
+
+
+rules_applied = over_grids(apply_rules, GRIDS)
 
 
 @each_border
 @each_grid
 def test_mean_gives_every_neuron_the_mean_of_its_pool_and_is_idempotent(grid, border):
-    kernel = random_kernel(grid)
-    shared = sleep.mean(kernel, grid, KEY, border=border)
+    kernel, shared = rules_applied(grid, border)
     means = pool_means(kernel, grid, border)
-    np.testing.assert_allclose(shared, np.where(np.isnan(means), kernel, means), atol=1e-6)
-    again = sleep.mean(shared, grid, KEY, border=border)
-    np.testing.assert_allclose(again, shared, atol=1e-6)
+    expected = np.where(np.isnan(means), kernel, means)
+    np.testing.assert_allclose(shared['mean'], expected, atol=1e-6)
+    np.testing.assert_allclose(shared['mean twice'], shared['mean'], atol=1e-6)
 
 
 @each_border
 @pytest.mark.parametrize('rule', ['mean', 'exact', 'hebbian'])
 @each_grid
 def test_rules_keep_pool_means_and_leave_the_border_alone(grid, rule, border):
-    kernel = random_kernel(grid)
-    shared = sleep.resolve(rule, OPTIONS[rule] | {'border': border})(kernel, grid, KEY)
-    means = pool_means(kernel, grid, border)
+    kernel, by_rule = rules_applied(grid, border)
+    shared, means = by_rule[rule], pool_means(kernel, grid, border)
     np.testing.assert_allclose(pool_means(shared, grid, border), means, atol=1e-5)
     np.testing.assert_array_equal(shared[np.isnan(means)], kernel[np.isnan(means)])
     inside = ~np.isnan(means)
@@ -71,15 +86,27 @@ def test_rules_keep_pool_means_and_leave_the_border_alone(grid, rule, border):
         assert np.abs(shared - means)[inside].mean() < 0.9 * deviation.mean()
 
 
+def hebbian_both_ways(kernel, grid, border):
+    patterns = jax.random.normal(KEY, (6, 8, *kernel.shape[2:5]))
+    options = dict(border=border, gamma=0.1, learning_rate=0.05)
+    return {
+        momentum: [
+            rule(kernel, grid, patterns, momentum=momentum, **options)
+            for rule in (hebbian_for, reference.hebbian_stepwise)
+        ]
+        for momentum in (0.0, 0.5)
+    }
+
+
+hebbian_applied = over_grids(hebbian_both_ways, GRIDS)
+
+
 @each_border
 @pytest.mark.parametrize('momentum', [0.0, 0.5])
 @each_grid
 def test_hebbian_as_one_matrix_is_the_iterated_rule(grid, momentum, border):
-    kernel = random_kernel(grid)
-    patterns = jax.random.normal(KEY, (6, 8, *kernel.shape[2:5]))
-    options = dict(border=border, gamma=0.1, learning_rate=0.05, momentum=momentum)
-    fast = hebbian_for(kernel, grid, patterns, **options)
-    plain = reference.hebbian_stepwise(kernel, grid, patterns, **options)
+    kernel, by_momentum = hebbian_applied(grid, border)
+    fast, plain = by_momentum[momentum]
     np.testing.assert_allclose(fast, plain, atol=2e-5)
     assert np.abs(plain - kernel).max() > 0.1
 
@@ -103,7 +130,9 @@ def test_stepwise_rule_is_gradient_descent_on_differences_within_pools():
     stepped = reference.hebbian_stepwise(
         kernel, grid, pattern, border='include', gamma=0.3, learning_rate=0.01
     )
-    np.testing.assert_allclose(stepped, kernel - 0.01 * jax.grad(energy)(kernel), atol=1e-5)
+    np.testing.assert_allclose(
+        stepped, kernel - 0.01 * jax.jit(jax.grad(energy))(kernel), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -142,7 +171,7 @@ def test_taps_on_inserted_zeros_learn_nothing():
             total += ((z - z.mean(0)) ** 2).sum() / 2
         return total
 
-    expected = kernel - 0.01 * jax.grad(energy)(kernel)
+    expected = np.asarray(kernel - 0.01 * jax.jit(jax.grad(energy))(kernel))
     for rule in (hebbian_for, reference.hebbian_stepwise):
         slept = rule(kernel, grid, pattern, border='include', gamma=0.3, learning_rate=0.01)
         np.testing.assert_allclose(slept, expected, atol=1e-5)
@@ -167,14 +196,22 @@ def test_groups_are_shared_apart():
         np.testing.assert_allclose(fixed[..., features], alone, atol=1e-5)
 
 
+def fixed_and_iterated(kernel, grid, border):
+    patterns = jax.random.normal(KEY, (1, 200, *kernel.shape[2:5]))
+    repeated = jnp.broadcast_to(patterns, (400, *patterns.shape[1:]))
+    return (
+        reference.exact_for(kernel, grid, patterns, border=border, gamma=0.2),
+        hebbian_for(kernel, grid, repeated, border=border, gamma=0.2, learning_rate=0.2),
+    )
+
+
+converged = over_grids(fixed_and_iterated, GRIDS, ['include'])
+
+
 @each_grid
 @pytest.mark.slow
 def test_hebbian_converges_to_exact_for_the_same_patterns(grid):
-    kernel = random_kernel(grid)
-    patterns = jax.random.normal(KEY, (1, 200, *kernel.shape[2:5]))
-    repeated = jnp.broadcast_to(patterns, (400, *patterns.shape[1:]))
-    fixed = reference.exact_for(kernel, grid, patterns, border='include', gamma=0.2)
-    iterated = hebbian_for(kernel, grid, repeated, border='include', gamma=0.2, learning_rate=0.2)
+    kernel, (fixed, iterated) = converged(grid, 'include')
     np.testing.assert_allclose(iterated, fixed, atol=1e-4)
     assert np.abs(kernel - fixed).max() > 0.1
 
@@ -222,6 +259,16 @@ def test_patterns_split_over_devices_teach_what_they_teach_together():
         asleep(True, patterns=12)
 
 
+def circuit(kernel, neurons, border='include', **changes):
+    options = CIRCUIT | changes
+
+    @jax.jit
+    def program(kernel):
+        return sleep.circuit(kernel, neurons, KEY, border=border, **options)
+
+    return np.asarray(program(kernel))
+
+
 @pytest.mark.parametrize('joined', [False, True])
 @each_border
 @pytest.mark.slow
@@ -229,7 +276,7 @@ def test_circuits_equalise_pools_of_unequal_size(border, joined):
     grid = Grid.create((8, 7), 2, 1, ((1, 0), (1, 0)))  # pools of 4·4, 4·3 ... neurons
     grid = LocalParameter(grid, joined=True) if joined else grid
     kernel = random_kernel(grid, channels=1)
-    shared = sleep.circuit(kernel, grid, KEY, border=border, **CIRCUIT)
+    shared = circuit(kernel, grid, border)
     before, after = pool_means(kernel, grid, border), pool_means(shared, grid, border)
     outside = np.isnan(before)
     assert outside.any() == (border == 'exclude')
@@ -248,7 +295,7 @@ def test_circuit_sleeps_towards_the_rule_it_realises():
     kernel = random_kernel(grid, channels=1)
 
     def deviation(**changes):
-        shared = sleep.circuit(kernel, grid, KEY, border='include', **CIRCUIT | changes)
+        shared = circuit(kernel, grid, **changes)
         return (shared - pool_means(shared, grid, 'include')).std()
 
     few, many = deviation(patterns_per_weight=1), deviation(patterns_per_weight=4)
@@ -279,12 +326,12 @@ def test_a_hebbian_sleep_that_would_not_share_is_refused(learning_rate, patterns
     def energy(kernel):
         return np.square(kernel - pool_means(kernel, grid, 'include')).sum()
 
-    one_step = jax.jit(
-        lambda key: hebbian_for(
-            kernel, grid, jax.random.normal(key, (1, patterns, 3, 3, 1)), **options
-        )
-    )
-    factors = [energy(one_step(key)) / energy(kernel) for key in jax.random.split(KEY, 100)]
+    def one_step(key):
+        shown = jax.random.normal(key, (1, patterns, 3, 3, 1))
+        return hebbian_for(kernel, grid, shown, **options)
+
+    kernels = jax.device_get(jax.jit(jax.vmap(one_step))(jax.random.split(KEY, 100)))
+    factors = [energy(kernel_after) / energy(kernel) for kernel_after in kernels]
     second_moment = 1 + (weights + 1) / patterns
     expected = 1 - 2 * learning_rate + learning_rate**2 * second_moment
     assert abs(np.mean(factors) - expected) < 4 * np.std(factors) / 10
@@ -465,13 +512,17 @@ class Applied(chex.TestCase, parameterized.TestCase):
         super().setUp()
         self.model = ResNet((1, 1), 4, 'cifar', 10, local=True, n_first_conv=1)
         self.grids = grids(self.model, (8, 8, 1))
-        self.variables = self.model.init(KEY, jnp.zeros((1, 8, 8, 1)), train=False)
 
     def state(self):
-        params = self.variables['params']
-        moments = jax.tree.map(jnp.sin, params)
-        _, opt_state = OPTIMIZER.update(moments, OPTIMIZER.init(params), params)
-        return TrainState(jnp.int32(7), params, self.variables['batch_stats'], opt_state, {})
+        @jax.jit
+        def create():
+            variables = self.model.init(KEY, jnp.zeros((1, 8, 8, 1)), train=False)
+            params = variables['params']
+            moments = jax.tree.map(jnp.sin, params)
+            _, opt_state = OPTIMIZER.update(moments, OPTIMIZER.init(params), params)
+            return TrainState(jnp.int32(7), params, variables['batch_stats'], opt_state, {})
+
+        return jax.device_get(create())
 
     def sleep(self, state, rule='hebbian', share_moments=False):
         rule = sleep.resolve(rule, OPTIONS[rule] | {'border': 'include'})
@@ -504,7 +555,7 @@ class Applied(chex.TestCase, parameterized.TestCase):
 
     def test_moments_are_shared_if_asked(self):
         before = self.state()
-        after = self.sleep(before, 'mean', share_moments=True)
+        after = jax.jit(partial(self.sleep, rule='mean', share_moments=True))(before)
         layer = 'stage1_block1_conv2'
         grid = self.grids[layer]['kernel']
         for moment in ('mu', 'nu'):
@@ -605,10 +656,8 @@ def test_where_all_parameters_are_local_the_last_sleep_is_no_moment():
 def test_a_circuit_of_a_joined_pool_has_its_neurons_in_the_moments_of_the_tiled_pools():
     grid = Grid.create((4, 5), 2, 1, 'VALID')
     kernel = random_kernel(grid, channels=1, features=1)
-    options = CIRCUIT | {'patterns_per_weight': 1, 'steps_per_pattern': 60}
-    found = sleep.circuit(
-        kernel, LocalParameter(grid, joined=True), KEY, border='include', **options
-    )
+    joined = LocalParameter(grid, joined=True)
+    found = circuit(kernel, joined, patterns_per_weight=1, steps_per_pattern=60)
     turns = pool_numbers(grid).ravel()
     order = np.arange(len(turns))  # of one pool, in the order of positions
     parameters = lateral.Circuit(

@@ -23,7 +23,7 @@ def resident(tmp_path_factory):
 @pytest.fixture(scope='module')
 def uninterrupted(resident, tmp_path_factory):
     workdir = tmp_path_factory.mktemp('uninterrupted')
-    resident.finish(workdir)
+    resident.fork(workdir)
     return workdir
 
 

@@ -1,4 +1,16 @@
-"""Runs that take a second, started as users start them, in processes that may be killed."""
+r"""Runs that take a second, started as users start them, in processes that may be killed.
+
+A process acts on itself: `before=at(pattern, action, number)` has Python run `action` just before
+the process touches a file for the `number`-th time in a way that matches `pattern`.
+
+    KILL = 'os.kill(os.getpid(), signal.SIGKILL)'
+    starter.fork(workdir, before=at(r"os\.rename \('[^']*/config\.json", KILL), status=-9)
+    starter.fork(workdir, before=record(4, KILL), status=-9)  # before its 4th record
+    starter.fork(workdir)                                     # goes on from there, to the end
+
+A pattern is searched for in "EVENT (ARGUMENTS)" of an audit event of Python: the events in `at`.
+`fork` starts from a process that has imported everything; `finish` and `start` begin as users do.
+"""
 
 import functools
 import json
@@ -104,10 +116,10 @@ class Starter:
         """Runs to the end; returns what was printed."""
         return finish(self.start(workdir, *flags, **options), status)
 
-    def fork(self, workdir: Path, *flags: str, status=0, before='') -> str:
+    def fork(self, workdir: Path, *flags: str, status=0, **options) -> str:
         """As `finish`, in a process as those of `call`."""
         arguments = [*self._flags, f'--workdir={workdir}', *flags]
-        done = call('train', *arguments, before=before, stderr=subprocess.STDOUT)
+        done = call('train', *arguments, stderr=subprocess.STDOUT, **options)
         assert done.returncode == status, done.stdout
         return done.stdout
 
