@@ -12,6 +12,10 @@ class Diverged(UsageError):
     """The training loss or a parameter is no longer finite."""
 
 
+class NotWritten(UsageError):
+    """A file or folder cannot be written."""
+
+
 class InUse(UsageError):
     """Another process writes to the workdir."""
 

@@ -8,38 +8,67 @@ import errno
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 
-from lcn_jax.errors import UsageError
+from lcn_jax.errors import NotWritten, UsageError
 
 Path = str | os.PathLike
 SCHEMES = ('gs', 's3', 'az', 'hf')  # of the URLs that epath knows
 FAILED = ('Error writing', 'write() failed')  # what tensorstore and array_record say
+REMEDIES = {
+    errno.ENOSPC: 'make room there',
+    errno.EDQUOT: 'make room there',
+    errno.EFBIG: 'make room there',
+    errno.EACCES: 'change its permissions',
+    errno.EPERM: 'change its permissions',
+    errno.EROFS: 'change its permissions',
+}
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns an error of the file system, raised while `path` is written, into a UsageError.
+    """Turns an error of the file system, raised while `path` is written, into a NotWritten.
 
     Every other exception passes through.
     """
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error)
+        reason, number = str(error), getattr(error, 'errno', None)
         if not isinstance(error, OSError):
             start = max(reason.find(failed) for failed in FAILED)
             if start < 0:
                 raise
             reason = reason[start:].partition('\n')[0]
-        raise UsageError(
-            f'cannot write {os.fspath(path)} ({reason}). Make room or choose another place, and '
-            'run the same command again: earlier files are kept, and a run continues from its last '
-            'good checkpoint.'
+            code = re.search(r"os_error_code='(\d+)'", reason)
+            number = int(code[1]) if code else None
+        raise NotWritten(
+            f'cannot write {os.fspath(path)} ({reason}): {_remedy(number)} or choose another '
+            'place, and run the same command again.'
         ) from error
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns an error of the file system, raised while `path` is read, into a UsageError.
+
+    Every other exception passes through.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f'cannot read {os.fspath(path)} ({error}): {_remedy(error.errno)}, and run the same '
+            'command again.'
+        ) from error
+
+
+def _remedy(number: int | None) -> str:
+    return REMEDIES.get(number or 0, 'check the path and the disk')
 
 
 def locate(path: Path) -> epath.Path:
@@ -69,6 +98,11 @@ def local_folder(flag: str, path: Path) -> pathlib.Path:
 def make_folder(path: Path) -> epath.Path:
     """The folder at `path`, made with its parents if it does not exist; UsageError if it cannot."""
     folder = locate(path)
+    if os.path.islink(folder) and not os.path.exists(folder):
+        raise UsageError(
+            f'{os.fspath(path)} is a link to {os.readlink(folder)}, which does not exist: make it, '
+            'or remove the link.'
+        )
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -143,12 +177,14 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     """The object that `to_json` wrote to the file at `path`.
 
     Raises:
-      UsageError: the file cannot be read. The message ends with the `remedy`.
+      UsageError: the file cannot be read; if it is damaged, the message ends with the `remedy`.
     """
+    with reading(path):
+        content = epath.Path(path).read_bytes()
     try:
-        value = from_json(epath.Path(path).read_text(encoding='utf-8'))
+        value = from_json(content.decode())
         if not isinstance(value, dict):
             raise ValueError('it holds no object')
-    except (OSError, ValueError) as e:
-        raise UsageError(f'{os.fspath(path)} is damaged or cannot be read ({e}): {remedy}.') from e
+    except ValueError as error:
+        raise UsageError(f'{os.fspath(path)} is damaged ({error}): {remedy}.') from error
     return value

@@ -129,7 +129,7 @@ def test_without_a_checkpoint_the_config_may_change(config, uninterrupted, tmp_p
 
 def test_a_place_that_cannot_be_written_is_one_line(config, tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(UsageError, match=r'cannot write .*file.*Make room') as error:
+    with pytest.raises(UsageError, match=r'cannot write .*file.*check the path') as error:
         tiny_runs.train(config, str(tmp_path / 'file'))
     assert '\n' not in str(error.value)
 

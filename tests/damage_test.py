@@ -9,6 +9,7 @@ import tiny_runs
 
 from experiments.reports import table as table_report
 from lcn_jax import files
+from lcn_jax.data.sources import Source
 from lcn_jax.errors import UsageError
 from lcn_jax.training import checkpoint, metrics
 
@@ -50,7 +51,7 @@ def test_damaged_json_is_one_line(content, tmp_path):
     with pytest.raises(UsageError, match=rf'{path} is damaged .*: delete it\.$') as error:
         files.read_json(path, 'delete it')
     assert '\n' not in str(error.value) and path.read_bytes() == content
-    with pytest.raises(UsageError, match=r'none is damaged or cannot be read'):
+    with pytest.raises(UsageError, match=r'cannot read .*none .*check the path'):
         files.read_json(tmp_path / 'none', 'delete it')
 
 
@@ -151,3 +152,77 @@ def test_a_table_names_a_damaged_result(tmp_path):
             table_report.read(str(tmp_path))
         (workdir / name).write_text(json.dumps({'test_top1': 0.5}))
     assert [run['test_top1'] for run in table_report.read(str(tmp_path))] == [0.5]
+
+
+# ---- Datasets. -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+    """With digits and their statistics, from a run."""
+    folder = tmp_path_factory.mktemp('prepared')
+    assert Source('digits', str(folder)).pixel_statistics()[0].shape == (1,)
+    return folder
+
+
+@pytest.fixture
+def dataset(data_dir, tmp_path):
+    return shutil.copytree(data_dir, tmp_path / 'data') / 'digits' / '1.0.0'
+
+
+@pytest.mark.parametrize('part', [0, 0.6])
+@pytest.mark.parametrize('name', ['dataset_info.json', 'features.json'])
+def test_a_damaged_description_of_a_dataset_is_one_line(name, part, dataset, tmp_path):
+    content = (dataset / name).read_bytes()
+    (dataset / name).write_bytes(content[: int(part * len(content))])
+    message = rf'the description of digits in {tmp_path}/data is damaged .*: delete .*prepare'
+    with pytest.raises(UsageError, match=message) as error:
+        _ = Source('digits', str(tmp_path / 'data')).builder
+    assert '\n' not in str(error.value)
+    (dataset / name).write_bytes(content)
+    assert len(Source('digits', str(tmp_path / 'data')).split('train')) == 1200
+
+
+@pytest.mark.parametrize('part', [0, 0.6])
+def test_damaged_pixel_statistics_are_one_line(part, data_dir, dataset, tmp_path):
+    path = dataset / 'pixel_statistics.json'
+    content = path.read_bytes()
+    path.write_bytes(content[: int(part * len(content))])
+    with pytest.raises(UsageError, match=rf'{path} is damaged .*: delete it, and it is computed'):
+        Source('digits', str(tmp_path / 'data')).pixel_statistics()
+    path.unlink()
+    Source('digits', str(tmp_path / 'data')).pixel_statistics()
+    assert path.read_bytes() == content
+
+
+# ---- What may not be read. -----------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'forbidden',
+    [
+        'data/digits',
+        'data/digits/1.0.0',
+        'data/digits/1.0.0/dataset_info.json',
+        'run/checkpoints',
+        'run/checkpoints/50',
+        'run/config.json',
+        'run/metrics.jsonl',
+    ],
+)
+def test_what_may_not_be_read_is_one_line_and_stays(forbidden, dataset, run, config, tmp_path):
+    path = tmp_path / forbidden
+    mode = path.stat().st_mode
+    before = set(tmp_path.rglob('*'))
+    starter = tiny_runs.Starter('resident', str(tmp_path / 'data'))
+    try:
+        path.chmod(0)
+        output = starter.fork(run, '--config.epochs=1', before=tiny_runs.AS_A_USER, status=1)
+    finally:
+        path.chmod(mode)
+    error = output.splitlines()[-1]
+    assert error.startswith('error: cannot read ') and str(path) in error
+    assert 'Traceback' not in output
+    assert set(tmp_path.rglob('*')) - {run / 'lock'} == before - {run / 'lock'}
+    assert starter.fork(run, '--config.epochs=1')

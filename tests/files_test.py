@@ -1,5 +1,6 @@
 """Files are whole or missing, JSON is strict, and write errors are one line."""
 
+import errno
 import json
 import math
 import os
@@ -31,7 +32,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(type(files.epath.Path(path)), 'write_text', interrupted)
-    with pytest.raises(UsageError, match=r'No space left.*Make room') as error:
+    with pytest.raises(UsageError, match=r'No space left.*make room there') as error:
         files.write_text(path, 'new')
     assert '\n' not in str(error.value)
     assert path.read_text() == 'old'
@@ -41,7 +42,10 @@ def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
 def test_only_write_errors_become_one_line(tmp_path):
     tensorstore = 'OUT_OF_RANGE: Error writing "a/0": File too large [os_error_code=\'27\']\nmore'
     for e in (PermissionError(13, 'Permission denied'), ValueError(tensorstore)):
-        with pytest.raises(UsageError, match=r'cannot write .*place'), files.writing(tmp_path):
+        with (
+            pytest.raises(UsageError, match=r'cannot write .*(room|permissions) .*place'),
+            files.writing(tmp_path),
+        ):
             raise e
     for bug in (ValueError('not enough values to unpack'), TypeError('bug'), KeyError('bug')):
         with pytest.raises(type(bug)) as error, files.writing(tmp_path):
@@ -51,8 +55,35 @@ def test_only_write_errors_become_one_line(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_named_in_one_line(tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(UsageError, match=r'cannot write .*file/folder'):
+    with pytest.raises(UsageError, match=r'cannot write .*file/folder.* same command again\.$'):
         files.make_folder(tmp_path / 'file' / 'folder')
+
+
+def test_a_link_to_nowhere_is_one_line(tmp_path):
+    (tmp_path / 'link').symlink_to(tmp_path / 'nowhere')
+    with pytest.raises(UsageError, match=r'link is a link to .*nowhere, which does not exist'):
+        files.make_folder(tmp_path / 'link')
+    (tmp_path / 'nowhere').mkdir()
+    files.make_folder(tmp_path / 'link' / 'folder')
+    assert (tmp_path / 'nowhere' / 'folder').is_dir()
+
+
+@pytest.mark.parametrize(
+    'number, remedy',
+    [
+        (errno.EDQUOT, 'make room there'),
+        (errno.EROFS, 'change its permissions'),
+        (errno.ESTALE, 'check the path and the disk'),
+    ],
+)
+def test_the_remedy_fits_the_error(number, remedy):
+    error = OSError(number, os.strerror(number))
+    tensorstore = ValueError(f"Error writing 'a': no [os_error_code='{number}'] b")
+    for raised in (error, tensorstore):
+        with pytest.raises(UsageError, match=f'{remedy} or choose another'), files.writing('a'):
+            raise raised
+    with pytest.raises(UsageError, match=f'cannot read a .*{remedy}, and'), files.reading('a'):
+        raise error
 
 
 @pytest.fixture

@@ -87,6 +87,22 @@ def test_a_workdir_that_cannot_be_owned_is_one_line(tmp_path, monkeypatch):
         pytest.fail('owned')
 
 
+def test_a_full_disk_is_one_line(tmp_path):
+    full = 'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))'
+    done = subprocess.run(
+        [sys.executable, '-c', full + OWN, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=tiny_runs.environment(1),
+        cwd=tiny_runs.ROOT,
+        check=False,
+    )
+    assert done.stdout == ''
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f'lcn_jax.errors.NotWritten: cannot write {tmp_path}/lock (')
+    assert 'File too large' in last and 'make room' in last
+
+
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
     return str(tmp_path_factory.mktemp('data'))

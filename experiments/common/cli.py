@@ -1,5 +1,6 @@
 """How a binary runs: a user's mistake ends in one line instead of a traceback."""
 
+import io
 import os
 import signal
 import sys
@@ -43,6 +44,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     def guarded(argv):
         warnings.showwarning = lambda message, *_: print('warning:', message, file=sys.stderr)
         sys.unraisablehook = _show_unraisable
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors='replace')  # a terminal without × gets a question mark
         if not flags.FLAGS['verbosity'].present:
             logging.set_verbosity(logging.FATAL)  # what orbax and others log as errors, they raise
         try:
@@ -67,6 +70,9 @@ def _show_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:
     """Parses the flags; only the name of the program is left."""
+    for argument in argv:
+        if any('\udc80' <= character <= '\udcff' for character in argument):
+            _fail(f'this locale has no encoding for {argument!a}: set PYTHONUTF8=1.')
     try:
         rest = flags.FLAGS(argv)
     except OSError as e:  # an override of a config whose file could not be read

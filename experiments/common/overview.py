@@ -7,12 +7,15 @@ import jax.numpy as jnp
 import ml_collections
 
 from lcn_jax.data.sources import Source
+from lcn_jax.layer.backends import native
 from lcn_jax.training import checkpoint, cost, parallel, sharding
 from lcn_jax.training.experiment import Experiment
 
 
 def summary(experiment: Experiment, workdir: str) -> str:
     """Network, data, training, devices and workdir of a run, on a line each.
+
+    One more line says why a CPU computes local layers without the native kernel, if it does.
 
     Raises:
       UsageError: the devices cannot divide the batch.
@@ -30,9 +33,17 @@ def summary(experiment: Experiment, workdir: str) -> str:
             f'{config.model.dtype}',
             f'devices   {jax.device_count()} × {jax.devices()[0].device_kind}; on each about '
             f'{readable(sum(memory(experiment).values()))}{beside}',
+            *_slow_layers(experiment),
             f'workdir   {workdir}, {start}',
         ]
     )
+
+
+def _slow_layers(experiment: Experiment) -> list[str]:
+    on_cpu = jax.default_backend() == 'cpu'
+    if on_cpu and experiment.network.grids and not native.available():
+        return [f'layers    slow: {native.describe()}']
+    return []
 
 
 def memory(experiment: Experiment) -> dict[str, int]:

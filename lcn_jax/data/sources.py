@@ -105,7 +105,7 @@ class Source:
         """
         path = self.builder.data_path / 'pixel_statistics.json'
         if path.exists():
-            kept = json.loads(path.read_text())
+            kept = files.read_json(path, 'delete it, and it is computed again')
             return np.array(kept['mean'], np.float32), np.array(kept['std'], np.float32)
         mean, std = self.split('train').read().pixel_statistics()
         with contextlib.suppress(UsageError):
@@ -114,13 +114,24 @@ class Source:
 
     def _find(self, folder: Any) -> Any:
         """A reader of the prepared dataset, which needs no code of its builder; None if missing."""
+        from google.protobuf import json_format
         from tensorflow_datasets.core import read_only_builder
 
         name = specs.builder_class(self.name).name if specs.is_plugin(self.name) else self.name
-        try:
-            return read_only_builder.builder_from_files(name, data_dir=folder)
-        except ValueError:  # not found, or not a name
-            return None
+        with files.reading(folder / name):
+            try:
+                return read_only_builder.builder_from_files(name, data_dir=folder)
+            except (json.JSONDecodeError, json_format.ParseError) as error:
+                raise UsageError(
+                    f'the description of {name} in {folder} is damaged ({error}): delete '
+                    f'{folder / name}, and prepare the dataset again.'
+                ) from error
+            except ValueError:  # not found, or not a name
+                versions = (folder / name).iterdir() if (folder / name).is_dir() else ()
+                for version in versions:
+                    if version.is_dir():
+                        list(version.iterdir())  # tfds does not find what may not be read
+                return None
 
 
 def normalisation(

@@ -62,8 +62,8 @@ class Split:
             record = self._records[example]
         except RuntimeError as error:  # array_record raises nothing else; it has checksums
             raise UsageError(
-                f'image {example} of {self.name} in {self.folder} cannot be read ({error}): delete '
-                'the folder and prepare the dataset again.'
+                f'image {example} of {self.name} in {self.folder} cannot be read ({error}): if it '
+                'is damaged, delete the folder and prepare the dataset again.'
             ) from error
         return self._parse(example, record)
 

@@ -20,6 +20,7 @@ import numpy as np
 from lcn_jax.data.photographs import centre_box, crop, random_box
 from lcn_jax.data.shards import MISSING, places_in_epoch, positions, steps_per_epoch
 from lcn_jax.data.splits import Split
+from lcn_jax.errors import UsageError
 
 Batch = tuple[np.ndarray, np.ndarray]  # images (N, size, size, C) uint8 and labels (N,) int32
 
@@ -92,6 +93,9 @@ def stream(batches: TrainBatches | EvalBatches, first: int, workers: int) -> Ite
     """batches[first], batches[first + 1], ... made by `workers` processes (0: by this one).
 
     Close the generator to end the processes.
+
+    Raises:
+      UsageError: there is too little shared memory for the batches of the workers.
     """
     import grain
     from absl import flags
@@ -105,6 +109,13 @@ def stream(batches: TrainBatches | EvalBatches, first: int, workers: int) -> Ite
     iterator = iter(dataset.mp_prefetch(options, worker_init_fn=_end_with_parent))
     try:
         yield from itertools.islice(iterator, max(len(batches) - first, 0))
+    except RuntimeError as error:
+        if f'exit code {-signal.SIGBUS}.' not in str(error):
+            raise
+        raise UsageError(
+            'shared memory (/dev/shm) is too small for the batches of the workers: enlarge it, as '
+            'with docker run --shm-size=8g, lower config.workers, or set config.workers=0.'
+        ) from error
     finally:
         iterator.close()
 

@@ -23,8 +23,8 @@ from etils import epath
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from lcn_jax.errors import UsageError
-from lcn_jax.files import locate, read_json, write_text, writing
+from lcn_jax.errors import NotWritten, UsageError
+from lcn_jax.files import locate, read_json, reading, write_text, writing
 from lcn_jax.layer.backends import divided
 from lcn_jax.training import config as configs
 from lcn_jax.training import ownership, parallel
@@ -98,7 +98,7 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
         )
-        with writing(self._folder):
+        with reading(self._folder) if read_only else writing(self._folder):
             self._manager = ocp.CheckpointManager(
                 self._folder,
                 # Weights hardly shrink, and compressing them is what takes the time.
@@ -144,6 +144,8 @@ class Checkpoints:
         """
         damaged = []
         for step in sorted(self._manager.all_steps(), reverse=True):
+            with reading(self._folder):  # or it would be taken for a damaged one
+                list((self._folder / str(step)).iterdir())
             try:
                 snapshot = self.restore(step, shapes)
             except UsageError as e:
@@ -228,9 +230,12 @@ def claim(workdir: str, config: ConfigDict) -> Iterator[None]:
     with ownership.owned(workdir):
         if latest_step(workdir) is not None:
             check_same(workdir, config)
-        if jax.process_index() == 0:
-            write_text(_config_path(workdir), _as_json(config))
-        yield
+        try:
+            if jax.process_index() == 0:
+                write_text(_config_path(workdir), _as_json(config))
+            yield
+        except NotWritten as error:
+            raise UsageError(f'{error} It continues from the last checkpoint, if any.') from error
 
 
 def check_same(workdir: str, config: ConfigDict) -> None:
@@ -249,7 +254,8 @@ def check_same(workdir: str, config: ConfigDict) -> None:
 def latest_step(workdir: str) -> int | None:
     """The step of the latest checkpoint, whether or not it can be read, or None."""
     folder = _folder(workdir)
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    with reading(folder):
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return max((int(name) for name in names if name.isdigit()), default=None)
 
 

@@ -13,7 +13,7 @@ import optax
 from etils import epath
 
 from lcn_jax.errors import UsageError
-from lcn_jax.files import append_text, from_json, sync, to_json, write_text, writing
+from lcn_jax.files import append_text, from_json, reading, sync, to_json, write_text, writing
 
 Record = Mapping[str, Any]
 Report = Callable[[Record], None]
@@ -147,7 +147,8 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
     crash may cut off.
     """
     file = epath.Path(path)
-    text = file.read_bytes().decode(errors='replace') if file.exists() else ''
+    with reading(path):
+        text = file.read_bytes().decode(errors='replace') if file.exists() else ''
     lines = {number: line for number, line in enumerate(text.split('\n'), 1) if line.strip()}
     records = {number: _record(line) for number, line in lines.items()}
     damaged = [number for number, record in records.items() if record is None]

@@ -42,19 +42,19 @@ def owned(workdir: str) -> Iterator[None]:
     is_first = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         with writing(path):
-            file = stack.enter_context(open(path, 'a+'))
+            file = stack.enter_context(open(path, 'ab+', buffering=0))
             free = not is_first or _lock(file, workdir)
         if not parallel.all_true(free):
             file.seek(0)
+            owner = file.read().decode(errors='replace') or 'another process'
             raise InUse(
-                f'{workdir} is in use by {file.read() or "another process"}: wait until it ends, '
-                'stop it, or choose another workdir.'
+                f'{workdir} is in use by {owner}: wait until it ends, stop it, or choose another '
+                'workdir.'
             )
         if is_first:
             with writing(path):
                 file.truncate(0)
-                file.write(f'process {os.getpid()} on {socket.gethostname()}')
-                file.flush()
+                file.write(f'process {os.getpid()} on {socket.gethostname()}'.encode())
         yield
 
 
