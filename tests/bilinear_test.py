@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from agreement import assert_same
+from agreement import assert_same, transformed
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -40,38 +40,21 @@ def layer_and_gradients(groups, implementation):
     return layer, jax.grad(lambda x, kernel: jnp.sin(layer(x, kernel)).sum(), (0, 1))
 
 
-def transformed(x, kernel, groups, implementation):
-    """The results of all transformations within one device."""
-    layer, gradients = layer_and_gradients(groups, implementation)
-    xs, kernels = jnp.stack([x, 2 * x]), jnp.stack([kernel, 1 - kernel])
-    tangents = jnp.cos(x), jnp.cos(kernel)
-    results = {
-        'value': layer(x, kernel),
-        'grad': gradients(x, kernel),
-        'jvp': jax.jvp(layer, (x, kernel), tangents),
-        'forward over reverse': jax.jvp(gradients, (x, kernel), tangents)[1],
-        'transpose': jax.linear_transpose(lambda x: layer(x, kernel), x)(layer(x, kernel)),
-        'remat': jax.grad(jax.checkpoint(lambda k: jnp.sin(layer(x, k)).sum()))(kernel),
-    }
-    for name, over in {'x': (0, None), 'kernel': (None, 0), 'both': (0, 0)}.items():
-        arguments = [xs if over[0] == 0 else x, kernels if over[1] == 0 else kernel]
-        results[f'vmap over {name}'] = (
-            jax.vmap(layer, over, 1)(*arguments), jax.vmap(gradients, over)(*arguments)
-        )  # fmt: skip
-    return results
-
-
 @functools.cache
 def expected(size):
     x, kernel, groups = operands(size)
-    return jax.jit(lambda x, kernel: transformed(x, kernel, groups, 'lax'))(x, kernel)
+    return jax.jit(lambda x, kernel: transformed(*layer_and_gradients(groups, 'lax'), x, kernel))(
+        x, kernel
+    )
 
 
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('implementation', bilinear.implementations()[:-1])
 def test_on_one_device(implementation, size):
     x, kernel, groups = operands(size)
-    program = jax.jit(lambda x, kernel: transformed(x, kernel, groups, implementation))
+    program = jax.jit(
+        lambda x, kernel: transformed(*layer_and_gradients(groups, implementation), x, kernel)
+    )
     assert_same(program(x, kernel), expected(size))
 
 

@@ -25,10 +25,7 @@ pytestmark = pytest.mark.slow  # all start from one run
 
 @pytest.fixture(scope='module')
 def config(tmp_path_factory):
-    config = tiny_runs.get_config('resident')
-    config.data_dir = str(tmp_path_factory.mktemp('data'))
-    config.epochs = 1
-    return config
+    return tiny_runs.one_epoch(tmp_path_factory.mktemp('data'))
 
 
 @pytest.fixture(scope='module')

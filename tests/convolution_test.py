@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from agreement import assert_same
+from agreement import assert_same, transformed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
@@ -126,30 +126,9 @@ def layer_and_gradients(convolution):
     return layer, jax.grad(lambda x, kernel: jnp.sin(layer(x, kernel)).sum(), (0, 1))
 
 
-def transformed(x, kernel, convolution):
-    """The results of all transformations within one device."""
-    layer, gradients = layer_and_gradients(convolution)
-    xs, kernels = jnp.stack([x, 2 * x]), jnp.stack([kernel, 1 - kernel])
-    tangents = jnp.cos(x), jnp.cos(kernel)
-    results = {
-        'value': layer(x, kernel),
-        'grad': gradients(x, kernel),
-        'jvp': jax.jvp(layer, (x, kernel), tangents),
-        'forward over reverse': jax.jvp(gradients, (x, kernel), tangents)[1],
-        'transpose': jax.linear_transpose(lambda x: layer(x, kernel), x)(layer(x, kernel)),
-        'remat': jax.grad(jax.checkpoint(lambda k: jnp.sin(layer(x, k)).sum()))(kernel),
-    }
-    for name, over in {'x': (0, None), 'kernel': (None, 0), 'both': (0, 0)}.items():
-        arguments = [xs if over[0] == 0 else x, kernels if over[1] == 0 else kernel]
-        results[f'vmap over {name}'] = (
-            jax.vmap(layer, over, 1)(*arguments), jax.vmap(gradients, over)(*arguments)
-        )  # fmt: skip
-    return results
-
-
 def test_on_one_device():
     found, expected = (
-        jax.jit(functools.partial(transformed, convolution=convolution))(X, KERNEL)
+        jax.jit(functools.partial(transformed, *layer_and_gradients(convolution)))(X, KERNEL)
         for convolution in (conv_shared, reference)
     )
     assert_same(found, expected)

@@ -82,10 +82,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
 
 @pytest.fixture(scope='module')
 def config(tmp_path_factory):
-    config = tiny_runs.get_config('resident')
-    config.data_dir = str(tmp_path_factory.mktemp('data'))
-    config.epochs = 1
-    return config
+    return tiny_runs.one_epoch(tmp_path_factory.mktemp('data'))
 
 
 @pytest.fixture(scope='module')

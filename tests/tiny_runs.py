@@ -64,6 +64,13 @@ def get_config(kind: str):
     return configs.apply_kind(config, 'lc_hebbian')
 
 
+def one_epoch(data_dir) -> ConfigDict:
+    """'resident' for an epoch: 50 steps."""
+    config = get_config('resident')
+    config.data_dir, config.epochs = str(data_dir), 1
+    return config
+
+
 def environment(devices: int) -> dict[str, str]:
     """Variables of a process with this number of devices; such processes share compiled programs.
 

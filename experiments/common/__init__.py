@@ -1,1 +1,1 @@
-"""What the binaries share."""
+"""Code that the binaries share."""

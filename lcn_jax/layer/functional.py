@@ -103,9 +103,8 @@ def conv_shared(
     """
     dimensions = arguments.shared_kernel_dimensions(kernel)
     size = arguments.spatial_size(x, dimensions, layout)
-    grid = Grid.create(
-        size, kernel.shape[:-2], stride, padding, kernel_dilation, input_dilation
-    )  # fmt: skip
+    kernel_size = kernel.shape[:-2]
+    grid = Grid.create(size, kernel_size, stride, padding, kernel_dilation, input_dilation)
     arguments.check_operands(x, kernel, size, layout)
     channels, features = x.shape[-1], kernel.shape[-1]
     arguments.check_groups(groups, channels, features, 'groups')

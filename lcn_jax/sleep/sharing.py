@@ -69,28 +69,28 @@ def resolve(name: str, options: Mapping[str, Any]) -> Rule:
     return Rule(function, others.pop('border'), others)
 
 
-def share(params: Any, grids: Mapping, rule: Rule, key: jax.Array, after: Any = ()) -> Any:
+def share(params: Any, grids: Mapping, rule: Rule, key: jax.Array) -> Any:
     """Applies `rule` to all that is local in `params`; all else is returned as it is.
 
     `grids` (`lcn_jax.grids`) says what is local: kernels, and parameters with one value per neuron,
     such as biases, which the rule gets as kernels of one tap and one channel. Axes in front of
     (*output, *kernel, C // groups, O) are those of an ensemble or of replicas: the rule is applied
     to each copy by itself, with one key, so replicas stay equal. If devices divide the kernels,
-    each gathers one layer after the other, once the arrays in the tree `after` are there.
+    each gathers one layer after the other.
 
     Raises:
       ValueError: grids is empty, or does not fit params; the rule is not a `Rule`, or it returns
         something other than a kernel of the same shape and dtype.
     """
-    if not by_path(grids):
+    local = by_path(grids)
+    if not local:
         raise ValueError('grids is empty: the network has no locally connected layers to share.')
     if not isinstance(rule, Rule):
         raise ValueError(
             f'the rule must be a Rule, such as lcn_jax.resolve(...) or Rule(your_function), got '
             f'{type(rule).__name__}.'
         )
-    kernels, of_path = parts(params, grids), by_path(grids)
-    fields = [Field.of(kernel, of_path[path]) for path, kernel in kernels.items()]
+    fields = [Field.of(kernel, local[path]) for path, kernel in parts(params, grids).items()]
     of_layer = rule.for_layers(fields, key)
 
     def asleep(number, local, kernel):
@@ -102,4 +102,4 @@ def share(params: Any, grids: Mapping, rule: Rule, key: jax.Array, after: Any = 
             )
         return shared
 
-    return map_local(asleep, grids, params, after=after)
+    return map_local(asleep, grids, params)

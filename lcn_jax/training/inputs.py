@@ -62,14 +62,17 @@ def steps_per_epoch(config: ConfigDict) -> int:
     parallel.check_batch_size(config.batch_size)
     source = Source(config.dataset, config.data_dir)
     train, _ = source.train_and_evaluated(config.validation, config.train_images)
-    repetitions = config.translations.repetitions
-    steps = shards.steps_per_epoch(len(train), config.batch_size, repetitions)
+    steps = _steps(config, train)
     if steps == 0:
         raise UsageError(
             f'config.batch_size {config.batch_size} is larger than the {len(train)} training '
             'images.'
         )
     return steps
+
+
+def _steps(config: ConfigDict, train: Split) -> int:
+    return shards.steps_per_epoch(len(train), config.batch_size, config.translations.repetitions)
 
 
 class Resident:
@@ -80,9 +83,7 @@ class Resident:
     ):
         self.examples = len(train)
         self._key = key
-        self._steps_per_epoch = shards.steps_per_epoch(
-            len(train), config.batch_size, config.translations.repetitions
-        )
+        self._steps_per_epoch = _steps(config, train)
         self._epoch, self._order = None, None
         images = train.read()
         self._train = parallel.replicate(Pixels(images.images, images.labels, *mean_std))
@@ -108,8 +109,6 @@ class Streamed:
     def __init__(
         self, config: ConfigDict, key: jax.Array, train: Split, evaluated: Split, mean_std: MeanStd
     ):
-        repetitions = config.translations.repetitions
-        steps_per_epoch = shards.steps_per_epoch(len(train), config.batch_size, repetitions)
         self.examples = len(train)
         self._workers = config.workers
         self._statistics = parallel.replicate(mean_std)
@@ -120,9 +119,9 @@ class Streamed:
         self._train_batches = streaming.TrainBatches(
             split=train,
             seed=int(jax.random.bits(key)),
-            steps=steps_per_epoch * config.epochs,
+            steps=_steps(config, train) * config.epochs,
             batch_size=config.batch_size,
-            repetitions=repetitions,
+            repetitions=config.translations.repetitions,
             size=config.image_size + 2 * config.translations.padding,
             **in_common,
         )

@@ -39,7 +39,7 @@ class _AfterSleep(NamedTuple):
 
 @flax.struct.dataclass
 class State01:
-    """The state in checkpoints of version 0.1: `last_sleep` lay behind the optimizer's state."""
+    """The state in checkpoints of version 0.1: `last_sleep` was in `opt_state`."""
 
     step: Any
     params: Any

@@ -32,8 +32,8 @@ def train_and_evaluate(
     experiment = experiment_of(config, experiment)
     parallel.check_same_values(configs.of_all_processes(config), 'config')
     init_key, data_key, sleep_key = keys(config.seed)
+    schedule, wake = experiment.schedule, experiment.wake  # before images are read: it may refuse
     images = inputs.make(config, data_key)
-    schedule, wake = experiment.schedule, experiment.wake
     sleep = experiment.sleep if schedule.sleep_every else None
     with (
         checkpoint.claim(workdir, config),

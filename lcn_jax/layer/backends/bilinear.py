@@ -156,9 +156,7 @@ def varying_alike(*operands: jax.Array) -> tuple[jax.Array, ...]:
         ]
         return jnp.concatenate([array, *empty])
 
-    return tuple(
-        like(array, operands[:i] + operands[i + 1 :]) for i, array in enumerate(operands)
-    )  # fmt: skip
+    return tuple(like(a, operands[:i] + operands[i + 1 :]) for i, a in enumerate(operands))
 
 
 def _result_shape(operation: _Operation, a: Any, b: Any, grid: Grid, groups: int, shared: bool):

@@ -29,15 +29,13 @@ def forward(
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, grid: Grid, groups: int) -> jax.Array:
     """dx."""
-    x = jax.ShapeDtypeStruct(
-        (*grid.input_size, dy.shape[-2], groups * kernel.shape[-2]), dy.dtype
-    )  # fmt: skip
+    channels = groups * kernel.shape[-2]
+    x = jax.ShapeDtypeStruct((*grid.input_size, dy.shape[-2], channels), dy.dtype)
     return jax.linear_transpose(lambda x: forward(x, kernel, grid, groups), x)(dy)[0]
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, grid: Grid, groups: int) -> jax.Array:
     """dkernel, summed over the positions."""
-    kernel = jax.ShapeDtypeStruct(
-        (*grid.kernel_size, x.shape[-1] // groups, dy.shape[-1]), x.dtype
-    )  # fmt: skip
+    weights = x.shape[-1] // groups, dy.shape[-1]
+    kernel = jax.ShapeDtypeStruct((*grid.kernel_size, *weights), x.dtype)
     return jax.linear_transpose(lambda kernel: forward(x, kernel, grid, groups), kernel)(dy)[0]
