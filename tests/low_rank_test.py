@@ -1,23 +1,29 @@
 """Low-rank layers against local ones with their kernels made in full, and the rule against SVD."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_config
-from reference import random_kernel
+from reference import over_grids, pool_means, random_kernel
 
-from lcn_jax import conv_local, sleep
+from lcn_jax import sleep
 from lcn_jax.errors import UsageError
+from lcn_jax.layer import functional, low_rank
 from lcn_jax.layer.grid import Grid
 from lcn_jax.layer.local_parameters import LocalParameter
-from lcn_jax.layer.low_rank import LowRankConv, conv_low_rank
+from lcn_jax.layer.low_rank import LowRankConv
 from lcn_jax.sleep.pools import num_pools, pool_numbers
 from lcn_jax.training import cost, parallel, wake
 from lcn_jax.training.experiment import Experiment
 
 KEY = jax.random.key(0)
+OPTIONS = 'stride', 'padding', 'layout'
+conv_low_rank = jax.jit(low_rank.conv_low_rank, static_argnames=OPTIONS)
+conv_local = jax.jit(functional.conv_local, static_argnames=OPTIONS)
 SIZE, CHANNELS, FEATURES = (7, 6), 3, 4
 
 
@@ -67,44 +73,45 @@ def test_one_kernel_at_each_position_is_any_local_layer():
     kernel = random_kernel(grid)
     x = np.random.RandomState(1).randn(2, 3, 4, 2).astype(np.float32)
     layer = LowRankConv(3, 3, rank=12, padding=1, use_bias=False)
-    chosen = 200 * jnp.eye(12).reshape(3, 4, 12)
+    chosen = 200 * np.eye(12, dtype=np.float32).reshape(3, 4, 12)
     params = {
         'kernel': kernel.reshape(12, *kernel.shape[2:]),
         'rows': chosen.sum(1),
         'columns': chosen.sum(0),
     }
-    y = layer.apply({'params': params}, x)
+    y = jax.jit(layer.apply)({'params': params}, x)
     np.testing.assert_allclose(y, conv_local(x, kernel, padding=1), atol=1e-5)
 
 
 def test_mixing_weights_are_a_softmax_of_rows_plus_columns():
     layer = LowRankConv(FEATURES, 3, rank=2, strides=2, padding=1, layout='HWNC')
     x = operands(Grid.create(SIZE, 3, 2, 1), 2, 'HWNC')[0]
-    params = layer.init(KEY, x)['params']
+    params = jax.device_get(jax.jit(layer.init)(KEY, x))['params']
+    apply = jax.jit(layer.apply)
     assert not params['rows'].any() and not params['columns'].any()
     start = conv_low_rank(x, params['kernel'], np.full((4, 3, 2), 0.5, np.float32),
                           stride=2, padding=1, layout='HWNC')  # fmt: skip
-    np.testing.assert_allclose(layer.apply({'params': params}, x), start, atol=1e-5)
+    np.testing.assert_allclose(apply({'params': params}, x), start, atol=1e-5)
 
-    params |= {name: jax.random.normal(KEY, params[name].shape) for name in ('rows', 'columns')}
-    params['bias'] = jnp.arange(4.0)
+    random = np.random.RandomState(0)
+    for name in ('rows', 'columns'):
+        params[name] = random.randn(*params[name].shape).astype(np.float32)
+    params['bias'] = np.arange(4, dtype=np.float32)
     powers = np.exp(params['rows'])[:, None] * np.exp(params['columns'])
     mixing = powers / powers.sum(-1, keepdims=True)
     expected = conv_low_rank(x, params['kernel'], mixing, stride=2, padding=1, layout='HWNC')
-    np.testing.assert_allclose(
-        layer.apply({'params': params}, x), expected + np.arange(4), atol=1e-5
-    )
+    np.testing.assert_allclose(apply({'params': params}, x), expected + np.arange(4), atol=1e-5)
 
 
 def test_bfloat16_is_float32_rounded():
     grid = Grid.create(SIZE, 3, 1, 1)
     arrays = operands(grid, 3)
-    rounded = [jnp.bfloat16(array) for array in arrays]
+    rounded = [array.astype(jnp.bfloat16) for array in arrays]
     y = conv_low_rank(*rounded, padding=1)
     assert y.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.float32(y), conv_low_rank(*arrays, padding=1), atol=0.4)
     layer = LowRankConv(FEATURES, 3, rank=3, padding=1, dtype=jnp.bfloat16)
-    y, variables = layer.init_with_output(KEY, arrays[0])
+    y, variables = jax.eval_shape(layer.init_with_output, KEY, arrays[0])
     assert y.dtype == jnp.bfloat16 and variables['params']['kernel'].dtype == jnp.float32
 
 
@@ -142,11 +149,12 @@ def learned(of, images, labels, steps):
     step = jax.jit(
         jax.vmap(lambda *batch: wake.update(*batch, learner=learner)[0], axis_name=parallel.AXIS)
     )
-    start = jax.tree.map(lambda leaf: leaf[None], jax.jit(of.initial_state)(KEY))
+    start = jax.device_get(jax.jit(of.initial_state)(KEY))
+    start = jax.tree.map(lambda leaf: np.asarray(leaf)[None], start)
     state = start
     for _ in range(steps):
         state = step(state, images, labels)
-    return (jax.tree.map(lambda leaf: leaf[0], state.params) for state in (start, state))
+    return (jax.tree.map(lambda leaf: leaf[0], s.params) for s in jax.device_get((start, state)))
 
 
 @pytest.mark.slow
@@ -244,28 +252,44 @@ def truncated(kernel, grid, border, rank):
     return result
 
 
+def truncate(kernel, grid, border):
+    """By the rule, to each rank: once and twice."""
+    results = {}
+    for rank in (1, 2, 4):
+        rule = sleep.resolve('low_rank', {'border': border, 'rank': rank})
+        once = rule(kernel, grid, KEY)
+        results[rank] = once, rule(once, grid, KEY)
+    return results
+
+
+truncations = over_grids(truncate, GRIDS)
+
+
 @pytest.mark.parametrize('border', ['include', 'exclude'])
 @pytest.mark.parametrize('grid', GRIDS, ids=str)
 def test_pools_keep_their_mean_and_leading_deviations(grid, border):
-    kernel = random_kernel(grid)
-    for rank in (1, 2, 4):
-        rule = sleep.resolve('low_rank', {'border': border, 'rank': rank})
-        shared = rule(kernel, grid, KEY)
+    kernel, by_rank = truncations(grid, border)
+    outside = pool_numbers(grid, border) < 0
+    for rank, (shared, again) in by_rank.items():
         assert shared.dtype == kernel.dtype
         np.testing.assert_allclose(shared, truncated(kernel, grid, border, rank), atol=1e-4)
-        outside = pool_numbers(grid, border) < 0
         np.testing.assert_array_equal(shared[outside], kernel[outside])
-        np.testing.assert_allclose(rule(shared, grid, KEY), shared, atol=1e-4)
-        if rank == 1:
-            mean = sleep.mean(kernel, grid, KEY, border=border)
-            np.testing.assert_allclose(shared, mean, atol=1e-6)
+        np.testing.assert_allclose(again, shared, atol=1e-4)
+    means = pool_means(kernel, grid, border)
+    alike = np.where(np.isnan(means), kernel, means)
+    np.testing.assert_allclose(by_rank[1][0], alike, atol=1e-5)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def apply(kernel, grid, rank):
+    return sleep.resolve('low_rank', {'border': 'include', 'rank': rank})(kernel, grid, KEY)
 
 
 def test_alike_kernels_and_large_ranks_stay_as_they_are():
     grid = LocalParameter(GRIDS[0], joined=True)
     alike = np.broadcast_to(random_kernel(grid)[:1, :1], (9, 7, 3, 3, 2, 3))
     for kernel, rank in ((alike, 3), (random_kernel(grid), 55), (random_kernel(grid), 1000)):
-        shared = sleep.resolve('low_rank', {'border': 'include', 'rank': rank})(kernel, grid, KEY)
+        shared = apply(kernel, grid, rank)
         np.testing.assert_allclose(shared, kernel, atol=1e-4)
 
 
@@ -273,7 +297,7 @@ def test_a_joined_layer_after_the_sleep_is_a_low_rank_layer():
     """The truncated kernels, taken apart again, compute the same as `conv_low_rank`."""
     grid = LocalParameter(Grid.create((6, 5), 3, 1, 1), joined=True)
     kernel = random_kernel(grid)
-    shared = sleep.resolve('low_rank', {'border': 'include', 'rank': 3})(kernel, grid, KEY)
+    shared = apply(kernel, grid, 3)
     u, s, v = np.linalg.svd(np.reshape(shared, (30, -1)), full_matrices=False)
     assert s[2] > 1 and s[3] < 1e-3
     mixing, kernels = (u * s)[:, :3].reshape(6, 5, 3), v[:3].reshape(3, *kernel.shape[2:])
@@ -294,7 +318,7 @@ def test_a_network_sleeps_by_it():
         **{'connectivity': 'lc', 'sleep.rule': 'low_rank', 'sleep.low_rank.rank': 3},
         **{'pools.kind': 'joined', 'sleep.share_moments': True},
     )
-    before = of.initial_state(KEY)
+    before = jax.jit(of.initial_state)(KEY)
     after = jax.jit(of.sleep_step(of.network.grids))(before, KEY)
     kernel, grid = before.params['stem_conv']['kernel'], of.network.grids['stem_conv']['kernel']
     expected = truncated(kernel, grid, 'include', 3)
