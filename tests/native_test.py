@@ -1,5 +1,6 @@
 """The layer in C++: its three sums against brute force in float64, with kernels of both kinds."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -15,7 +16,6 @@ from lcn_jax.layer.backends import native
 from lcn_jax.layer.backends.native import library
 from lcn_jax.layer.functional import conv_local
 from lcn_jax.layer.grid import Grid
-from lcn_jax.layer.parameters import tile_kernel
 
 pytestmark = pytest.mark.optimised  # what users run
 
@@ -43,8 +43,7 @@ def _arrays(grid, groups, examples, channels, features):
         (*grid.output_size, *grid.kernel_size, channels, groups * features),
         (*grid.output_size, examples, groups * features),
     ]
-    arrays = [jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in shapes]
-    return [np.asarray(array, np.float64) for array in arrays]
+    return [rng.normal(size=shape).astype(jnp.bfloat16).astype(np.float64) for shape in shapes]
 
 
 def _brute_force(x, kernel, dy, grid, groups):
@@ -71,19 +70,23 @@ def _brute_force(x, kernel, dy, grid, groups):
 def _brute_force_shared(x, kernel, dy, grid, groups):
     """The same for one kernel at all positions."""
     positions = tuple(range(grid.dimensions))
-    tiled = np.asarray(tile_kernel(kernel, grid.output_size), np.float64)
+    tiled = np.broadcast_to(kernel, (*grid.output_size, *kernel.shape))
     y, dx, dkernel = _brute_force(x, tiled, dy, grid, groups)
     return y, dx, dkernel.sum(positions)
 
 
 def _sums(x, kernel, dy, grid, groups, dtype):
-    x, kernel, dy = (jnp.asarray(array, dtype) for array in (x, kernel, dy))
     of = native if kernel.ndim == 2 * grid.dimensions + 2 else native.Convolution
-    return (
-        of.forward(x, kernel, grid, groups),
-        of.input_gradient(dy, kernel, grid, groups),
-        of.kernel_gradient(x, dy, grid, groups),
-    )
+
+    @jax.jit
+    def sums(x, kernel, dy):
+        return (
+            of.forward(x, kernel, grid, groups),
+            of.input_gradient(dy, kernel, grid, groups),
+            of.kernel_gradient(x, dy, grid, groups),
+        )
+
+    return jax.device_get(sums(*(array.astype(dtype) for array in (x, kernel, dy))))
 
 
 # (grid, groups, examples, channels, features): whole and broken tiles of every width, parts of the
@@ -192,10 +195,12 @@ def test_devices_that_share_the_threads_do_not_block_each_other(built):
     devices = jax.device_count()
     xs = np.stack([x + i for i in range(devices)]).astype(np.float32)
     kernel = kernel.astype(np.float32)
-    run = jax.pmap(lambda x, kernel: native.forward(x, kernel, grid, 1), in_axes=(0, None))
+    forward = functools.partial(native.forward, grid=grid, groups=1)
+    run = jax.pmap(forward, in_axes=(0, None))
     ys = [run(xs, kernel) for _ in range(20)][-1]
-    for x, y in zip(xs, ys):
-        np.testing.assert_array_equal(y, native.forward(x, kernel, grid, 1))
+    alone = jax.jit(forward)
+    for x, y in zip(xs, jax.device_get(ys)):
+        np.testing.assert_array_equal(y, alone(x, kernel))
 
 
 def test_operands_in_another_layout_are_brought_into_order(built):
@@ -224,4 +229,4 @@ def test_it_is_not_built_for_other_implementations(monkeypatch):
     monkeypatch.setattr(library, '_load', lambda: pytest.fail('the library was asked for'))
     x, kernel = np.ones((1, 4, 4, 2), np.float32), np.ones((4, 4, 3, 3, 2, 2), np.float32)
     for implementation in ('patches', 'lax'):
-        conv_local(x, kernel, implementation=implementation)
+        jax.jit(functools.partial(conv_local, implementation=implementation)).lower(x, kernel)
