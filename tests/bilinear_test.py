@@ -40,6 +40,12 @@ def layer_and_gradients(groups, implementation):
     return layer, jax.grad(lambda x, kernel: jnp.sin(layer(x, kernel)).sum(), (0, 1))
 
 
+@functools.partial(jax.jit, static_argnums=2)
+def by_lax(x, kernel, groups):
+    layer, gradients = layer_and_gradients(groups, 'lax')
+    return layer(x, kernel), gradients(x, kernel)
+
+
 @functools.cache
 def expected(size):
     x, kernel, groups = operands(size)
@@ -98,8 +104,7 @@ def test_on_a_mesh(implementation, kind, size):
     if groups > 1 and kind == AxisType.Explicit:
         kernel, groups = np.concatenate([kernel, kernel], 2), 1
     layer, gradients = layer_and_gradients(groups, implementation)
-    reference = layer_and_gradients(groups, 'lax')
-    wanted = reference[0](x, kernel), reference[1](x, kernel)
+    wanted = by_lax(x, kernel, groups)
     mesh = jax.make_mesh((8,), ('devices',), axis_types=(kind,))
     program = jax.jit(lambda x, kernel: (layer(x, kernel), gradients(x, kernel)))
     for of_x, of_kernel in ((BATCH, P()), (P(), FEATURES)):
@@ -123,7 +128,6 @@ def test_in_shard_map(implementation, checked):
     x, kernel, groups = operands('plain')
     kernel, groups = np.concatenate([kernel, kernel], 2), 1
     layer, gradients = layer_and_gradients(groups, implementation)
-    reference = layer_and_gradients(groups, 'lax')
     mesh = jax.make_mesh((8,), ('devices',), axis_types=(AxisType.Auto,))
     split = functools.partial(jax.shard_map, mesh=mesh, check_vma=checked)
 
@@ -144,7 +148,7 @@ def test_in_shard_map(implementation, checked):
             ]
         return results
 
-    y, (dx, dkernel) = reference[0](x, kernel), reference[1](x, kernel)
+    y, (dx, dkernel) = by_lax(x, kernel, groups)
     wanted = {
         'by batch': y, 'by feature': y, 'gradient of by batch': dkernel,
         'gradient of by feature': dx,

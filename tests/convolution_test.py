@@ -20,7 +20,6 @@ from jax.sharding import PartitionSpec as P
 from lcn_jax.layer.backends.native import library
 from lcn_jax.layer.functional import conv_local, conv_shared
 from lcn_jax.layer.grid import Grid
-from lcn_jax.layer.parameters import tile_kernel
 
 RANDOM = np.random.default_rng(0)
 
@@ -57,11 +56,15 @@ def test_values_are_those_of_lax(size, kernel_size, stride, padding, groups, lay
     kernel = normal(*(kernel_size,) * len(size), 2, features)
     options = dict(stride=stride, padding=padding, groups=groups, layout=layout)
 
-    def value_and_gradients(convolution):
-        y, pullback = jax.vjp(lambda x, kernel: convolution(x, kernel, **options), x, kernel)
-        return y, *pullback(jnp.cos(y))
+    @jax.jit
+    def values_and_gradients(x, kernel):
+        def of(convolution):
+            y, pullback = jax.vjp(functools.partial(convolution, **options), x, kernel)
+            return y, *pullback(jnp.cos(y))
 
-    assert_same(value_and_gradients(conv_shared), value_and_gradients(reference))
+        return of(conv_shared), of(reference)
+
+    assert_same(*values_and_gradients(x, kernel))
 
 
 @pytest.mark.parametrize('layout', ['NHWC', 'HWNC'])
@@ -83,19 +86,20 @@ def test_it_is_conv_local_of_the_tiled_kernel(monkeypatch, native, options, layo
     arguments = ('padding', 'kernel_dilation', 'input_dilation', 'stride')
     geometry = {name: options[name] for name in options if name in arguments}
     grid = Grid.create((6, 7), (3, 2), **geometry)
-    tiled = tile_kernel(kernel, grid.output_size)
-    expected = conv_local(x, tiled, layout=layout, implementation='lax', **options)
-    assert_same(conv_shared(x, kernel, layout=layout, **options), expected)
+    tiled = np.broadcast_to(kernel, (*grid.output_size, *kernel.shape))
+    local = functools.partial(conv_local, layout=layout, implementation='lax', **options)
+    shared = functools.partial(conv_shared, layout=layout, **options)
+    assert_same(jax.jit(shared)(x, kernel), jax.jit(local)(x, tiled))
 
 
 @pytest.mark.parametrize('dtype', ['float16', 'float64', 'bfloat16', 'float32'])
 def test_dtypes(dtype):
     with jax.enable_x64(True):
-        x, kernel = (jnp.asarray(normal(*s), dtype) for s in ((2, 5, 5, 3), (3, 3, 3, 4)))
-        y = conv_shared(x, kernel)
+        x, kernel = (normal(*s).astype(dtype) for s in ((2, 5, 5, 3), (3, 3, 3, 4)))
+        y = jax.jit(conv_shared)(x, kernel)
         assert y.dtype == dtype
-        wide = reference(x.astype('float64'), kernel.astype('float64'))
-        assert_same(y.astype('float64'), wide, 4 * float(jnp.finfo(dtype).eps))
+        wide = jax.jit(reference)(x.astype('float64'), kernel.astype('float64'))
+        assert_same(y, wide, 4 * float(jnp.finfo(dtype).eps))
 
 
 @pytest.mark.parametrize(
@@ -126,12 +130,19 @@ def layer_and_gradients(convolution):
     return layer, jax.grad(lambda x, kernel: jnp.sin(layer(x, kernel)).sum(), (0, 1))
 
 
+@functools.cache
+def expected():
+    """Value and gradients."""
+    layer, gradients = layer_and_gradients(reference)
+    return jax.jit(lambda x, kernel: [layer(x, kernel), gradients(x, kernel)])(X, KERNEL)
+
+
 def test_on_one_device():
-    found, expected = (
+    found, wanted = (
         jax.jit(functools.partial(transformed, *layer_and_gradients(convolution)))(X, KERNEL)
         for convolution in (conv_shared, reference)
     )
-    assert_same(found, expected)
+    assert_same(found, wanted)
 
 
 @native_only
@@ -145,14 +156,14 @@ def test_what_runs_where():
     for text, native in ((whole, True), (on_mesh, False), (exported.mlir_module(), False)):
         assert ('lcn_kernel_gradient' in text) == native
         assert ('stablehlo.convolution' in text) != native
-    assert_same(exported.call(X, KERNEL), layer_and_gradients(reference)[1](X, KERNEL))
+    assert_same(exported.call(X, KERNEL), expected()[1])
 
 
 @pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
 def test_on_a_mesh(kind):
     mesh = jax.make_mesh((8,), ('devices',), axis_types=(kind,))
     layer, gradients = layer_and_gradients(conv_shared)
-    wanted = [function(X, KERNEL) for function in layer_and_gradients(reference)]
+    wanted = expected()
     with jax.set_mesh(mesh):
         x = jax.device_put(X, NamedSharding(mesh, P('devices')))
         kernel = jax.device_put(KERNEL, NamedSharding(mesh, P()))
@@ -161,13 +172,14 @@ def test_on_a_mesh(kind):
 
 def test_in_pmap_and_shard_map():
     layer, gradients = layer_and_gradients(conv_shared)
-    wanted = [function(X, KERNEL) for function in layer_and_gradients(reference)]
+    wanted = expected()
 
     def on_device(x, kernel):
         dx, dkernel = gradients(x, kernel)
         return layer(x, kernel), dx, jax.lax.psum(dkernel, 'devices')
 
-    y, dx, dkernel = jax.pmap(on_device, 'devices', in_axes=(0, None))(X[:, None], KERNEL)
+    on_devices = jax.pmap(on_device, 'devices', in_axes=(0, None))
+    y, dx, dkernel = jax.device_get(on_devices(X[:, None], KERNEL))
     assert_same([y[:, 0], (dx[:, 0], dkernel[3])], wanted)
 
     mesh = jax.make_mesh((8,), ('devices',), axis_types=(AxisType.Auto,))

@@ -93,11 +93,16 @@ def grids_of_one(model):
 def test_each_member_sleeps_as_it_would_alone(model, rule, options):
     params, grids = params_and_grids(model)
     rule = sleep.resolve(rule, {'border': 'include', **options})
-    together = sleep.share(params, grids, rule, KEY)
+
+    @jax.jit
+    def asleep(params, of_members):
+        alone = [sleep.share(one, grids_of_one(model), rule, KEY) for one in of_members]
+        return sleep.share(params, grids, rule, KEY), alone
+
+    together, alone = jax.device_get(asleep(params, members(params, model)))
     assert jax.tree.map(jnp.shape, together) == jax.tree.map(jnp.shape, params)
-    for before, after in zip(members(params, model), members(together, model)):
-        alone = sleep.share(before, grids_of_one(model), rule, KEY)
-        for (path, got), want in zip(jax.tree.leaves_with_path(after), jax.tree.leaves(alone)):
+    for before, after, by_itself in zip(members(params, model), members(together, model), alone):
+        for (path, got), want in zip(jax.tree.leaves_with_path(after), jax.tree.leaves(by_itself)):
             np.testing.assert_allclose(got, want, atol=1e-5, err_msg=str(path))
         (was, *_), (now, *_) = map(kernels_and_biases, (before, after))
         assert np.abs(was - now).max() > 0.1
@@ -112,8 +117,14 @@ def kernels_and_biases(params):
 @each_case
 def test_each_member_is_measured_alone(model, measure):
     params, grids = params_and_grids(model)
-    (found,) = measure(params, grids, 'include').values()
-    alone = [measure(one, grids_of_one(model), 'include') for one in members(params, model)]
+
+    @jax.jit
+    def measured(params, of_members):
+        alone = [measure(one, grids_of_one(model), 'include') for one in of_members]
+        return measure(params, grids, 'include'), alone
+
+    found, alone = measured(params, members(params, model))
+    (found,) = found.values()
     np.testing.assert_allclose(found, [of_one.popitem()[1] for of_one in alone], rtol=1e-5)
     assert np.ptp(found) > 1e-3
 
@@ -123,11 +134,15 @@ def test_each_member_is_measured_alone(model, measure):
 def test_penalties_of_members_add_up(model, name):
     params, grids = params_and_grids(model)
     penalty = penalties.resolve(name, {'border': 'include'})
-    found = penalties.total(params, grids, penalty)
-    alone = [penalties.total(one, grids_of_one(model), penalty) for one in members(params, model)]
-    np.testing.assert_allclose(found, sum(alone), rtol=1e-5)
-    biases = [kernels_and_biases(one) for one in members(params, model)]
-    without = sum(penalty(kernel, None, GRID) for kernel, _ in biases)
+
+    @jax.jit
+    def totals(params, of_members):
+        alone = [penalties.total(one, grids_of_one(model), penalty) for one in of_members]
+        without = [penalty(kernels_and_biases(one)[0], None, GRID) for one in of_members]
+        return penalties.total(params, grids, penalty), sum(alone), sum(without)
+
+    found, alone, without = totals(params, members(params, model))
+    np.testing.assert_allclose(found, alone, rtol=1e-5)
     assert (np.abs(found - without) > 1e-3) == (name == 'smoothness')  # which looks at the bias
 
 
@@ -135,8 +150,12 @@ def test_penalties_of_members_add_up(model, name):
 def test_gradients_of_each_member_are_multiplied_by_the_sizes_of_its_pools(model):
     params, grids = params_and_grids(model)
     scale = optimizer.times_pool_size(grids, 'exclude')
-    scaled, _ = scale.update(params, scale.init(params))
     of_one = optimizer.times_pool_size(grids_of_one(model), 'exclude')
-    for before, after in zip(members(params, model), members(scaled, model)):
-        alone, _ = of_one.update(before, of_one.init(before))
-        jax.tree.map(np.testing.assert_array_equal, after, alone)
+
+    @jax.jit
+    def updates(params, of_members):
+        alone = [of_one.update(one, of_one.init(one))[0] for one in of_members]
+        return scale.update(params, scale.init(params))[0], alone
+
+    scaled, alone = jax.device_get(updates(params, members(params, model)))
+    jax.tree.map(np.testing.assert_array_equal, members(scaled, model), alone)
