@@ -1,10 +1,11 @@
 """Parameters with one value per neuron: norms and biases by hand, their pools, their sleep."""
 
 import dataclasses
+import functools
+from functools import partial
 
 import flax.traverse_util
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_config
@@ -50,30 +51,44 @@ def test_values_are_in_the_pools_of_their_layer(grid):
     np.testing.assert_array_equal(pool_numbers(values.joined_pools()), joined)
 
 
+RULES = {'mean': {}, 'exact': {'gamma': 0.25}, 'low_rank': {'rank': 1}, 'hebbian': HEBBIAN}
+
+
+def slept(bias, of_bias, rule, **options):
+    rule = sleep.resolve(rule, options)
+    return sleep.share({'bias': bias}, {'bias': of_bias}, rule, KEY)['bias']
+
+
+@functools.cache
+def slept_by_rules(grid, border):
+    """A bias, and by rule what a sleep makes of it."""
+    bias = RANDOM.standard_normal((*grid.output_size, 3)).astype(np.float32)
+    of_bias = dataclasses.replace(grid, per_neuron=True)
+
+    @jax.jit
+    def program(bias):
+        return {
+            rule: slept(bias, of_bias, rule, border=border, **options)
+            for rule, options in RULES.items()
+        }
+
+    return bias, jax.device_get(program(bias))
+
+
 @pytest.mark.parametrize('border', ['include', 'exclude'])
 @pytest.mark.parametrize('grid', GRIDS, ids=lambda grid: f'{grid.kernel_size}')
 @pytest.mark.parametrize(
-    'rule, options, left',
-    [
-        ('mean', {}, 0),
-        ('exact', {'gamma': 0.25}, 0.2),
-        ('low_rank', {'rank': 1}, 0),
-        ('hebbian', HEBBIAN, None),
-    ],
+    'rule, left', [('mean', 0), ('exact', 0.2), ('low_rank', 0), ('hebbian', None)]
 )
-def test_a_sleep_shrinks_deviations_of_values_as_those_of_weights(
-    rule, options, left, grid, border
-):
+def test_a_sleep_shrinks_deviations_of_values_as_those_of_weights(rule, left, grid, border):
     """`mean` and `exact` in closed form; a Hebbian sleep multiplies all deviations alike."""
-    bias = RANDOM.standard_normal((*grid.output_size, 3)).astype(np.float32)
-    rule = sleep.resolve(rule, {'border': border, **options})
-    of_bias = dataclasses.replace(grid, per_neuron=True)
-    shared = sleep.share({'bias': bias}, {'bias': of_bias}, rule, KEY)['bias']
+    bias, by_rule = slept_by_rules(grid, border)
+    shared = by_rule[rule]
     assert shared.shape == bias.shape
     means = pool_means(bias, grid, border)
     means = np.where(np.isnan(means), bias, means)
     if left is None:
-        before, after = bias - means, np.asarray(shared) - means
+        before, after = bias - means, shared - means
         left = (before * after).sum() / (before**2).sum()
         assert 0 < left < 0.05
     np.testing.assert_allclose(shared, means + left * (bias - means), atol=1e-5)
@@ -85,14 +100,14 @@ def test_the_circuit_makes_values_alike_before_their_means_are_gone(joined):
     grid = Grid.create((6, 6), 2, padding='CIRCULAR')
     of_bias = LocalParameter(grid, per_neuron=True, joined=joined)
     bias = RANDOM.standard_normal((6, 6, 2)).astype(np.float32)
-    rule = sleep.resolve('circuit', {'border': 'include', **CIRCUIT})
-    shared = sleep.share({'bias': bias}, {'bias': of_bias}, rule, KEY)['bias']
+    asleep = jax.jit(partial(slept, of_bias=of_bias, rule='circuit', border='include', **CIRCUIT))
+    shared = jax.device_get(asleep(bias))
 
     def means_and_deviations(values):
         means = pool_means(values, of_bias, 'include')
         return np.std(means), np.std(values - means)
 
-    before, after = means_and_deviations(bias), means_and_deviations(np.asarray(shared))
+    before, after = means_and_deviations(bias), means_and_deviations(shared)
     assert after[1] < 0.2 * before[1] and after[0] > 0.5 * before[0]
 
 
@@ -103,18 +118,19 @@ def test_a_local_norm_is_that_of_each_neuron_alone(layout):
     norm = LocalNorm(layer=GRIDS[0].grid, axis=axes, momentum=0.9, use_running_average=False)
     x = np.float32(2 + 3 * RANDOM.standard_normal((8, 7, 6, 3)))
     in_layout = np.moveaxis(x, 0, examples)
-    variables = norm.init(KEY, in_layout)
+    variables = jax.jit(norm.init)(KEY, in_layout)
     shapes = {leaf.shape for leaf in jax.tree.leaves(variables)}
     assert shapes == {(7, 6, 3)} and len(jax.tree.leaves(variables)) == 4
     scale, bias = (np.float32(RANDOM.standard_normal((7, 6, 3))) for _ in range(2))
     variables = variables | {'params': {'scale': scale, 'bias': bias}}
-    y, updated = norm.apply(variables, in_layout, mutable=['batch_stats'])
+    apply = jax.jit(partial(norm.apply, mutable=['batch_stats']))
+    y, updated = jax.device_get(apply(variables, in_layout))
     expected = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) * scale + bias
     np.testing.assert_allclose(np.moveaxis(y, examples, 0), expected, atol=1e-4)
     np.testing.assert_allclose(updated['batch_stats']['mean'], 0.1 * x.mean(0), atol=1e-5)
     still = norm.clone(use_running_average=True)
     expected = (x - 0.1 * x.mean(0)) / np.sqrt(0.9 + 0.1 * x.var(0) + 1e-5) * scale + bias
-    y = still.apply(variables | updated, in_layout)
+    y = jax.device_get(jax.jit(still.apply)(variables | updated, in_layout))
     np.testing.assert_allclose(np.moveaxis(y, examples, 0), expected, atol=1e-4)
 
 
@@ -124,10 +140,10 @@ def test_a_models_local_biases_are_found_and_shared_ones_are_not():
         found = grids(layer, (6, 6, 2))
         assert set(found) == ({'kernel', 'bias'} if local_bias else {'kernel'})
     assert found['bias'] == dataclasses.replace(found['kernel'], per_neuron=True)
-    params = layer.init(KEY, jnp.zeros((1, 6, 6, 2)))['params']
+    params = jax.jit(layer.init)(KEY, np.zeros((1, 6, 6, 2), np.float32))['params']
     params['bias'] = np.float32(RANDOM.standard_normal((6, 6, 4)))
     rule = sleep.resolve('mean', {'border': 'include'})
-    shared = sleep.share(params, found, rule, KEY)
+    shared = jax.jit(lambda params: sleep.share(params, found, rule, KEY))(params)
     expected = pool_means(params['bias'], found['kernel'], 'include')
     np.testing.assert_allclose(shared['bias'], expected, atol=1e-6)
 
@@ -195,10 +211,14 @@ def test_branches_without_norms_do_not_make_activations_grow():
     def deviation(blocks, norm):
         changes = {'model.norm': norm, 'model.stage_sizes': (blocks,)}
         model = experiment('conv', **changes).network.model
-        variables = model.init(KEY, jnp.zeros((1, 8, 8, 1)), train=False)
         images = RANDOM.standard_normal((20, 8, 8, 1)).astype(np.float32)
-        _, sown = model.apply(variables, images, train=False, mutable=['intermediates'])
-        sown = sown['intermediates']
+
+        @jax.jit
+        def sow(images):
+            variables = model.init(KEY, images, train=False)
+            return model.apply(variables, images, train=False, mutable=['intermediates'])[1]
+
+        sown = sow(images)['intermediates']
         return np.std(sown[f'stage1_block{blocks}'][0]) / np.std(sown['stem'][0])
 
     # Every block multiplies the variance by about 1 + 1 / B: (1 + 1 / B)^B is below e.

@@ -41,6 +41,7 @@ GRIDS = [
 each_grid = pytest.mark.parametrize('grid', GRIDS, ids=str)
 each_border = pytest.mark.parametrize('border', ['include', 'exclude'])
 
+mean = jax.jit(sleep.mean, static_argnums=1, static_argnames='border')
 hebbian_for = jax.jit(
     sleep_patterns.hebbian_for,
     static_argnums=1,
@@ -143,7 +144,7 @@ def test_stepwise_rule_is_gradient_descent_on_differences_within_pools():
 def test_rules_in_other_dimensions_and_for_dilated_kernels(grid):
     kernel = random_kernel(grid)
     means = pool_means(kernel, grid, 'exclude')
-    shared = sleep.mean(kernel, grid, KEY, border='exclude')
+    shared = mean(kernel, grid, KEY, border='exclude')
     np.testing.assert_allclose(shared, np.where(np.isnan(means), kernel, means), atol=1e-6)
     patterns = np.random.RandomState(1).randn(3, 8, *grid.kernel_size, 2).astype(np.float32)
     options = dict(border='include', gamma=0.1, learning_rate=0.05)
@@ -221,23 +222,15 @@ def test_gaussian_patterns_shrink_deviations_to_gamma_over_one_plus_gamma():
     kernel = random_kernel(grid)
     means = pool_means(kernel, grid, 'include')
     expected = means + gamma / (1 + gamma) * (kernel - means)
-    exact = sleep.exact(kernel, grid, KEY, border='include', gamma=gamma)
+    exact = jax.jit(lambda k: sleep.exact(k, grid, KEY, border='include', gamma=gamma))(kernel)
     np.testing.assert_allclose(exact, expected, atol=1e-5)
     # The covariance of n patterns is the identity up to sqrt(K / n).
-    patterns = jax.random.normal(KEY, (1, 100_000, *kernel.shape[2:5]))
+    patterns = np.random.default_rng(0).standard_normal((1, 100_000, *kernel.shape[2:5]), 'float32')
     sampled = reference.exact_for(kernel, grid, patterns, border='include', gamma=gamma)
     np.testing.assert_allclose(sampled, expected, atol=0.03)
-    iterated = sleep.hebbian(
-        kernel,
-        grid,
-        KEY,
-        border='include',
-        gamma=gamma,
-        learning_rate=0.05,
-        steps=200,
-        patterns_per_step=500,
-        momentum=0.0,
-    )
+    options = dict(learning_rate=0.05, steps=200, patterns_per_step=500, momentum=0.0)
+    rule = sleep.resolve('hebbian', options | {'border': 'include', 'gamma': gamma})
+    iterated = jax.jit(lambda kernel: rule(kernel, grid, KEY))(kernel)
     np.testing.assert_allclose(iterated, expected, atol=0.05)
 
 
@@ -342,8 +335,10 @@ def test_a_hebbian_sleep_that_would_not_share_is_refused(learning_rate, patterns
         sleep.hebbian, kernel, grid, KEY, border='include', gamma=0.0, steps=1,
         patterns_per_step=patterns,
     )  # fmt: skip
-    asleep(learning_rate=0.99 * highest, momentum=0.0)
-    asleep(learning_rate=1.01 * highest, momentum=0.5)  # there the bound is another
+    # What is refused is so while JAX traces.
+    jax.eval_shape(partial(asleep, learning_rate=0.99 * highest, momentum=0.0))
+    # With momentum the bound is another.
+    jax.eval_shape(partial(asleep, learning_rate=1.01 * highest, momentum=0.5))
     with pytest.raises(ValueError, match='neurons of 9 weights would diverge'):
         asleep(learning_rate=1.01 * highest, momentum=0.0)
 
@@ -437,11 +432,12 @@ def test_members_of_an_ensemble_and_replicas_sleep_by_themselves():
     kernels = np.stack([[random_kernel(GRIDS[1], seed=seed)] * 2 for seed in range(3)])
     rule = sleep.resolve('hebbian', HEBBIAN | {'border': 'include'})
 
+    @jax.jit
     def asleep(kernel):
         params, grids = {'a': {'kernel': kernel}}, {'a': {'kernel': GRIDS[1]}}
         return sleep.share(params, grids, rule, KEY)['a']['kernel']
 
-    together = asleep(kernels)  # three members with two replicas each
+    together = jax.device_get(asleep(kernels))  # three members with two replicas each
     for member, kernel in zip(together, kernels):
         np.testing.assert_array_equal(member[0], member[1])
         np.testing.assert_allclose(member[0], asleep(kernel[0]), atol=1e-5)
@@ -478,19 +474,25 @@ def test_layers_of_one_shape_see_the_same_patterns_drawn_once():
     of_params = {name: {'kernel': grid} for name, grid in local.items()}
     options = dict(border='include', gamma=0.1, learning_rate=0.05, momentum=0.5)
     rule = sleep.resolve('hebbian', options | {'steps': 3, 'patterns_per_step': 4})
-    shared = sleep.share(params, of_params, rule, KEY)
-    for number, (names, shape) in enumerate([('b', (2, 3, 2)), ('ac', (3, 3, 2))]):
-        key = jax.random.fold_in(KEY, number)
-        steps = [jax.random.fold_in(key, step) for step in range(3)]
-        patterns = np.stack([jax.random.normal(step, (4, *shape)) for step in steps])
-        for name in names:
-            kernel = params[name]['kernel']
-            plain = reference.hebbian_stepwise(kernel, local[name], patterns, **options)
-            np.testing.assert_allclose(shared[name]['kernel'], plain, atol=2e-5)
-            assert np.abs(plain - kernel).max() > 0.1
 
-    program = jax.make_jaxpr(lambda params: sleep.share(params, of_params, rule, KEY))(params)
-    assert str(program).count(' scan[') == 2
+    @jax.jit
+    def by_the_plain_rule(params):
+        asleep = {}
+        for number, (names, shape) in enumerate([('b', (2, 3, 2)), ('ac', (3, 3, 2))]):
+            key = jax.random.fold_in(KEY, number)
+            steps = [jax.random.fold_in(key, step) for step in range(3)]
+            patterns = jnp.stack([jax.random.normal(step, (4, *shape)) for step in steps])
+            for name in names:
+                kernel = params[name]['kernel']
+                asleep[name] = reference.hebbian_stepwise(kernel, local[name], patterns, **options)
+        return asleep
+
+    asleep = jax.jit(lambda params: sleep.share(params, of_params, rule, KEY))
+    shared = asleep(params)
+    for name, plain in jax.device_get(by_the_plain_rule(params)).items():
+        np.testing.assert_allclose(shared[name]['kernel'], plain, atol=2e-5)
+        assert np.abs(plain - params[name]['kernel']).max() > 0.1
+    assert str(jax.make_jaxpr(asleep)(params)).count(' scan[') == 2
 
 
 def test_layers_get_keys_of_their_own_for_a_rule_in_one_part():
@@ -588,10 +590,11 @@ def test_full_steps_go_as_far_as_the_members_of_a_pool_went(border):
     """By brute force; neurons that are in no pool keep their own weights."""
     grid = GRIDS[0]
     before, own = (random_kernel(grid, seed=seed) for seed in (0, 1))
-    before = np.asarray(sleep.mean(before, grid, KEY, border=border))
-    shared = np.asarray(sleep.mean(own, grid, KEY, border=border))
+    before = np.asarray(mean(before, grid, KEY, border=border))
+    shared = np.asarray(mean(own, grid, KEY, border=border))
     pools = pool_numbers(grid, border)
 
+    @jax.jit
     def rescaled(own, shared, last=before):
         trees = ({'a': {'kernel': kernel}} for kernel in (shared, own, last))
         grids = {'a': {'kernel': grid}}
@@ -606,7 +609,8 @@ def test_full_steps_go_as_far_as_the_members_of_a_pool_went(border):
     # If all members go the same way, the step is the average; what a rule leaves unshared stays.
     np.testing.assert_allclose(rescaled(before + 1, before + 1), before + 1, rtol=1e-6)
     np.testing.assert_array_equal(rescaled(before, before), before)
-    partly = np.asarray(sleep.exact(own, grid, KEY, border=border, gamma=0.5))
+    partly = np.asarray(jax.jit(sleep.resolve('exact', {'border': border, 'gamma': 0.5}),
+                                static_argnums=1)(own, grid, KEY))  # fmt: skip
     np.testing.assert_allclose(rescaled(own, partly) - partly, found - shared, atol=1e-5)
     # Kernels that start apart, before the first sleep: only what has moved counts.
     start = own - 0.1
@@ -622,11 +626,10 @@ def test_full_steps_start_where_the_last_sleep_ended():
         sleep_step.step, grids=grids, rule=rule, optimizer=OPTIMIZER, share_moments=True,
         full_step=True,
     )  # fmt: skip
+    step = jax.jit(step)
     state = step(state, KEY)
-    slept = state.params['a']['kernel']
-    np.testing.assert_allclose(
-        slept, sleep.mean(params['a']['kernel'], grid, KEY, border='include'), atol=1e-6
-    )
+    slept = np.asarray(state.params['a']['kernel'])
+    np.testing.assert_allclose(slept, pool_means(params['a']['kernel'], grid, 'include'), atol=1e-6)
     moved = slept + 0.1 * random_kernel(grid, seed=1)
     again = step(state.replace(params={'a': {'kernel': moved}}), KEY).params['a']['kernel']
     change = np.asarray(again - slept)
@@ -642,9 +645,8 @@ def test_where_all_parameters_are_local_the_last_sleep_is_no_moment():
     moments = {'a': {'kernel': random_kernel(GRIDS[0], seed=1)}}
     state = state.replace(opt_state=optax.tree_utils.tree_set(state.opt_state, mu=moments))
     rule = sleep.resolve('exact', {'border': 'include', 'gamma': 0.5})
-    after = sleep_step.step(
-        state, KEY, grids=grids, rule=rule, optimizer=OPTIMIZER, share_moments=True, full_step=True
-    )
+    options = dict(optimizer=OPTIMIZER, share_moments=True, full_step=True)
+    after = jax.jit(partial(sleep_step.step, grids=grids, rule=rule, **options))(state, KEY)
     kernel = np.asarray(after.params['a']['kernel'])
     assert np.abs(kernel - pool_means(kernel, GRIDS[0], 'include')).max() > 0.1
     np.testing.assert_array_equal(after.last_sleep['a']['kernel'], kernel)
@@ -663,11 +665,13 @@ def test_a_circuit_of_a_joined_pool_has_its_neurons_in_the_moments_of_the_tiled_
     parameters = lateral.Circuit(
         steps_per_pattern=60, learning_rate=lambda t: jnp.full(t.shape, 2.5e-4 / 4)
     )
-    shown = jax.random.normal(KEY, (4, 4), jnp.float32)
     weights = kernel.reshape(len(order), 4)
-    expected, _ = lateral.simulate_stepwise(
-        weights, shown, 1e-3, parameters, excited=turns == np.arange(4)[:, None]
-    )
+
+    @jax.jit
+    def stepwise(weights, excited=None):
+        shown = jax.random.normal(KEY, (4, 4), jnp.float32)
+        return lateral.simulate_stepwise(weights, shown, 1e-3, parameters, excited=excited)[0]
+
+    expected = stepwise(weights, turns == np.arange(4)[:, None])
     np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=1e-5)
-    together, _ = lateral.simulate_stepwise(weights, shown, 1e-3, parameters)
-    assert np.abs(together - expected).max() > 1e-3
+    assert np.abs(np.subtract(stepwise(weights), expected)).max() > 1e-3
