@@ -6,7 +6,6 @@ import sys
 import chex
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_runs
@@ -19,8 +18,9 @@ from lcn_jax.layer.low_rank import LowRankConv
 from lcn_jax.training import cost
 
 KEY = jax.random.key(0)
-X = jax.random.normal(KEY, (2, 6, 6, 3))
-KERNEL = jax.random.normal(KEY, (6, 6, 3, 3, 3, 4))
+RANDOM = np.random.default_rng(0)
+X = RANDOM.standard_normal((2, 6, 6, 3), np.float32)
+KERNEL = RANDOM.standard_normal((6, 6, 3, 3, 3, 4), np.float32)
 
 
 def test_without_jit_it_computes_the_same():
@@ -28,7 +28,7 @@ def test_without_jit_it_computes_the_same():
         return (conv_local(x, kernel) ** 2).sum()
 
     found = jax.value_and_grad(loss, (0, 1))
-    expected = found(X, KERNEL)
+    expected = jax.jit(found)(X, KERNEL)
     with jax.disable_jit():
         chex.assert_trees_all_close(found(X, KERNEL), expected, rtol=1e-6)
 
@@ -47,22 +47,30 @@ LAYERS = {
 def test_no_layer_promotes_ranks(name):
     """`jax_numpy_rank_promotion` finds broadcasts that were not meant."""
     layer = LAYERS[name]
-    x = jnp.moveaxis(X, 0, 2) if layer.layout == 'HWNC' else X
-    variables = layer.init(KEY, x)
-    noisy = jax.tree.map(lambda leaf: leaf + jax.random.normal(KEY, leaf.shape), variables)
-    expected = layer.apply(noisy, x)
+    x = np.moveaxis(X, 0, 2) if layer.layout == 'HWNC' else X
+
+    def outputs():  # JAX promotes ranks while it traces
+        variables = jax.device_get(jax.jit(layer.init)(KEY, x))
+        random = np.random.default_rng(1)
+        noisy = jax.tree.map(lambda leaf: leaf + random.normal(size=leaf.shape), variables)
+        noisy = jax.tree.map(np.float32, noisy)
+        return variables, jax.device_get(jax.jit(lambda: layer.apply(noisy, x))())
+
+    expected = outputs()
     with jax.numpy_rank_promotion('raise'):
-        chex.assert_trees_all_equal(layer.init(KEY, x), variables)
-        np.testing.assert_array_equal(layer.apply(noisy, x), expected)
+        chex.assert_trees_all_equal(outputs(), expected)
 
 
 def test_neither_nnx_nor_sleep_nor_conversion_promotes_ranks():
     layer = LocalConv(4, 3, local_bias=True)
-    params, of_layer = layer.init(KEY, X)['params'], grids(layer, X.shape[1:])
+    params, of_layer = jax.jit(layer.init)(KEY, X)['params'], grids(layer, X.shape[1:])
+
+    def everything(params):
+        y = lcn_jax.nnx.LocalConv(3, 4, (3, 3), input_size=(6, 6), rngs=nnx.Rngs(0))(X)
+        return y, share(params, of_layer, Rule(mean), KEY), to_shared(params, of_layer)
+
     with jax.numpy_rank_promotion('raise'):
-        lcn_jax.nnx.LocalConv(3, 4, (3, 3), input_size=(6, 6), rngs=nnx.Rngs(0))(X)
-        share(params, of_layer, Rule(mean), KEY)
-        to_shared(params, of_layer)
+        jax.eval_shape(everything, params)
 
 
 # ---- The native kernel is a black box to XLA: docs/models.md says what to do. --------------------
@@ -147,14 +155,20 @@ class Line(nn.Module):
         return nn.Conv(4, (3, 3, 1))(nn.Conv(4, (3, 3))(x)[..., None, :])
 
 
+def in_nnx(layer, x):
+    return nnx.eval_shape(
+        lambda: nnx.bridge.lazy_init(nnx.bridge.ToNNX(layer, rngs=nnx.Rngs(0)), x)
+    )
+
+
 def test_a_layer_of_linen_hidden_in_nnx_is_an_error():
     for hidden in (LocalConv(4, 3), LocalConv(4, (3,)), Net()):
         x = X[:, 0] if getattr(hidden, 'kernel_size', 3) == (3,) else X
-        model = nnx.bridge.lazy_init(nnx.bridge.ToNNX(hidden, rngs=nnx.Rngs(0)), x)
+        model = in_nnx(hidden, x)
         with pytest.raises(ValueError, match=r'nnx.bridge.ToNNX .* has a locally connected layer'):
             lcn_jax.nnx.grids(model)
     for shared in (nn.Dense(4), Line()):
-        model = nnx.bridge.lazy_init(nnx.bridge.ToNNX(shared, rngs=nnx.Rngs(0)), X)
+        model = in_nnx(shared, X)
         assert lcn_jax.nnx.grids(model) == {}
 
 
