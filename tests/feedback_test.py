@@ -36,6 +36,7 @@ class Network(nn.Module):
         return nn.Dense(3, name='logits')(x.mean((0, 1)))
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def gradients(rule, model, variables, images=IMAGES, labels=LABELS):
     """Logits, the gradients of the mean loss, and the updates of other variables."""
 
@@ -44,7 +45,7 @@ def gradients(rule, model, variables, images=IMAGES, labels=LABELS):
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses.mean(), (logits, updates)
 
-    grads, (logits, updates) = jax.jit(jax.grad(loss, has_aux=True))(variables['params'])
+    grads, (logits, updates) = jax.grad(loss, has_aux=True)(variables['params'])
     return logits, grads, updates
 
 
