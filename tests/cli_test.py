@@ -85,6 +85,16 @@ def test_a_flag_without_a_value_is_named(module, flags, empty):
     assert done.stderr.splitlines()[-1].startswith(f'error: --{empty} is empty: give a value')
 
 
+@pytest.mark.parametrize(
+    ('module', 'names'),
+    [('train', ['config', 'workdir']), ('evaluate', ['workdir', 'checkpoint', 'data_dir'])],
+)
+def test_help_names_the_flags_also_those_of_other_modules(module, names):
+    done = tiny_runs.call(module, '--help')
+    for name in names:
+        assert f'\n  --{name}: ' in done.stdout, done.stdout
+
+
 def test_options_of_a_rule_of_ones_own_are_set_by_flags():
     flags = ['--config.sleep.rule=module:half_way', '--config.sleep.half_way.strength=0.5']
     flags += ['--config.sleep.half_way.name=a b', '--config.model.width=3']

@@ -80,6 +80,14 @@ def test_an_impossibly_large_image_is_refused():
             reader(bytes(file), 'image')
 
 
+def test_what_is_no_image_is_one_line_without_an_address():
+    for reader in READERS:
+        for file in (b'', b'text'):
+            with pytest.raises(UsageError) as error:
+                reader(file, 'image')
+            assert str(error.value) == 'image is not a whole image: it is in no known format.'
+
+
 def png(colour: int, channels: int, depth: int) -> bytes:
     """A black PNG of 2×1 pixels, as its specification has it; Pillow writes none of 16-bit RGB."""
 

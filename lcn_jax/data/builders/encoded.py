@@ -25,7 +25,7 @@ def opened(file: bytes, name: str) -> Iterator[Any]:
     UsageError if it is truncated, is not an image or not a single one, or has more than 8 bits per
     channel, of which Pillow would drop some; the message starts with `name`.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(file)) as image:
@@ -37,6 +37,8 @@ def opened(file: bytes, name: str) -> Iterator[Any]:
             yield image
     except UsageError:
         raise
+    except UnidentifiedImageError as error:  # whose message shows an address
+        raise UsageError(f'{name} is not a whole image: it is in no known format.') from error
     except (*CORRUPT, Image.DecompressionBombError) as error:
         raise UsageError(f'{name} is not a whole image: {error}.') from error
 
