@@ -60,8 +60,8 @@ def describe(experiment: Experiment) -> str:
             f'layer          {", ".join(sorted(chosen))}; {native.describe()}',
             f'parameters     {experiment.network.parameters:,}, including {sum(local):,} in '
             f'{len(local)} locally connected kernels',
-            f'training step  {flops / 1e9:.3g} GFLOP per image, '
-            f'{flops * config.batch_size / 1e9:,.0f} GFLOP for the batch of {config.batch_size}',
+            f'training step  {gigas(flops)} GFLOP per image, '
+            f'{gigas(flops * config.batch_size)} GFLOP for the batch of {config.batch_size}',
             f'memory         about {readable(sum(memory.values()))} on each of '
             f'{devices} device(s), with {config.batch_size // devices} images:',
             *(
@@ -88,6 +88,11 @@ def footprints(config: ConfigDict) -> str:
             f'{readable(found.state)} of parameters and moments; sends {sent or "nothing"}'
         )
     return '\n'.join(['compiled for each device:', *lines])
+
+
+def gigas(number: float) -> str:
+    """In units of 1e9, with three digits at least."""
+    return f'{number / 1e9:,.0f}' if number >= 1e11 else f'{number / 1e9:.3g}'
 
 
 def layer_table(layers: list[cost.Layer]) -> str:

@@ -14,10 +14,14 @@
     a name of tfds   (leave --source out; needs tensorflow: `pip install 'lcn_jax[prepare]'`)
 
 Instead of an archive, PATH can be the folder that it unpacks to, and instead of a folder, a zip or
-tar archive of it. Files such as .DS_Store and Thumbs.db are ignored.
+tar archive of it. Files such as .DS_Store and Thumbs.db are ignored. An attempt that is stopped, by
+Ctrl-C or SIGTERM, leaves nothing behind.
 
 Then train with `--config.dataset=NAME --config.data_dir=DIR`. docs/data.md says more.
 """
+
+import signal
+import sys
 
 from absl import flags
 
@@ -44,6 +48,7 @@ VAL_LABELS = flags.DEFINE_string(
 
 def main(argv):
     del argv
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     counts = prepare(DATASET.value, DATA_DIR.value, SOURCE.value, VAL_LABELS.value)
     sizes = ', '.join(f'{count:,} {split}' for split, count in counts.items())
     print(f'{DATASET.value} is in {DATA_DIR.value}: {sizes}')

@@ -23,6 +23,7 @@ import re
 import runpy
 
 from absl import flags
+from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict, config_flags
 
 from experiments.common import cli
@@ -154,7 +155,7 @@ def given(kind: str) -> ConfigDict:
             f'--config={path}: leave out the colon and the kind; --rows has the kinds.'
         )
     config = runpy.run_path(path)['get_config'](kind)
-    config.update_from_flattened_dict(config_flags.get_override_values(flag))
+    config.update(unflatten_dict(config_flags.get_override_values(flag), sep='.'))
     return config
 
 

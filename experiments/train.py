@@ -52,8 +52,8 @@ def main(argv):
     experiment = Experiment.create(config)
     if jax.process_index() == 0:
         print(overview.summary(experiment, workdir), flush=True)
-    label = f'{config.dataset} {config.connectivity}'
-    result = train_and_evaluate(config, workdir, Progress(label), experiment)
+    progress = Progress(f'{config.dataset} {overview.short_kind(config)}')
+    result = train_and_evaluate(config, workdir, progress, experiment)
     split = evaluated_split(config)
     print(
         f'{split} accuracy {result[f"{split}_top1"]:.2%} after {result["step"]} steps in '

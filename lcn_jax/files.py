@@ -72,7 +72,12 @@ def _remedy(number: int | None) -> str:
 
 
 def locate(path: Path) -> epath.Path:
-    """The absolute path, with ~ expanded; or the URL, if an installed package opens such URLs."""
+    """The absolute path, with ~ expanded; or the URL, if an installed package opens such URLs.
+
+    UsageError if it is empty, or there is no such package.
+    """
+    if not os.fspath(path):
+        raise UsageError('a path is empty: name a folder or file. Is a variable not set?')
     scheme, separator, _ = os.fspath(path).partition('://')
     if not separator:
         return epath.Path(path).expanduser().absolute()

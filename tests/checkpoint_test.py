@@ -35,6 +35,12 @@ def uninterrupted(config, tmp_path_factory):
     return workdir
 
 
+def test_reading_a_run_warns_of_nothing(uninterrupted, caplog):
+    with checkpoint.Checkpoints(str(uninterrupted), read_only=True) as checkpoints:
+        assert checkpoints.find('latest') == STEPS
+    assert caplog.records == []
+
+
 class Crash(Exception):
     pass
 

@@ -14,7 +14,18 @@ CONFIGS = 'experiments/configs'
     'flags, message',
     [
         ([f'--config={CONFIGS}/digits.py:dense'], "unknown kind 'dense'; known: conv, lc, "),
-        ([f'--config={CONFIGS}/digits.py:lc', '--config.sleep.evry=2'], 'no config field evry'),
+        (
+            [f'--config={CONFIGS}/digits.py:lc', '--config.sleep.evry=2'],
+            'error: there is no field config.sleep.evry: did you mean config.sleep.every?',
+        ),
+        (
+            [f'--config={CONFIGS}/digits.py:lc', '--config.slep.every=2'],
+            'error: there is no field config.slep.every: did you mean config.sleep.every?',
+        ),
+        (
+            [f'--config={CONFIGS}/digits.py:lc', '--config.sleep=mean'],
+            "error: flag --config.sleep=mean: Failed to parse 'mean' as a ConfigDict",
+        ),
         (
             [f'--config={CONFIGS}/digits.py:lc_mean', '--config.sleep.pools=joined'],
             'error: config.sleep.pools is now config.pools.kind: change its name.',
@@ -26,7 +37,19 @@ CONFIGS = 'experiments/configs'
         ([f'--config={CONFIGS}/cifar10.py:lc', '--config.data_dir=.'], 'has not been prepared'),
         ([f'--config={CONFIGS}/digits.py:lc', '--config.batch_size=61'], 'over 2 devices'),
     ],
-    ids=['kind', 'field', 'renamed', 'value', 'file', 'override', 'folder', 'dataset', 'batch'],
+    ids=[
+        'kind',
+        'field',
+        'section',
+        'whole section',
+        'renamed',
+        'value',
+        'file',
+        'override',
+        'folder',
+        'dataset',
+        'batch',
+    ],
 )
 @pytest.mark.slow
 def test_a_mistake_is_one_line(flags, message, tmp_path):
@@ -45,6 +68,47 @@ def test_workdir_is_required():
     done = subprocess.run(command, cwd=tiny_runs.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith('error: ') and '--workdir' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ('module', 'flags', 'empty'),
+    [
+        ('train', [f'--config={CONFIGS}/digits.py:lc', '--workdir='], 'workdir'),
+        ('evaluate', ['--workdir', ''], 'workdir'),
+        ('demo', ['--out='], 'out'),
+        ('brain_score', ['--workdir=', '--assembly=x', '--images=x'], 'workdir'),
+    ],
+)
+def test_a_flag_without_a_value_is_named(module, flags, empty):
+    done = tiny_runs.call(module, *flags)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f'error: --{empty} is empty: give a value')
+
+
+@pytest.mark.parametrize(
+    ('module', 'names'),
+    [('train', ['config', 'workdir']), ('evaluate', ['workdir', 'checkpoint', 'data_dir'])],
+)
+def test_help_names_the_flags_also_those_of_other_modules(module, names):
+    done = tiny_runs.call(module, '--help')
+    for name in names:
+        assert f'\n  --{name}: ' in done.stdout, done.stdout
+
+
+def test_options_of_a_rule_of_ones_own_are_set_by_flags():
+    flags = ['--config.sleep.rule=module:half_way', '--config.sleep.half_way.strength=0.5']
+    flags += ['--config.sleep.half_way.name=a b', '--config.model.width=3']
+    program = """
+from absl import app
+from experiments.common import cli
+config = cli.define_config('')
+def main(argv):
+    print(config.value.sleep.half_way.to_dict(), config.value.model.width)
+cli.run(main)
+"""
+    command = [sys.executable, '-c', program, f'--config={CONFIGS}/digits.py:lc', *flags]
+    done = subprocess.run(command, cwd=tiny_runs.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "{'name': 'a b', 'strength': 0.5} 3\n"
 
 
 def test_ctrl_c_before_there_is_anything_to_save_leaves_no_traceback():

@@ -66,6 +66,7 @@ def test_defaults_are_in_their_ranges():
         ('mean', (127.5,), 'a tuple of values, each a number from 0 to 1'),
         ('std', (0.0,), 'a tuple of values, each a number, 0 or more, but not 0'),
         ('pools.kind', 'all', 'one of tiled, joined'),
+        ('data_dir', '', 'a string, and not empty'),
     ],
 )
 def test_a_value_out_of_its_range_is_one_line(field, value, message):
@@ -99,6 +100,31 @@ def test_a_field_that_has_another_name_now_is_refused_with_that_name(field):
     config[section][name] = 'tiled'  # as in a user's file: such configs are not locked
     with pytest.raises(UsageError, match=f'config.{field} is now config.{configs.RENAMED[field]}'):
         Experiment.create(config)
+
+
+@pytest.mark.parametrize(
+    ('values', 'refused', 'remedy'),
+    [
+        ({'evry': 2}, 'evry', 'lcn_jax/training/config.py has them all.'),
+        ({'sleep': {'evry': 2}}, 'sleep.evry', 'did you mean config.sleep.every?'),
+        ({'sleep': {'own': {'rate': 1}}}, 'sleep.own.rate', "config.sleep.rule is 'none'."),
+        ({'sleep': {'rule': 'a:own', 'own': {'rate': 1}}}, None, ''),
+        ({'sleep': {'rule': 'a:own', 'other': {'rate': 1}}}, 'sleep.other.rate', "is 'a:own'."),
+        ({'penalty': {'name': 'a:own', 'own': {'power': 1}}}, None, ''),
+        ({'model': {'units': 2}}, 'model.units', 'lcn_jax/training/config.py has them all.'),
+        ({'model': {'name': 'a:own', 'depth': 2}}, None, ''),
+    ],
+)
+def test_fields_that_nobody_reads_are_refused(values, refused, remedy):
+    config = tiny_config.get_config('lc')
+    config.update(values)
+    if refused is None:
+        configs.check(config)
+        return
+    with pytest.raises(UsageError) as error:
+        configs.check(config)
+    assert str(error.value).startswith(f'there is no field config.{refused}: ')
+    assert str(error.value).endswith(remedy)
 
 
 # ---- Earlier versions. ---------------------------------------------------------------------------
@@ -191,6 +217,10 @@ def picky(kernel, neurons, key, *, border):
     raise ValueError('not\nthese weights')
 
 
+def fading(kernel, neurons, key, *, border, power):
+    return kernel * (0 * kernel) ** power
+
+
 def line(function, number):
     return f'({__file__}:{function.__code__.co_firstlineno + number})'
 
@@ -214,6 +244,19 @@ def test_a_mistake_in_a_function_of_ones_own_is_one_line_with_its_place(changes,
     text = str(error.value)
     assert text.startswith(message) and text.endswith(line(function, number)) and '\n' not in text
     assert error.value.__cause__ is not None
+
+
+@pytest.mark.parametrize(('power', 'named'), [(-1.0, True), (1.0, False)])
+def test_a_rule_of_ones_own_that_makes_nan_is_named(power, named):
+    config = tiny_config.get_config('lc')
+    config.sleep.rule, config.sleep.fading = f'{__name__}:fading', {'power': power}
+    of = Experiment.create(config)
+    state, key = of.init(parallel.replicate(jax.random.key(0))), jax.random.key(1)
+    if not named:
+        assert not jax.device_get(of.sleep(state, key)).params['stem_conv']['kernel'].any()
+        return
+    with pytest.raises(UsageError, match=r'config_test:fading made .* in the sleep at step 0'):
+        of.sleep(state, key)
 
 
 def test_a_bug_of_ours_keeps_its_traceback(monkeypatch):

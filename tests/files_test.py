@@ -59,6 +59,11 @@ def test_a_folder_that_cannot_be_made_is_named_in_one_line(tmp_path):
         files.make_folder(tmp_path / 'file' / 'folder')
 
 
+def test_an_empty_path_is_not_the_current_folder():
+    with pytest.raises(UsageError, match='a path is empty'):
+        files.make_folder('')
+
+
 def test_a_link_to_nowhere_is_one_line(tmp_path):
     (tmp_path / 'link').symlink_to(tmp_path / 'nowhere')
     with pytest.raises(UsageError, match=r'link is a link to .*nowhere, which does not exist'):

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 import tiny_archives
+import tiny_runs
 from PIL import Image
 
 from lcn_jax.data import sources
+from lcn_jax.data.builders import encoded
 from lcn_jax.data.prepare import prepare
 from lcn_jax.errors import UsageError
 
@@ -132,6 +134,54 @@ def test_images_of_other_sizes_and_formats(tmp_path):
             assert example['image'] == files['ant/photograph.JPG']
 
 
+def test_images_are_found_by_all_their_names_and_others_are_counted(tmp_path):
+    files = {
+        f'{label}/1.{suffix}': tiny_archives.encode(tiny_archives.pictures(1, (20, 30))[0], kind)
+        for label, suffix, kind in (
+            ('cat', 'jfif', 'JPEG'),
+            ('cat', 'JPE', 'JPEG'),
+            ('ant', 'pnm', 'PPM'),
+            ('9 bees', 'png', 'PNG'),
+        )
+    }
+    others = {'cat/1.gif': b'', 'cat/2.GIF': b'', 'cat/notes': b'', 'ant/1.heic': b''}
+    with pytest.warns(UserWarning) as caught:
+        found = stored(files | others, tmp_path)
+    check(found['train'], files)
+    (warning,) = (str(w.message) for w in caught if 'left out' in str(w.message))
+    assert sorted(warning.partition('images: ')[2].rstrip('.').split(', ')) == [
+        '1 .heic',
+        '1 without suffix',
+        '2 .gif',
+    ]
+
+
+def test_photographs_are_turned_upright(tmp_path):
+    picture = tiny_archives.pictures(1, (20, 30))[0]
+    exif = Image.Exif()
+    exif[encoded.ORIENTATION] = 6  # to be turned by 90 degrees clockwise
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, 'PNG', exif=exif)
+    files = images(size=(30, 20)) | {'cat/turned.png': file.getvalue()}
+    _, pixels = stored(files, tmp_path)['train']['cat/turned.png']
+    np.testing.assert_array_equal(pixels, np.rot90(picture, -1))
+    assert sources.Source('mine', str(tmp_path / 'data')).spec.image_shape == (30, 20, 3)
+
+
+@pytest.mark.parametrize('place', ['cat', 'cat/0.png'])
+def test_what_cannot_be_read_is_named(tmp_path, place):
+    source = tiny_archives.write_folder(tmp_path / 'in', images())
+    (source / place).chmod(0)
+    options = '--dataset=mine', f'--data_dir={tmp_path}/data', f'--source={source}'
+    done = tiny_runs.call('prepare', *options, before=tiny_runs.AS_A_USER)
+    (source / place).chmod(0o700)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f'error: {source}')
+    assert done.stderr.endswith(
+        f"Permission denied: '{source / place}'): change its permissions.\n"
+    )
+
+
 def test_a_data_dir_holds_several_datasets_but_none_twice(tmp_path):
     first = stored(images(), tmp_path, 'first')
     second = stored(images(per_class=1, seed=3), tmp_path / 'second', 'first')
@@ -180,6 +230,9 @@ IMAGE = images()['cat/0.png']
         (images('train/') | {'test/dog/0.png': IMAGE}, 'class dog has test images but none to'),
         (images() | {'cat/cut.png': IMAGE[:400]}, 'cat/cut.png is not a whole image'),
         (images() | {'cat/text.png': b'text'}, 'cat/text.png is not a whole image'),
+        (images() | {'cat /0.png': IMAGE}, "'cat /0.png' cannot be kept under this name"),
+        (images() | {'c\nat/0.png': IMAGE}, r"'c\nat/0.png' cannot be kept under this name"),
+        (images() | {'cat/\udcff.png': IMAGE}, r"'cat/\udcff.png' cannot be kept under this name"),
         (images() | {'cat/16.png': GREY16.getvalue()}, 'cat/16.png has more than 8 bits a channel'),
     ],
 )

@@ -177,6 +177,13 @@ def test_what_is_not_finite_stays_where_it_is_seen(implementation):
     assert np.isnan(dkernel).any((2, 3, 4, 5)).sum() == 1
 
 
+class Tensor:
+    """Like one of PyTorch, which need not be installed."""
+
+    __module__ = 'torch'
+    shape, dtype, ndim = (6, 6, 4), np.float32, 3
+
+
 @pytest.mark.parametrize(
     'change, message',
     [
@@ -192,6 +199,7 @@ def test_what_is_not_finite_stays_where_it_is_seen(implementation):
         ({'groups': True}, 'groups must be a positive integer, got True'),
         ({'x': [[[[1.0]]]]}, 'x must be an array, got list: convert'),
         ({'kernel': None}, 'kernel must be an array, got NoneType'),
+        ({'x': Tensor()}, r'x must be an array, got a tensor of PyTorch: .*\.detach\(\)\.cpu\(\)'),
         ({'mask': [1]}, 'mask must be an array, got list'),
         ({'stride': 0}, 'stride must be'),
         ({'stride': (1, 1, 1)}, r'stride must be .* or 2 of them'),

@@ -14,6 +14,7 @@ from flax import nnx
 import lcn_jax.nnx
 from lcn_jax import LocalConv, Rule, conv_local, grids, mean, share, to_shared
 from lcn_jax.layer.backends import native
+from lcn_jax.layer.local_parameters import LocalParameter
 from lcn_jax.layer.low_rank import LowRankConv
 from lcn_jax.training import cost
 
@@ -172,13 +173,13 @@ def test_a_layer_of_linen_hidden_in_nnx_is_an_error():
         assert lcn_jax.nnx.grids(model) == {}
 
 
-def ensemble(members, kernel_size, input_size, axis=0):
+def ensemble(members, kernel_size, input_size, axis=0, **options):
     @nnx.split_rngs(splits=members)
     @nnx.vmap(out_axes=axis)
     def make(rngs):
         return lcn_jax.nnx.LocalConv(
             3, 4, kernel_size, input_size=input_size, rngs=rngs,
-            bias_init=nnx.initializers.normal(1.0),
+            bias_init=nnx.initializers.normal(1.0), **options,
         )  # fmt: skip
 
     return make(nnx.Rngs(0))
@@ -196,5 +197,40 @@ def test_members_of_an_nnx_ensemble_sleep_by_themselves(members, kernel_size, in
         expected = share({'kernel': expected}, of_model, Rule(mean), KEY)['kernel']
         np.testing.assert_allclose(kernel, expected, atol=1e-6)
         assert np.abs(kernel - model.kernel[...]).max() > 0.1
-    with pytest.raises(ValueError, match=r'make ensembles along axis 0'):
-        lcn_jax.nnx.grids(ensemble(members, tuple(kernel_size), tuple(input_size), axis=1))
+
+
+@pytest.mark.parametrize('options', [{}, {'use_bias': False}, {'local_bias': True}], ids=str)
+@pytest.mark.parametrize('axis', [0, 1, -1])
+def test_members_along_any_axis_sleep_as_each_would_alone(axis, options):
+    model = ensemble(5, (3,), (7,), axis, **options)
+    before = nnx.state(model, nnx.Param)
+    together = lcn_jax.nnx.share(before, lcn_jax.nnx.grids(model), Rule(mean), KEY)
+    before, together = (jax.device_get(nnx.to_pure_dict(state)) for state in (before, together))
+    one = {'kernel': LocalParameter(model.grid)}
+    if 'local_bias' in options:
+        one['bias'] = LocalParameter(model.grid, per_neuron=True)
+    for number in range(5):
+        member, asleep = (
+            {name: np.take(array, number, axis) for name, array in state.items()}
+            for state in (before, together)
+        )
+        alone = share(member, one, Rule(mean), KEY)
+        for name in one:
+            np.testing.assert_allclose(asleep[name], alone[name], atol=1e-6)
+            assert np.abs(asleep[name] - member[name]).max() > 0.1
+
+
+@pytest.mark.parametrize('options', [{'use_bias': False}, {'local_bias': True}], ids=str)
+def test_members_whose_axis_no_shape_tells_are_refused(options):
+    for axis in (0, 1):
+        with pytest.raises(ValueError, match=r'copies along axes \(0,\) or \(1,\), for sizes are'):
+            lcn_jax.nnx.grids(ensemble(7, (3,), (7,), axis, **options))
+    of_model = lcn_jax.nnx.grids(ensemble(7, (3,), (7,), 1))  # whose bias tells it
+    assert of_model['kernel'].ensemble == (1,)
+
+
+def test_an_nnx_kernel_of_another_shape_is_refused():
+    model = ensemble(5, (3,), (7,))
+    model.kernel = nnx.Param(model.kernel[..., :1])
+    with pytest.raises(ValueError, match=r'is not that of copies of one layer, \(7, 3, 3, 4\)'):
+        lcn_jax.nnx.grids(model)

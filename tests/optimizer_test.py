@@ -226,6 +226,14 @@ def test_steps_of_beta_lasso_by_hand():
             np.testing.assert_allclose(params['layer'][name], other, atol=1e-6)
 
 
+def test_every_drop_counts_also_those_that_fall_on_one_step():
+    config = tiny_config.get_config('conv')
+    config.learning_rate, config.drop, config.drops_at = 1.0, 0.5, (0.5, 0.5, 0.55, 0.8)
+    rate = optimizer.learning_rate(config, 10)
+    found = [float(rate(step)) for step in (0, 4, 5, 7, 8, 9)]
+    np.testing.assert_allclose(found, [1, 1, 1 / 8, 1 / 8, 1 / 16, 1 / 16])
+
+
 def test_noise_without_a_common_kernel_is_refused():
     with pytest.raises(UsageError, match=r'config\.model\.init_noise has no meaning'):
         experiment('lc', **{'model.init_noise': 0.1})

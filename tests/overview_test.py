@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments import describe
 from experiments.common import overview
 from experiments.configs import cifar10
 from lcn_jax.training.experiment import Experiment
@@ -28,6 +29,18 @@ def test_a_run_is_announced_by_what_it_costs_and_where_it_starts(tmp_path):
     assert overview.summary(Experiment.create(config), str(tmp_path)).endswith(
         f'{tmp_path}, continues from step 100'
     )
+
+
+def test_runs_that_sleep_have_names_of_their_own():
+    kinds = ('conv', 'lc', 'lc_mean', 'lc_hebbian')
+    assert [overview.short_kind(cifar10.get_config(kind)) for kind in kinds] == list(kinds)
+
+
+@pytest.mark.parametrize('flops', [0.3e3, 28.8e6, 5.25e9, 0.4e12, 123.456e12])
+def test_small_and_large_costs_have_three_digits(flops):
+    text = describe.gigas(flops)
+    assert float(text.replace(',', '')) == pytest.approx(flops / 1e9, rel=5e-3)
+    assert 'e' not in text or flops < 1e6
 
 
 @pytest.mark.parametrize(

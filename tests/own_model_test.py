@@ -106,6 +106,13 @@ def test_a_model_that_cannot_be_trained_is_one_line(name, reason, config):
     assert str(error.value).endswith('see docs/models.md.') and '\n' not in str(error.value)
 
 
+def test_local_layers_of_a_convolutional_network_are_refused(config):
+    config = named(config, 'dropout')
+    config.connectivity, config.sleep.rule = 'conv', 'none'
+    with pytest.raises(UsageError, match=r'conv/kernel of .*:dropout is local, but .*=conv: set'):
+        Experiment.create(config)
+
+
 def test_a_function_with_other_arguments_is_one_line(config):
     with pytest.raises(UsageError, match=r'one_argument. cannot take 2 arguments: too many'):
         Experiment.create(named(config, 'one_argument'))

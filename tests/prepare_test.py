@@ -322,6 +322,11 @@ FIRST_ROW = KAGGLE[TABLE].splitlines()[1]
             {f'{DATA}/val/{WNIDS[0]}/0.JPEG': KAGGLE[IMAGE]},
             'all of them in folders of classes or none',
         ),
+        ({f'{DATA}/train/0.JPEG': KAGGLE[IMAGE]}, 'train/0.JPEG is not in the folder of a class'),
+        (
+            {f'{DATA}/train/{WNIDS[0]}/images/0.JPEG': KAGGLE[IMAGE]},
+            'images/0.JPEG is not in the folder of a class',
+        ),
         (dict.fromkeys(KAGGLE) | tiny_archives.tiny_imagenet_files(), 'is not ImageNet'),
         (under('copy', KAGGLE), 'is not ImageNet'),
     ],
@@ -513,6 +518,22 @@ def test_a_killed_attempt_is_not_a_dataset(tmp_path):
     assert counts == {'train': 12, 'validation': 3}
 
 
+TERMINATED = """
+import os, signal
+from lcn_jax.data.builders import encoded
+encoded.stored = lambda *arguments: os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_sigterm_leaves_nothing_behind(tmp_path):
+    source = write(tmp_path / 'tiny.zip', tiny_archives.tiny_imagenet_files(), 'zip')
+    options = '--dataset=tiny_imagenet', f'--data_dir={tmp_path}/data', f'--source={source}'
+    done = tiny_runs.call('prepare', *options, before=TERMINATED)
+    assert done.returncode == 143, done.stderr
+    assert 'Traceback' not in done.stderr
+    assert [path for path in (tmp_path / 'data').rglob('*') if '1.0.0' in path.name] == []
+
+
 def test_binary(tmp_path):
     image = tiny_archives.encode(tiny_archives.pictures(1, (8, 8))[0])
     files = {f'{label}/1.png': image for label in ('robin', 'wren', 'owl')}
@@ -524,6 +545,6 @@ def test_binary(tmp_path):
         if code:
             assert run.stderr == f'error: there is no {tmp_path}/nowhere.zip.\n'
         else:
-            counts, hint = run.stdout.splitlines()[-2:]
+            counts, hint = run.stdout.splitlines()
             assert counts == f'birds is in {tmp_path}/data: 3 train'
             assert 'config.validation' in hint

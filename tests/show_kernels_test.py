@@ -33,6 +33,19 @@ def test_positions_need_a_pool():
         kernels.positions_of_a_pool(Grid.create(2, 3), 4, border='exclude')
 
 
+@pytest.mark.parametrize('noise', [1e-6, 0.1])
+def test_deviations_that_are_rounding_errors_are_not_drawn_in_full_colour(noise):
+    rng = np.random.default_rng(0)
+    equal = np.full((8, 7, 3, 3, 1, 2), 0.5, np.float32)
+    before = equal + (noise * rng.normal(size=equal.shape)).astype(np.float32)
+    figure = kernels.draw(before, equal, GRID, border='include')
+    maps = [ax.images[0] for ax in figure.subfigs[1].axes if ax.images]
+    ((low, high),) = {shown.get_clim() for shown in maps[:2]}
+    largest = np.max(maps[0].get_array())
+    assert low == 0 and noise / 10 < largest < 2 * noise
+    assert high == pytest.approx(largest if noise == 0.1 else 0.5e-3, rel=1e-2)
+
+
 @pytest.fixture(scope='module')
 def workdirs(tmp_path_factory):
     """With checkpoints of runs with and without a sleep rule, and of a convolutional one."""

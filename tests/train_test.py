@@ -1,10 +1,13 @@
 """Training from config to metrics, on digits."""
 
 import json
+import math
 import pathlib
 import sys
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_runs
@@ -13,7 +16,7 @@ from experiments.configs import cifar10, digits
 from lcn_jax import sleep
 from lcn_jax.errors import UsageError
 from lcn_jax.training import config as configs
-from lcn_jax.training import train
+from lcn_jax.training import measures, train
 from lcn_jax.training.experiment import Experiment
 
 KINDS = ('conv', 'lc', 'lc_translations', 'lc_hebbian')
@@ -96,10 +99,20 @@ def test_sleep_comes_after_every_n_steps_and_lifts_the_snr(tiny, tmp_path):
     asleep = [record for record in records if 'weight_snr_before_sleep' in record]
     assert [record['step'] for record in asleep] == [5, 10, 15, 20, 25]
     for record in asleep:
-        assert float(record['weight_snr']) > 10 * record['weight_snr_before_sleep']  # or 'inf'
+        assert record['weight_snr'] > 10 * record['weight_snr_before_sleep']
         assert 0 < record['weight_deviation'] < 0.3 * record['weight_deviation_before_sleep'] < 0.3
     # Learning wears the sharing off again.
-    assert records[5]['weight_snr'] < float(records[4]['weight_snr'])
+    assert records[5]['weight_snr'] < records[4]['weight_snr']
+
+
+@pytest.mark.parametrize(('snr', 'recorded'), [(math.inf, None), (2.0, 2.0)])
+def test_the_snr_of_equal_weights_is_recorded_as_none(snr, recorded):
+    def similarity(state):
+        return {'weight_snr': jnp.array([snr]), 'weight_deviation': jnp.zeros(1)}
+
+    found = measures.weights_before_sleep(SimpleNamespace(similarity=similarity), None)
+    expected = {'weight_snr_before_sleep': recorded, 'weight_deviation_before_sleep': 0.0}
+    assert found == expected
 
 
 def part_of_the_way(kernel, grid, key, *, border, part):
@@ -116,7 +129,8 @@ def test_options_of_a_rule_of_ones_own_are_under_its_name(tiny, tmp_path, monkey
     config.sleep['part_of_the_way'] = {'part': 0.0}
     nowhere, _ = run(config, tmp_path / 'none')
     for there, here in zip(all_the_way, nowhere):
-        assert float(there['weight_snr']) > 1e6 * there['weight_snr_before_sleep']
+        snr = there['weight_snr']  # None if weights are exactly equal
+        assert snr is None or snr > 1e6 * there['weight_snr_before_sleep']
         assert here['weight_snr'] == here['weight_snr_before_sleep']
 
 

@@ -1,15 +1,17 @@
 """How a binary runs: a user's mistake ends in one line instead of a traceback."""
 
+import functools
 import io
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from lcn_jax.errors import Stopped, UsageError
 
@@ -18,9 +20,26 @@ STOPPED = 75  # the status EX_TEMPFAIL of sysexits.h: the same command may succe
 
 def define_config(text: str) -> flags.FlagHolder:
     """The required flag `--config`: a file with `get_config(kind)`, a colon, and the kind."""
-    holder = config_flags.DEFINE_config_file('config', None, text, lock_config=True)
+    # New fields are options of what is the user's own; `_check_config` refuses others.
+    holder = config_flags.DEFINE_config_file(
+        'config', None, text, lock_config=False, accept_new_attributes=True
+    )
+    flags.FLAGS['config'].parser = _ConfigFile('config', lock_config=False)
     flags.mark_flag_as_required('config')
     return holder
+
+
+class _ConfigFile(ConfigFileFlagParser):
+    """Adds the sections of fields that flags set: ml_collections makes new fields only."""
+
+    def parse(self, path: str) -> Any:
+        config = super().parse(path)
+        for argument in sys.argv:
+            names = argument.lstrip('-').partition('=')[0].split('.')
+            if len(names) > 2 and names[0] == self.name and isinstance(config, ConfigDict):
+                sections = names[-2:0:-1]  # from the inside
+                config.update(functools.reduce(lambda inner, name: {name: inner}, sections, {}))
+        return config
 
 
 def share_programs(out: str) -> None:
@@ -59,6 +78,10 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         except KeyboardInterrupt:
             sys.exit(130)
 
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        for flag in defined:
+            if module.startswith('experiments.') or flag.name == 'config':  # or --help hides them
+                flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(guarded, flags_parser=_parse)
 
 
@@ -77,37 +100,32 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
         rest = flags.FLAGS(argv)
     except OSError as e:  # an override of a config whose file could not be read
         _fail(f'there is no config file ({str(e).splitlines()[-1]}).')
-    except (AttributeError, KeyError) as e:
-        _check_names(argv)
-        # The message contains the original one in quotes, sometimes twice.
-        text = str(e).replace('\\n', '; ').replace('\\', '').strip('"\'')
-        _fail(f'there is no config field {text}')
     except (flags.Error, ValueError, TypeError) as e:
-        # ml_collections puts the whole traceback into the message, with the reason at its end.
-        _fail(str(e).rpartition('UsageError: ')[2])
-    _check_config_file()
+        # ml_collections puts the whole traceback into the message, with the reason at its end, and
+        # the error of ast.literal_eval, which shows an address.
+        _fail(str(e).rpartition('UsageError: ')[2].partition(': ValueError(')[0])
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        if flag.present and flag.value in ('', []) and not name.startswith('config.'):
+            _fail(f'--{name} is empty: give a value, or leave it out. Is a variable not set?')
+    if 'config' in flags.FLAGS:
+        _check_config()
     if len(rest) > 1:
         _fail(f'unexpected argument {rest[1]!r}; flags look like --name=value.')
     return rest
 
 
-def _check_names(argv: Sequence[str]) -> None:
-    """Fails if a flag sets a field of the config that has another name now."""
-    from lcn_jax.training import config as configs  # imports JAX
+def _check_config() -> None:
+    """Fails if there is no such config file, which ml_collections notices late, or such a field."""
+    path = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')[0]
+    if not os.path.isfile(path):
+        _fail(f'there is no config file {path}.')
+    from lcn_jax.training import config as configs  # imports JAX, as all do that take a config
 
-    flag_names = (argument.lstrip('-').partition('=')[0] for argument in argv)
     try:
-        configs.check_names(name.removeprefix('config.') for name in flag_names)
+        configs.check_names(flags.FLAGS.config)
     except UsageError as e:
         _fail(e)
-
-
-def _check_config_file() -> None:
-    """ml_collections would notice a missing file only when the config is first used."""
-    if 'config' in flags.FLAGS:
-        path = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')[0]
-        if not os.path.isfile(path):
-            _fail(f'there is no config file {path}.')
 
 
 def _fail(message: object) -> NoReturn:

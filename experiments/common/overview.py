@@ -82,6 +82,12 @@ def kind(config: ml_collections.ConfigDict) -> str:
     return ', '.join(parts)
 
 
+def short_kind(config: ml_collections.ConfigDict) -> str:
+    """Connectivity and sleep, as in the names of kinds: 'conv', 'lc_mean'."""
+    rule = config.sleep.rule
+    return config.connectivity if rule == 'none' else f'{config.connectivity}_{rule}'
+
+
 def readable(size: float) -> str:
     """A number of bytes in GiB, or in MiB below one GiB."""
     return f'{size / 2**30:.2f} GiB' if size >= 2**30 else f'{size / 2**20:.1f} MiB'

@@ -1,5 +1,7 @@
 """Scores of networks against neurons: the comparison, its table and its chart."""
 
+import itertools
+
 import numpy as np
 from matplotlib import color_sequences
 from matplotlib.figure import Figure
@@ -114,6 +116,7 @@ def bounds(pair: tuple[float, float]) -> str:
 def plot(regions: dict[str, dict]) -> Figure:
     """Scores by depth: a panel for each region, a line for each run, √ceiling dashed.
 
+    Where networks call their layers differently, all names are below the axis.
     Regions, runs and layers that cannot be scored are left out.
     """
     regions = {name: region for name, region in regions.items() if scored(region)}
@@ -136,8 +139,9 @@ def plot(regions: dict[str, dict]) -> Figure:
                 np.arange(len(scores)) + aside, scores, [scores - low, high - scores],
                 marker='o', markersize=4, capsize=2, lw=1.5, elinewidth=1, label=label,
             )  # fmt: skip
-        longest = max((run['layers'] for run in runs.values()), key=len)
-        axes.set_xticks(range(len(longest)), [layer.replace('_', '\n') for layer in longest])
+        depths = itertools.zip_longest(*(run['layers'] for run in runs.values()))
+        labels = ['\nor '.join(dict.fromkeys(filter(None, names))) for names in depths]
+        axes.set_xticks(range(len(labels)), [label.replace('_', '\n') for label in labels])
         axes.tick_params(axis='x', labelsize='small')
         axes.set(
             ylabel='correlation with held-out responses',

@@ -8,6 +8,7 @@ from lcn_jax.sleep.pools import Neurons, pool_numbers
 from lcn_jax.sleep.similarity import deviation
 
 POSITIONS = 8
+DRAWN = 1e-3  # of the root mean square of the weights: deviations of that size can be seen
 
 
 def draw(
@@ -42,7 +43,9 @@ def draw(
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(3, 4))[:, 0]
     _draw_kernels(above, [np.asarray(k)[..., channel, feature] for k in (before, after)], positions)
     above.suptitle(f'kernels of channel {channel}, feature {feature}, at positions of one pool')
-    _draw_deviations(below, [deviation(k, neurons, border=border) for k in (before, after)])
+    smallest = DRAWN * np.sqrt(np.mean(np.square(before)))
+    deviations = [deviation(k, neurons, border=border) for k in (before, after)]
+    _draw_deviations(below, deviations, smallest)
     below.suptitle('deviation from the mean of the pool')
     for ax in below.axes[:2]:
         ax.plot(*positions.T[::-1], 'o', mfc='none', mec='white', ms=5)
@@ -64,12 +67,16 @@ def _draw_kernels(figure, kernels, positions):
     figure.colorbar(shown, ax=axes, label='weight', shrink=0.9)
 
 
-def _draw_deviations(figure, deviations):
-    """Two maps of `deviations` (Ho, Wo, O) in one colour scale."""
+def _draw_deviations(figure, deviations, smallest):
+    """Two maps of `deviations` (Ho, Wo, O) in one colour scale, which ends at `smallest` or later.
+
+    So the rounding errors that a sleep leaves are not drawn in full colour.
+    """
     over_features = [np.sqrt((np.asarray(d) ** 2).mean(-1)) for d in deviations]
     axes = figure.subplots(1, 2)
+    highest = max(np.nanmax(over_features[0]), smallest)
     for ax, name, image in zip(axes, ('before', 'after'), over_features):
-        shown = ax.imshow(image, vmin=0, vmax=np.nanmax(over_features[0]))
+        shown = ax.imshow(image, vmin=0, vmax=highest)
         ax.set_title(f'{name}: {np.nanmean(image):.2g} on average', fontsize='medium')
         ax.set(xlabel='column', ylabel='row')
     figure.colorbar(shown, ax=axes, label='deviation (units of the weights)', shrink=0.9)

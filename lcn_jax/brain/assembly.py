@@ -19,9 +19,9 @@ Arrays = Mapping[str, np.ndarray]
 class Assembly:
     """Responses of N neurons to S images in up to R repetitions.
 
-    responses: (S, N, R) float64, NaN if missing; stimuli: (S,) names of the images, or None if they
-    are in the order of the files; groups: (S,) categories of the images, or None; regions: (N,)
-    str.
+    responses: (S, N, R) float64, NaN if missing; stimuli: (S,) str, names of the images in
+    ascending order, or None if the images are in the order of the files; groups: (S,) categories of
+    the images, or None; regions: (N,) str.
     """
 
     responses: np.ndarray
@@ -41,8 +41,9 @@ def read(path: str, axes: tuple[str, ...] = AXES, group: str | None = None) -> A
     coordinate of presentations, with the categories of the images for stratified splits.
 
     From an npz file only the repetitions that all neurons have are kept (see `complete`), from a
-    NetCDF file all, as in Brain-Score. UsageError if there is no such file, it has another form, or
-    a response is infinite.
+    NetCDF file all, as in Brain-Score. The images are sorted by their names, so that their splits
+    do not depend on the order in a file. UsageError if there is no such file, it has another form,
+    or a response is infinite.
     """
     if not Path(path).is_file():
         raise UsageError(f'there is no file {path}.')
@@ -57,12 +58,26 @@ def read(path: str, axes: tuple[str, ...] = AXES, group: str | None = None) -> A
         )
     if np.isinf(responses).any():
         raise UsageError(f'{path} has infinite responses; missing ones must be NaN.')
+    stimuli, order = None, slice(None)
+    if 'stimulus_id' in by_image:
+        stimuli = _text(by_image['stimulus_id'])
+        order = np.argsort(stimuli, kind='stable')
+        stimuli = stimuli[order]
     return Assembly(
-        responses,
-        stimuli=by_image.get('stimulus_id'),
-        groups=None if group is None else by_image[group],
-        regions=by_neuron.get('region', np.full(responses.shape[1], 'all')).astype(str),
+        responses[order],
+        stimuli,
+        groups=None if group is None else by_image[group][order],
+        regions=_text(by_neuron.get('region', np.full(responses.shape[1], 'all'))),
     )
+
+
+def _text(names: np.ndarray) -> np.ndarray:
+    """As str; files may have them as bytes, in UTF-8."""
+
+    def decoded(name):
+        return name.decode(errors='replace') if isinstance(name, bytes) else str(name)
+
+    return np.array([decoded(name) for name in names.tolist()], str)
 
 
 def complete(responses: np.ndarray) -> np.ndarray:
@@ -128,7 +143,7 @@ def _from_netcdf(path: str) -> tuple[np.ndarray, Arrays, Arrays]:
     def coordinates(dimension):
         return {str(k): c.values for k, c in array.coords.items() if c.dims == (dimension,)}
 
-    _, first, image = np.unique(ids, return_index=True, return_inverse=True)
+    _, first, image = np.unique(_text(ids), return_index=True, return_inverse=True)
     by_presentation = coordinates('presentation')
     repetition = pd.Series(image).groupby(image).cumcount().to_numpy()
     if 'repetition' in by_presentation:

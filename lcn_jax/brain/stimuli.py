@@ -30,7 +30,7 @@ def read(source: str) -> dict[str, bytes]:
 def choose(files: dict[str, bytes], ids: Sequence[str] | np.ndarray) -> dict[str, bytes]:
     """The files with these names, in the order of `ids`; folders and suffixes may be left out.
 
-    UsageError if a name fits no file, or several.
+    UsageError if a name fits no file, or several, or two names fit one.
     """
     by_id = {}
     for path in files:
@@ -42,6 +42,11 @@ def choose(files: dict[str, bytes], ids: Sequence[str] | np.ndarray) -> dict[str
         found = by_id.get(wanted, [])
         if len(found) != 1:
             raise UsageError(f'there are {len(found)} images called {wanted}; there must be one.')
+        if found[0] in chosen:
+            raise UsageError(
+                f'the responses name the image {found[0]} twice, the second time as {wanted}: '
+                'leave one of the two out, or give them as repetitions.'
+            )
         chosen[found[0]] = files[found[0]]
     return chosen
 

@@ -56,8 +56,7 @@ class Source:
             import tensorflow_datasets as tfds
 
             tfds.disable_progress_bar()  # it takes a second
-            with contextlib.redirect_stdout(io.StringIO()):
-                write(specs.builder_class(self.name)(data_dir=folder))
+            write(specs.builder_class(self.name)(data_dir=folder))
             builder = self._find(folder)
         if builder is None:
             unknown = f'is none of {", ".join(sorted(SPECS))}, and '
@@ -183,7 +182,8 @@ def hold_out(examples: int, validation: int, train_images: int) -> tuple[np.ndar
 
 def write(builder: Any) -> None:
     """Writes the dataset of a tfds builder; UsageError if it cannot be written."""
-    with files.writing(builder.data_path):
+    # tfds says of local files, too, that it downloads something of unknown size.
+    with files.writing(builder.data_path), contextlib.redirect_stdout(io.StringIO()):
         try:
             builder.download_and_prepare(file_format=FORMAT)
         except OSError:

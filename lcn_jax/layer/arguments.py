@@ -139,7 +139,15 @@ def shared_kernel_dimensions(kernel: Any) -> int:
 
 
 def check_array(value: Any, name: str) -> None:
-    """ValueError, with `name`, unless it has a shape and a dtype; Flax takes no lists either."""
+    """ValueError, with `name`, unless it has a shape and a dtype; Flax takes no lists either.
+
+    Arrays of PyTorch, whose methods have other arguments, are refused, too.
+    """
+    if type(value).__module__.partition('.')[0] == 'torch':
+        raise ValueError(
+            f'{name} must be an array, got a tensor of PyTorch: convert it with '
+            '.detach().cpu().numpy().'
+        )
     if not (hasattr(value, 'shape') and hasattr(value, 'dtype')):
         raise ValueError(
             f'{name} must be an array, got {type(value).__name__}: convert it with jax.numpy.array.'

@@ -74,6 +74,7 @@ class LocalConv(nnx.Module):
         check_positive(out_features, 'out_features')
         check_choice(layout, LAYOUTS, 'layout')
         grid = make_grid(input_size, kernel_size, strides, padding, kernel_dilation, input_dilation)
+        self.in_features, self.out_features = in_features, out_features
         self.layer = Layer(grid, feature_group_count, precision, layout, implementation)
         shape = self.layer.kernel_shape(in_features, out_features, 'feature_group_count')
         kernel = kernel_init(rngs.params(), shape, param_dtype)
@@ -105,11 +106,9 @@ class LocalConv(nnx.Module):
 def grids(model: nnx.Module) -> dict[str, Any]:
     """The `LocalParameter` of everything local, at its path in `nnx.state(model)`.
 
-    An ensemble, made by `nnx.vmap`, has its axes in front, as NNX puts them by default.
-
     Raises:
-      ValueError: an ensemble has its axes elsewhere, or a locally connected layer of Flax Linen is
-        in an `nnx.bridge.ToNNX`, where its size is not known.
+      ValueError: the shapes of an ensemble, made by `nnx.vmap`, do not tell its axes; or a locally
+        connected layer of Flax Linen is in an `nnx.bridge.ToNNX`, where its size is not known.
     """
     found = {}
     for path, module in nnx.iter_graph(model):
@@ -120,10 +119,10 @@ def grids(model: nnx.Module) -> dict[str, Any]:
                 'params.'
             )
         if isinstance(module, LocalConv):
-            _check_copies_in_front(module, name_of(path))
-            found[(*path, 'kernel')] = LocalParameter(module.grid)
+            axes = _ensemble(module, name_of(path))
+            found[(*path, 'kernel')] = LocalParameter(module.grid, ensemble=axes['kernel'])
             if module.local_bias:
-                found[(*path, 'bias')] = LocalParameter(module.grid, per_neuron=True)
+                found[(*path, 'bias')] = LocalParameter(module.grid, True, axes['bias'])
     return unflatten_dict(found)
 
 
@@ -133,16 +132,47 @@ def _has_local_layers(bridge: nnx.bridge.ToNNX) -> bool:
     return callable(getattr(bridge, 'grid', None)) or any(jnp.ndim(array) > 5 for array in arrays)
 
 
-def _check_copies_in_front(module: LocalConv, name: str) -> None:
-    """ValueError unless kernel and bias end in the axes of one copy, as far as shapes tell."""
-    grid, kernel = module.grid, module.kernel.get_value()
-    positions_and_taps = (*grid.output_size, *grid.kernel_size)
-    biases = [] if module.bias is None else [module.bias.get_value()]
-    bias = bias_shape(grid, kernel.shape[-1], module.local_bias)
-    if kernel.shape[:-2][-len(positions_and_taps) :] != positions_and_taps or any(
-        array.shape[-len(bias) :] != bias for array in biases
-    ):
-        raise ValueError(
-            f'the kernel {kernel.shape} of {name or "the layer"} does not end in the axes of one '
-            f'layer, {positions_and_taps} + (C // groups, O): make ensembles along axis 0.'
+def _ensemble(module: LocalConv, name: str) -> dict[str, tuple[int, ...]]:
+    """For kernel and bias, the axes over which `nnx.vmap` stacks copies.
+
+    NNX keeps no record of them, so the shapes must tell: the axes are at one place of all arrays,
+    counted from the front or from the back, and without them each has the shape of one copy.
+
+    Raises:
+      ValueError: they fit nowhere, or in several places.
+    """
+    of_one = {
+        'kernel': module.layer.kernel_shape(module.in_features, module.out_features),
+        'bias': bias_shape(module.grid, module.out_features, module.local_bias),
+    }
+    arrays = {of: getattr(module, of) for of in of_one}
+    shapes = {of: array.get_value().shape for of, array in arrays.items() if array is not None}
+    rank, kernel = len(of_one['kernel']), shapes['kernel']
+    copies = len(kernel) - rank
+    found = set()
+    for start in range(-rank - 1, rank + 1):
+        axes = {}
+        for parameter, shape in shapes.items():
+            first = start if start >= 0 else len(shape) - copies + 1 + start
+            axes[parameter] = tuple(range(first, first + copies))
+        if all(_without(shape, axes[of]) == of_one[of] for of, shape in shapes.items()):
+            found.add(tuple(axes.items()))
+    if len(found) == 1:
+        return dict(found.pop())
+    places = sorted(dict(axes)['kernel'] for axes in found)
+    raise ValueError(
+        f'the kernel {kernel} of {name or "the layer"} '
+        + (
+            f'may have its copies along axes {" or ".join(map(str, places))}, for sizes are equal: '
+            'make another number of them, or lcn_jax.LocalParameter(layer.grid, ensemble=axes).'
+            if places
+            else f'is not that of copies of one layer, {of_one["kernel"]}, all along one axis.'
         )
+    )
+
+
+def _without(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape without these axes; None if it does not have them."""
+    if axes and not 0 <= axes[0] <= axes[-1] < len(shape):
+        return None
+    return tuple(size for axis, size in enumerate(shape) if axis not in axes)

@@ -10,6 +10,7 @@ of a run share it. It may be a URL.
 import contextlib
 import dataclasses
 import json
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -35,6 +36,9 @@ from lcn_jax.training.state import State01, TrainState
 # A resumed run may change these: nothing that is computed or logged depends on them. (With
 # shard_kernels, sums are rounded otherwise, as they are on another number of devices.)
 MAY_CHANGE_ON_RESUME = ('checkpoint_every', 'data_dir', 'shard_kernels', 'tensorboard', 'workers')
+
+READ_ONLY = 'Given directory is read only'  # a warning of orbax, though we ask for just that
+logging.getLogger('absl').addFilter(lambda record: not str(record.msg).startswith(READ_ONLY))
 
 ACCURACY, NOT_EVALUATED = 'top1', -1.0
 
@@ -97,6 +101,7 @@ class Checkpoints:
             create=not read_only,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
+            save_interval_steps=0 if read_only else 1,
         )
         with reading(self._folder) if read_only else writing(self._folder):
             self._manager = ocp.CheckpointManager(

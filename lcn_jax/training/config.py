@@ -3,7 +3,7 @@
 The files in `experiments/configs` only change values, as the command line does.
 """
 
-from collections.abc import Iterable
+import difflib
 from typing import Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -102,6 +102,9 @@ FIELDS = {
     'tensorboard': (False, FLAG),  # also write the records for TensorBoard
 }
 
+# Section -> its field that names a function, whose options are in the section under that name.
+CHOICES = {'sleep': 'rule', 'penalty': 'name'}
+
 # Fields of earlier versions, and what they are called now.
 RENAMED = {'sleep.pools': 'pools.kind', 'sleep.border': 'pools.border'}
 
@@ -115,7 +118,7 @@ def default() -> ConfigDict:
 def check(config: ConfigDict) -> None:
     """UsageError if a field is missing or out of its range, or fields do not go together."""
     values = flatten_dict(config.to_dict(), sep='.')
-    check_names(values)
+    check_names(config)
     for field, (_, allowed) in FIELDS.items():
         if field not in values:
             raise UsageError(
@@ -127,11 +130,31 @@ def check(config: ConfigDict) -> None:
     combinations.check(config)
 
 
-def check_names(fields: Iterable[str]) -> None:
-    """UsageError if one of the fields has another name now."""
-    for field in fields:
+def check_names(config: ConfigDict) -> None:
+    """UsageError if a field of `config` has another name now, or does not exist.
+
+    Options of the rule and the penalty that are chosen are under the names of their functions, and
+    a model of the user's own may have any fields in `config.model`.
+    """
+    values = flatten_dict(config.to_dict(), sep='.')
+    chosen = {section: values.get(f'{section}.{name}', '') for section, name in CHOICES.items()}
+    known = [f'{section}.{_function(name)}.' for section, name in chosen.items()]
+    known += ['model.'] if values.get('model.name') != 'resnet' else []
+    for field in values:
         if field in RENAMED:
             raise UsageError(f'config.{field} is now config.{RENAMED[field]}: change its name.')
+        if field not in FIELDS and not field.startswith(tuple(known)):
+            section, *close = (
+                field.partition('.')[0],
+                *difflib.get_close_matches(field, FIELDS, 1, 0.9),
+            )
+            if close:
+                remedy = f'did you mean config.{close[0]}?'
+            elif section in CHOICES:
+                remedy = f'config.{section}.{CHOICES[section]} is {chosen[section]!r}.'
+            else:
+                remedy = 'lcn_jax/training/config.py has them all.'
+            raise UsageError(f'there is no field config.{field}: {remedy}')
 
 
 def complete(values: dict[str, Any]) -> ConfigDict:
@@ -161,5 +184,10 @@ def of_all_processes(config: ConfigDict | FrozenConfigDict) -> dict[str, Any]:
 
 def options(section: ConfigDict | FrozenConfigDict, name: str) -> dict[str, Any]:
     """The options of a rule or penalty: what the section has under the name of its function."""
-    own = section.get(name.rpartition(':')[2])
+    own = section.get(_function(name))
     return dict(own.items()) if isinstance(own, ConfigDict | FrozenConfigDict) else {}
+
+
+def _function(name: Any) -> str:
+    """The function of 'module:function', or the name of one of this library's."""
+    return str(name).rpartition(':')[2]

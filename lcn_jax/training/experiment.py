@@ -14,6 +14,7 @@ from ml_collections import FrozenConfigDict
 from lcn_jax import plugins
 from lcn_jax.convert import shared
 from lcn_jax.data.batches import BatchSpec
+from lcn_jax.errors import UsageError
 from lcn_jax.learning import feedback, penalties
 from lcn_jax.training import config as configs
 from lcn_jax.training import inputs, measures, optimizer, parallel, sharding, sleep_step, wake
@@ -177,7 +178,19 @@ class Experiment:
         with plugins.usage_errors('config.sleep', self.config.sleep.rule):
             jax.eval_shape(of_whole_kernels, self.shapes, jax.random.key(0))
         on_devices = self.sleep_step(self.network.grids_on_devices)
-        return parallel.per_device(on_devices, (0, None), donate=[0])
+        sleep = parallel.per_device(on_devices, (0, None), donate=[0])
+        return partial(self._checked, sleep) if ':' in self.config.sleep.rule else sleep
+
+    def _checked(self, sleep: Callable, state: TrainState, key: jax.Array) -> TrainState:
+        """A sleep by a rule of the user's own; UsageError, with its name, if it makes NaN."""
+        before = parallel.first(self.is_finite(state))
+        state = sleep(state, key)
+        if before and not parallel.first(self.is_finite(state)):
+            raise UsageError(
+                f'config.sleep.rule={self.config.sleep.rule} made parameters that are not finite, '
+                f'of parameters that were, in the sleep at step {parallel.first(state.step)}.'
+            )
+        return state
 
     # ---- Measured. -------------------------------------------------------------------------------
 

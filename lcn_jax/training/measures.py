@@ -4,6 +4,7 @@
 host and return parts of a record.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +37,14 @@ def similarity(
 
 
 def weights(experiment: 'Experiment', state: TrainState) -> dict[str, Any]:
-    """'weight_snr' and 'weight_deviation', None for a network without local kernels; 'penalty'."""
+    """'weight_snr' and 'weight_deviation', None for a network without local kernels; 'penalty'.
+
+    The SNR of weights that are equal, which is infinite, is None, too.
+    """
     found = parallel.first(experiment.similarity(state))
     none = {'weight_snr': None, 'weight_deviation': None}
-    return none | {name: float(value) for name, value in found.items()}
+    measured = none | {name: float(value) for name, value in found.items()}
+    return measured | ({'weight_snr': None} if measured['weight_snr'] == math.inf else {})
 
 
 def weights_before_sleep(experiment: 'Experiment', state: TrainState) -> dict[str, Any]:

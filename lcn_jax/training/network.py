@@ -43,8 +43,9 @@ class Network:
         """The network of a config whose values have been checked.
 
         Raises:
-          UsageError: no layer is locally connected where some should be, a pattern of names matches
-            none, or a model of the user's own is not as docs/models.md says.
+          UsageError: no layer is locally connected where some should be, or one where none should,
+            a pattern of names matches none, or a model of the user's own is not as docs/models.md
+            says.
         """
         dataset = Source(config.dataset, config.data_dir).spec
         network = cls(
@@ -55,8 +56,7 @@ class Network:
         )
         if config.model.name != 'resnet':
             _check_own_model(network, config.model.name, dataset.num_classes)
-        if config.connectivity != 'conv':
-            _check_connectivity(network, config)
+        _check_connectivity(network, config)
         if config.shard_kernels:
             _check_divided(network, config.model.name)
         return network
@@ -144,7 +144,14 @@ def _check_own_model(network: Network, name: str, num_classes: int) -> None:
 
 
 def _check_connectivity(network: Network, config: ml_collections.ConfigDict) -> None:
-    """UsageError if no layer is locally connected, or a pattern of names matches none."""
+    """UsageError if layers are local and should not be or none is, or a pattern matches none."""
+    if config.connectivity == 'conv':
+        for path in local_parameters.by_path(network.grids):
+            raise UsageError(
+                f'{local_parameters.name_of(path)} of {config.model.name} is local, but '
+                'config.connectivity=conv: set config.connectivity=lc, or use nn.Conv there.'
+            )
+        return
     params = network.variables['params']
     low_rank = config.connectivity == 'low_rank'
     mixes = any(path[-1] == 'rows' for path in flax.traverse_util.flatten_dict(params))

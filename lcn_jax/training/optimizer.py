@@ -1,5 +1,6 @@
 """The optimizer of a config, and its learning rate by step."""
 
+import collections
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -14,7 +15,8 @@ from lcn_jax.sleep.pools import pool_sizes
 
 def learning_rate(config: ml_collections.ConfigDict, total_steps: int) -> optax.Schedule:
     """Constant, times `config.drop` at each of the fractions `config.drops_at` of training."""
-    drops = {int(total_steps * fraction): config.drop for fraction in config.drops_at}
+    times = collections.Counter(int(total_steps * fraction) for fraction in config.drops_at)
+    drops = {step: config.drop**number for step, number in times.items()}
     return optax.piecewise_constant_schedule(config.learning_rate, drops)
 
 

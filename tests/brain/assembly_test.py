@@ -32,6 +32,22 @@ class TestAssembly:
         np.testing.assert_array_equal(found.region('b'), found.responses[:, 2:])
         assert found.groups.tolist() == [0, 1, 2, 3] and found.stimuli is None
 
+    @pytest.mark.parametrize('kind', ['U', 'S'])
+    def test_images_are_in_the_order_of_their_names(self, tmp_path, kind):
+        """Also where the names are bytes."""
+        responses = rng(0).normal(size=(4, 2, 3))
+        ids = np.array(['b', 'é', 'a10', 'a9'])
+        encoded = np.char.encode(ids, 'utf-8') if kind == 'S' else ids
+        regions = np.array(['V4', 'IT']).astype(kind)
+        path = self.save(
+            tmp_path, responses=responses, stimulus_id=encoded, region=regions, kind=np.arange(4)
+        )
+        found = assembly.read(path, group='kind')
+        assert found.stimuli.tolist() == ['a10', 'a9', 'b', 'é']
+        assert found.regions.tolist() == ['V4', 'IT']
+        assert found.groups.tolist() == [2, 3, 0, 1]
+        np.testing.assert_array_equal(found.responses, responses[[2, 3, 0, 1]])
+
     @pytest.mark.parametrize(
         'change, message',
         [
@@ -73,6 +89,24 @@ class TestAssembly:
         (tmp_path / 'b.npz').write_bytes(flipped)
         with pytest.raises(UsageError, match='Bad CRC-32'):
             assembly.read(str(tmp_path / 'b.npz'))
+
+    def test_npz_and_netcdf_give_the_same(self, tmp_path):
+        xarray = pytest.importorskip('xarray')
+        responses, ids = rng(0).normal(size=(3, 2, 2)), ['im2', 'im10', 'im1']
+        path = self.save(tmp_path, responses=responses, stimulus_id=ids, region=['V4', 'IT'])
+        array = xarray.DataArray(
+            responses.transpose(2, 0, 1).reshape(6, 2),
+            dims=('presentation', 'neuroid'),
+            coords={
+                'stimulus_id': ('presentation', np.array(ids * 2, 'S')),
+                'region': ('neuroid', ['V4', 'IT']),
+            },
+        )
+        array.to_netcdf(tmp_path / 'a.nc')
+        found, other = assembly.read(path), assembly.read(str(tmp_path / 'a.nc'))
+        np.testing.assert_array_equal(found.responses, other.responses)
+        np.testing.assert_array_equal(found.stimuli, other.stimuli)
+        np.testing.assert_array_equal(found.regions, other.regions)
 
     @pytest.mark.parametrize('ids', ['stimulus_id', 'image_id'])
     def test_netcdf(self, tmp_path, ids):

@@ -118,6 +118,20 @@ class TestMarks:
         assert drawn.tolist() == ['error' not in layer for layer in layers.values()]
 
 
+def test_the_picture_has_the_names_of_all_networks():
+    def run(*names):
+        return {
+            'layers': {name: {'score': 0.5, 'interval': (0.4, 0.6)} for name in names},
+            'best': 0,
+        }
+
+    runs = {'first': run('stage1_block1', 'top'), 'second': run('conv', 'top', 'last')}
+    region = {'ceiling': 0.8, 'ceiling_interval': (0.7, 0.9), 'neurons': 2, 'runs': runs}
+    (axes,) = brain_report.plot({'V4': region}).axes
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels == ['stage1\nblock1\nor conv', 'top', 'last']
+
+
 class TestExperiment:
     @pytest.mark.slow
     def test_finds_the_block(self, runs, session, tmp_path):

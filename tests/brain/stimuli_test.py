@@ -25,6 +25,11 @@ class TestStimuli:
             with pytest.raises(UsageError, match=f'there are {count} images called {name}'):
                 stimuli.choose(files, [name])
 
+    @pytest.mark.parametrize('names', [('im1', 'im1'), ('im1', 'im1.png')])
+    def test_an_image_that_is_named_twice_is_refused(self, names):
+        with pytest.raises(UsageError, match=rf'name the image im1\.png twice, .* as {names[1]}:'):
+            stimuli.choose({'im1.png': b'', 'im2.png': b''}, names)
+
     def test_a_file_that_is_not_an_image_is_named(self, images):
         np.testing.assert_array_equal(encoded.decode(encode(images[0]), 'x.png'), images[0])
         with pytest.raises(UsageError, match=r'x\.png is not a whole image'):

@@ -16,6 +16,7 @@ from lcn_jax.errors import UsageError
 
 LITTER = {'__macosx', 'thumbs.db', 'ehthumbs.db', 'desktop.ini', '$recycle.bin', '@eadir'}
 IMAGES = {'.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp'}
+IMAGES |= {'.jfif', '.jpe', '.pnm'}  # other names of the same
 
 Files = Mapping[str, Callable[[], bytes]]  # path with forward slashes -> reads the file
 
@@ -26,6 +27,8 @@ def reading(name: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     # RuntimeError: an encrypted zip, or a compression that Python cannot read.
+    except PermissionError as error:
+        raise UsageError(f'{name} cannot be read ({error}): change its permissions.') from error
     except (TarError, BadZipFile, LZMAError, zlib.error, EOFError, OSError, RuntimeError) as error:
         raise UsageError(f'{name} cannot be read, it may be corrupt: {error}.') from error
 
@@ -43,7 +46,7 @@ def files(source: Path) -> Iterator[Files]:
     with contextlib.ExitStack() as stack:
         with reading(source):
             if source.is_dir():
-                paths, read_file = _paths_in(source), lambda path: read(source / path)
+                paths, read_file = list(_paths_in(source)), lambda path: read(source / path)
             elif is_tarfile(source):
                 paths, read_file = _members(stack.enter_context(TarFile.open(source)))
             elif is_zipfile(source):
@@ -95,7 +98,10 @@ def lines(content: bytes, name: str) -> list[str]:
 
 
 def _paths_in(folder: Path) -> Iterable[str]:
-    for root, folders, names in os.walk(folder, followlinks=True):
+    def fail(error):
+        raise error  # os.walk would leave out what it cannot read
+
+    for root, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         folders[:] = [name for name in folders if not _is_litter(name)]
         inside = Path(root).relative_to(folder)
         yield from ((inside / name).as_posix() for name in names)

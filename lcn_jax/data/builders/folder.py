@@ -1,6 +1,8 @@
 """A dataset of the user's own images, from a folder or an archive with a folder for each class."""
 
+import collections
 import posixpath
+import warnings
 from pathlib import Path, PurePosixPath
 
 import tensorflow_datasets as tfds
@@ -17,7 +19,7 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Images from {train,val,test}/CLASS/ or, all of them to train on, from CLASS/.
 
     The classes are in the order of their names. The images are greyscale if all files are, else
-    RGB.
+    RGB, and upright as their EXIF data say. A warning counts the files that are no images.
     """
 
     VERSION = tfds.core.Version('1.0.0')
@@ -28,7 +30,7 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         with archives.files(source) as files:
             self._splits = classes_of_images(files, source)
             shapes = {
-                encoded.shape(files[path](), f'{source}: {path}')
+                encoded.shape(*_image(files, path, source))
                 for images in self._splits.values()
                 for path in images
             }
@@ -56,19 +58,33 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_examples(self, images):
         with archives.files(self._source) as files:
             for path, label in images.items():
-                image = encoded.stored(files[path](), f'{self._source}: {path}', self._channels)
+                image = encoded.stored(*_image(files, path, self._source), self._channels)
                 yield path, {'image': image, 'label': label, 'file_name': path}
+
+
+def _image(files: archives.Files, path: str, source: Path) -> tuple[bytes, str]:
+    """The image, upright, and what errors call it."""
+    name = f'{source}: {path}'
+    return encoded.upright(files[path](), name), name
 
 
 def classes_of_images(files: archives.Files, source: Path) -> dict[str, dict[str, str]]:
     """Split -> path -> class of all images.
 
     UsageError if the images are not in folders of splits and classes, there are fewer than two
-    classes, or a class has no images to train on.
+    classes, a class has no images to train on, or a name cannot be kept as it is.
     """
     images = sorted(path for path in files if archives.is_image(path))
     if not images:
         raise UsageError(f'there are no images in {source}.')
+    others = collections.Counter(
+        PurePosixPath(path).suffix.lower() for path in files if not archives.is_image(path)
+    )
+    if others:
+        kinds = ', '.join(f'{count} {kind or "without suffix"}' for kind, count in others.items())
+        warnings.warn(
+            f'{source}: left out, for these are not the names of images: {kinds}.', stacklevel=2
+        )
     root = posixpath.commonpath([posixpath.dirname(path) for path in images])
     if posixpath.basename(root).lower() in SPLITS:  # the only split
         root = posixpath.dirname(root)
@@ -81,7 +97,7 @@ def classes_of_images(files: archives.Files, source: Path) -> dict[str, dict[str
             case [label, _]:
                 split = 'train'
             case _:
-                split = label = None
+                split, label = None, ''
         depths.add(len(parts))
         if split is None or len(depths) > 1:
             raise UsageError(
@@ -89,6 +105,12 @@ def classes_of_images(files: archives.Files, source: Path) -> dict[str, dict[str
                 'classes, or all in folders of classes in train, val and test.'
             )
         found.setdefault(split, {})[path] = label
+        # tfds keeps the names of the classes in the lines of a text file, which it strips.
+        if label.strip().splitlines() != [label] or path.encode(errors='replace').decode() != path:
+            raise UsageError(
+                f'{source}: {path!a} cannot be kept under this name: rename it, without bytes that '
+                'are not UTF-8, and its class without blanks at the ends and line breaks.'
+            )
 
     trained = set(found.get('train', {}).values())
     if trained and trained <= {*SPLITS}:

@@ -104,6 +104,10 @@ def _in_folders(files: archives.Files, known: set[str], source: Path):
     (root,) = roots
     train = {p: wnid for p, (*place, wnid) in places.items() if place == [root, 'train'] and wnid}
     validation = {path: wnid for path, (*place, wnid) in places.items() if place == [root, 'val']}
+    splits = (f'{root}train/', f'{root}val/')
+    for path in filter(archives.is_image, files):
+        if path.startswith(splits) and path not in train and path not in validation:
+            raise UsageError(f'{source}: {path} is not in the folder of a class.')
     if len({bool(wnid) for wnid in validation.values()}) != 1:
         raise UsageError(
             f'{source}: the validation images must be in {root}val, either all of them in folders '
