@@ -29,8 +29,8 @@ class Experiment:
     config: without the seed.
 
     The programs (`init`, `wake`, `sleep`, `evaluate`, `similarity`, `is_finite`) run on all
-    devices: their arguments and results have a leading axis of devices, except for keys and numbers
-    of steps. Each is made when it is first used, and compiled when it is first called. A run of
+    devices, where their arguments and results are (`parallel.py`), except for keys and numbers of
+    steps. Each is made when it is first used, and compiled when it is first called. A run of
     several seeds keeps one experiment and so compiles once. Only `schedule` and `wake` need the
     data, whose size they depend on.
     """
