@@ -80,7 +80,7 @@ class Experiment:
     def init(self) -> Callable[[jax.Array], TrainState]:
         """key -> state."""
         return parallel.per_device(
-            lambda key: sharding.own(self.initial_state(key), self.owners), [0]
+            lambda key: sharding.own(self.initial_state(key), self.owners), [0], draws=True
         )
 
     def place(self, whole: TrainState) -> TrainState:
@@ -177,7 +177,7 @@ class Experiment:
         with plugins.usage_errors('config.sleep', self.config.sleep.rule):
             jax.eval_shape(of_whole_kernels, self.shapes, jax.random.key(0))
         on_devices = self.sleep_step(self.network.grids_on_devices)
-        return parallel.per_device(on_devices, (0, None), donate=[0])
+        return parallel.per_device(on_devices, (0, None), donate=[0], draws=True)
 
     # ---- Measured. -------------------------------------------------------------------------------
 

@@ -50,18 +50,26 @@ def join_processes(
         ) from e
 
 
-def per_device(program: Callable, in_axes: Sequence[int | None], donate: Sequence[int] = ()):
+def per_device(
+    program: Callable,
+    in_axes: Sequence[int | None],
+    donate: Sequence[int] = (),
+    draws: bool = False,
+):
     """Compiles `program` to run on every device at once, with `AXIS` over the devices.
 
     Arguments with `in_axes` 0 are on the devices (`replicate`), those with None go to every device
     whole. The buffers of the arguments numbered in `donate` are reused. Results are on the devices
-    (`first`).
+    (`first`). If it `draws` many random arrays, XLA:CPU would take most of the time to compile for
+    unrolling their loops, and the program is no faster for it: here it does not.
     """
     if not leading_axes():
         whole = PartitionSpec()
         mesh = _over_devices().mesh
         one = jax.shard_map(program, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False)
-        return jax.jit(one, donate_argnums=tuple(donate))
+        on_cpu = jax.default_backend() == 'cpu'
+        options = {'xla_backend_optimization_level': 1} if draws and on_cpu else None
+        return jax.jit(one, donate_argnums=tuple(donate), compiler_options=options)
     return jax.pmap(program, axis_name=AXIS, in_axes=tuple(in_axes), donate_argnums=tuple(donate))
 
 
