@@ -91,21 +91,32 @@ def buffers(array):
     return [shard.data.unsafe_buffer_pointer() for shard in array.addressable_shards]
 
 
-def test_replicated_values_are_where_pmap_works_on_them():
-    """A donated argument is overwritten in place; it would not be if pmap had to move it first."""
+@pytest.mark.parametrize('devices', [1, 8])
+def test_replicated_values_are_where_programs_work_on_them(monkeypatch, devices):
+    """A donated argument is overwritten in place; it would not be if it had to be moved first."""
+    chosen = jax.devices()[:devices]
+    monkeypatch.setattr(jax, 'device_count', lambda: devices)
+    monkeypatch.setattr(jax, 'local_device_count', lambda: devices)
+    monkeypatch.setattr(jax, 'local_devices', lambda *process: chosen)
+    leading = () if devices == 1 else (devices,)
     tree = {'kernel': jnp.arange(6.0).reshape(2, 3), 'step': np.zeros((), np.int32)}
     add = parallel.per_device(lambda tree: jax.tree.map(lambda x: x + 1, tree), [0], donate=[0])
     replicated = add(parallel.replicate(tree))
-    assert replicated['kernel'].shape == (8, 2, 3)
+    assert replicated['kernel'].shape == (*leading, 2, 3)
     before = buffers(replicated['kernel'])
-    assert len(set(before)) == 8
+    assert len(set(before)) == devices
     after = add(replicated)
     assert buffers(after['kernel']) == before
     assert parallel.replicate(tree['kernel']).sharding == after['kernel'].sharding
     assert (tree['kernel'] == np.arange(6.0).reshape(2, 3)).all() and tree['step'] == 0
-    chex.assert_trees_all_equal(
-        jax.device_get(after), jax.tree.map(lambda x: np.stack([x + 2] * 8), tree)
-    )
+    expected = jax.tree.map(lambda x: np.broadcast_to(x + 2, (*leading, *x.shape)), tree)
+    chex.assert_trees_all_equal(jax.device_get(after), expected)
+    chex.assert_trees_all_equal(parallel.first(after), jax.tree.map(lambda x: x + 2, tree))
+    images = np.arange(16.0)
+    assert parallel.spread(images).shape == (*leading, 16 // devices)
+    assert parallel.replicated_shapes(tree)['kernel'].shape == after['kernel'].shape
+    over_all = parallel.over_all(after['kernel'])  # what a checkpoint keeps of divided kernels
+    np.testing.assert_array_equal(over_all, np.stack([tree['kernel'] + 2] * devices))
 
 
 def test_the_first_copy_stays_when_its_device_goes_on():

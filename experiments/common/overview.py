@@ -55,7 +55,7 @@ def memory(experiment: Experiment) -> dict[str, int]:
     config = experiment.config
     parallel.check_batch_size(config.batch_size)
     on_device = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[len(parallel.leading_axes()) :], leaf.dtype),
         sharding.shapes(experiment.shapes, experiment.owners),
     )
     return cost.memory(

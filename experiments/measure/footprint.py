@@ -30,9 +30,13 @@ def of_step(experiment: Experiment) -> Footprint:
     devices, batch_size = jax.device_count(), experiment.config.batch_size
     parallel.check_batch_size(batch_size)
     update = partial(wake.update, learner=experiment.learner(total_steps=1))
-    batch = devices, batch_size // devices
-    images = jax.ShapeDtypeStruct((*batch, *experiment.network.image_shape), jnp.float32)
-    labels = jax.ShapeDtypeStruct(batch, jnp.int32)
+    examples = batch_size // devices
+    images, labels = parallel.replicated_shapes(
+        (
+            jax.ShapeDtypeStruct((examples, *experiment.network.image_shape), jnp.float32),
+            jax.ShapeDtypeStruct((examples,), jnp.int32),
+        )
+    )
     arguments: Any = sharding.shapes(experiment.shapes, experiment.owners), images, labels
     program = parallel.per_device(update, (0, 0, 0), donate=[0])
     compiled = program.lower(*arguments).compile()

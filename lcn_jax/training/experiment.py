@@ -30,8 +30,8 @@ class Experiment:
     config: without the seed.
 
     The programs (`init`, `wake`, `sleep`, `evaluate`, `similarity`, `is_finite`) run on all
-    devices: their arguments and results have a leading axis of devices, except for keys and numbers
-    of steps. Each is made when it is first used, and compiled when it is first called. A run of
+    devices, where their arguments and results are (`parallel.py`), except for keys and numbers of
+    steps. Each is made when it is first used, and compiled when it is first called. A run of
     several seeds keeps one experiment and so compiles once. Only `schedule` and `wake` need the
     data, whose size they depend on.
     """
@@ -81,7 +81,7 @@ class Experiment:
     def init(self) -> Callable[[jax.Array], TrainState]:
         """key -> state."""
         return parallel.per_device(
-            lambda key: sharding.own(self.initial_state(key), self.owners), [0]
+            lambda key: sharding.own(self.initial_state(key), self.owners), [0], draws=True
         )
 
     def place(self, whole: TrainState) -> TrainState:
@@ -178,7 +178,7 @@ class Experiment:
         with plugins.usage_errors('config.sleep', self.config.sleep.rule):
             jax.eval_shape(of_whole_kernels, self.shapes, jax.random.key(0))
         on_devices = self.sleep_step(self.network.grids_on_devices)
-        sleep = parallel.per_device(on_devices, (0, None), donate=[0])
+        sleep = parallel.per_device(on_devices, (0, None), donate=[0], draws=True)
         return partial(self._checked, sleep) if ':' in self.config.sleep.rule else sleep
 
     def _checked(self, sleep: Callable, state: TrainState, key: jax.Array) -> TrainState:

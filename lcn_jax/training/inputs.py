@@ -30,12 +30,12 @@ class Input(Protocol):
     def train(self, first: int, last: int) -> Iterator[tuple[Pixels, jax.Array | None, int]]:
         """Pixels, order and number of steps, for the steps first, ..., last - 1 of one epoch.
 
-        Pixels and order are what `batches.train_batch` takes, with a leading axis of devices.
+        Pixels and order are what `batches.train_batch` takes, on the devices.
         """
         ...
 
     def evaluate(self) -> Iterator[Pixels]:
-        """Pixels with a leading axis of devices, which together have every example once."""
+        """Pixels on the devices, which together have every example once."""
         ...
 
 

@@ -11,6 +11,7 @@ import optax
 
 from lcn_jax.layer.each_local import map_parts
 from lcn_jax.sleep.pools import pool_sizes
+from lcn_jax.training.adamw import AdamW
 
 
 def learning_rate(config: ml_collections.ConfigDict, total_steps: int) -> optax.Schedule:
@@ -41,7 +42,7 @@ def make(
     """
     rate = learning_rate(config, total_steps)
     if config.optimizer == 'adamw':  # which divides by the size of the gradient
-        return optax.adamw(rate, b1=config.momentum, weight_decay=config.weight_decay)
+        return AdamW(rate, config.momentum, config.weight_decay)
     lasso = config.lasso if config.optimizer == 'beta_lasso' else 0
     scaled = optax.identity()
     if config.times_pool_size:

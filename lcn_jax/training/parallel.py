@@ -1,4 +1,8 @@
-"""One program on every device, and values on all of them; the only file that uses pmap."""
+"""One program on every device, and values on all of them; the only file that uses pmap.
+
+Arrays on several devices have a leading axis, over those of the process. Those on a single device
+have none, because XLA:CPU would copy donated ones that it can change in place without it.
+"""
 
 import collections
 import zlib
@@ -46,14 +50,32 @@ def join_processes(
         ) from e
 
 
-def per_device(program: Callable, in_axes: Sequence[int | None], donate: Sequence[int] = ()):
+def per_device(
+    program: Callable,
+    in_axes: Sequence[int | None],
+    donate: Sequence[int] = (),
+    draws: bool = False,
+):
     """Compiles `program` to run on every device at once, with `AXIS` over the devices.
 
-    Arguments with `in_axes` 0 have a leading axis of devices (`replicate`), those with None go to
-    every device whole. The buffers of the arguments numbered in `donate` are reused. Results have a
-    leading axis of devices (`first`).
+    Arguments with `in_axes` 0 are on the devices (`replicate`), those with None go to every device
+    whole. The buffers of the arguments numbered in `donate` are reused. Results are on the devices
+    (`first`). If it `draws` many random arrays, XLA:CPU would take most of the time to compile for
+    unrolling their loops, and the program is no faster for it: here it does not.
     """
+    if not leading_axes():
+        whole = PartitionSpec()
+        mesh = _over_devices().mesh
+        one = jax.shard_map(program, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False)
+        on_cpu = jax.default_backend() == 'cpu'
+        options = {'xla_backend_optimization_level': 1} if draws and on_cpu else None
+        return jax.jit(one, donate_argnums=tuple(donate), compiler_options=options)
     return jax.pmap(program, axis_name=AXIS, in_axes=tuple(in_axes), donate_argnums=tuple(donate))
+
+
+def leading_axes() -> tuple[int, ...]:
+    """Of arrays on the devices: (local devices,), or () on a single device."""
+    return () if jax.device_count() == 1 else (jax.local_device_count(),)
 
 
 def as_on_devices(program: Callable) -> Callable:
@@ -76,7 +98,7 @@ def mean(tree: Any) -> Any:
 
 
 def replicate(tree: Any) -> Any:
-    """Puts a copy of each array on every local device, with a leading axis of devices.
+    """Puts a copy of each array on every local device.
 
     No device ever holds more than one copy. Leaves are numpy or JAX arrays; on CPU, devices may
     share the memory of a numpy array, so do not change it afterwards. The copies lie as per-device
@@ -95,18 +117,19 @@ def place(part: Callable[[int], Any]) -> jax.Array:
     devices = jax.local_devices()
     first_number = jax.process_index() * len(devices)
     parts = [
-        jax.device_put(part(number), device) for number, device in enumerate(devices, first_number)
+        jax.device_put(part(number) if leading_axes() else part(number).squeeze(0), device)
+        for number, device in enumerate(devices, first_number)
     ]
-    shape = (len(devices), *parts[0].shape[1:])
+    shape = (*leading_axes(), *parts[0].shape[len(leading_axes()) :])
     return jax.make_array_from_single_device_arrays(shape, _over_devices(), parts)
 
 
 def spread(tree: Any) -> Any:
     """Cuts the leading axis of numpy arrays into equal parts, one for each local device."""
-    devices = jax.local_device_count()
 
     def cut(array):
-        return jax.device_put(array.reshape(devices, -1, *array.shape[1:]), _over_devices())
+        parts = array.reshape(*leading_axes(), -1, *array.shape[1:])
+        return jax.device_put(parts, _over_devices())
 
     return jax.tree.map(cut, tree)
 
@@ -124,11 +147,14 @@ def prefetch(trees: Iterator[Any]) -> Iterator[Any]:
 def first(tree: Any) -> Any:
     """The first device's copy of replicated values, as numpy arrays."""
     shards = jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, tree)
-    return jax.tree.map(lambda leaf: leaf.squeeze(0), jax.device_get(shards))
+    axes = tuple(range(len(leading_axes())))
+    return jax.tree.map(lambda leaf: leaf.squeeze(axes), jax.device_get(shards))
 
 
 def over_all(array: jax.Array) -> jax.Array:
-    """An array with a leading axis of local devices as one over the devices of all processes."""
+    """An array on the devices as one with a leading axis over the devices of all processes."""
+    if not leading_axes():
+        return array[None]
     devices = [d for process in range(jax.process_count()) for d in jax.local_devices(process)]
     shape = (len(devices), *array.shape[1:])
     parts = [shard.data for shard in array.addressable_shards]
@@ -136,12 +162,14 @@ def over_all(array: jax.Array) -> jax.Array:
 
 
 def _over_devices(devices: Sequence | None = None) -> NamedSharding:
-    """The leading axis over the devices.
+    """The leading axis, if there is one, over the devices.
 
     Over the local ones, if none are given: where `pmap` expects arrays and leaves them.
     """
     devices = devices or jax.local_devices()
-    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+    return NamedSharding(
+        Mesh(np.array(devices), (AXIS,)), PartitionSpec(*(AXIS for _ in leading_axes()))
+    )
 
 
 def check_same_values(values: Mapping[str, Any], of: str) -> None:
@@ -178,5 +206,8 @@ def check_batch_size(batch_size: int) -> None:
 
 def replicated_shapes(tree: Any) -> Any:
     """The shapes that `replicate` gives to arrays, or to `jax.ShapeDtypeStruct`s."""
-    devices = jax.local_device_count()
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((devices, *leaf.shape), leaf.dtype), tree)
+
+    def of_leaf(leaf):
+        return jax.ShapeDtypeStruct((*leading_axes(), *leaf.shape), leaf.dtype)
+
+    return jax.tree.map(of_leaf, tree)

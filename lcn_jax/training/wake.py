@@ -16,7 +16,7 @@ from jax import lax
 
 from lcn_jax.data.batches import Pixels, eval_batch, train_batch
 from lcn_jax.learning import feedback
-from lcn_jax.training import parallel, sharding
+from lcn_jax.training import adamw, parallel, sharding
 from lcn_jax.training.metrics import Sums
 from lcn_jax.training.state import TrainState
 
@@ -67,11 +67,11 @@ def update(
 
     grads, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, batch_stats = learner.mean(grads, batch_stats)
-    updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.params)
+    params, opt_state = adamw.new(learner.optimizer, grads, state.opt_state, state.params)
     state = dataclasses.replace(
         state,
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+        params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
     )

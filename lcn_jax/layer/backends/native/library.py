@@ -24,14 +24,15 @@ import jax
 import jax.numpy as jnp
 
 FOLDER = Path(__file__).parent
-SOURCES = ('local.cc', 'norm.cc')
+SOURCES = ('local.cc', 'norm.cc', 'adamw.cc')
 HEADERS = ('common.h', 'products.h')
-TARGETS = ('lcn_forward', 'lcn_input_gradient', 'lcn_kernel_gradient', 'lcn_sums')
+TARGETS = ('lcn_forward', 'lcn_input_gradient', 'lcn_kernel_gradient', 'lcn_sums', 'lcn_adamw')
 
 # On ARM, compilers take the processor from -mcpu, elsewhere from -march. Products and sums may be
-# fused, but nothing else is reordered: infinities and NaN spread as they do in XLA.
+# fused, but nothing else is reordered: infinities and NaN spread as they do in XLA. Compilers take
+# square roots in vectors only if these need not set errno.
 _NATIVE = '-mcpu=native' if platform.machine() in ('aarch64', 'arm64') else '-march=native'
-_FLAGS = ['-std=c++17', '-O3', _NATIVE, '-ffp-contract=fast', '-shared', '-fPIC']
+_FLAGS = ['-std=c++17', '-O3', _NATIVE, '-ffp-contract=fast', '-fno-math-errno', '-shared', '-fPIC']
 
 
 def call(target: str, results: Any, *operands: jax.Array, **attributes: Any) -> Any:
