@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from lcn_jax.sleep.sharing import Rule as Rule
     from lcn_jax.sleep.sharing import resolve as resolve
     from lcn_jax.sleep.sharing import share as share
+    from lcn_jax.trained.load import Trained as Trained
+    from lcn_jax.trained.load import load as load
     from lcn_jax.training.experiment import Experiment as Experiment
     from lcn_jax.training.train import train_and_evaluate as train_and_evaluate
 
@@ -35,10 +37,12 @@ _MODULES = {
     'LocalParameter': 'layer.local_parameters',
     'ResNet': 'networks.resnet',
     'Rule': 'sleep.sharing',
+    'Trained': 'trained.load',
     'conv_local': 'layer.functional',
     'exact': 'sleep.rules',
     'grids': 'layer.grids',
     'hebbian': 'sleep.rules',
+    'load': 'trained.load',
     'mean': 'sleep.rules',
     'resolve': 'sleep.sharing',
     'share': 'sleep.sharing',

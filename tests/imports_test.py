@@ -11,8 +11,8 @@ from tiny_runs import ROOT
 
 ROOMS = (
     'lcn_jax/layer/backends', 'lcn_jax/layer', 'lcn_jax/sleep', 'lcn_jax/learning',
-    'lcn_jax/networks', 'lcn_jax/convert', 'lcn_jax/data', 'lcn_jax/training', 'lcn_jax/brain',
-    'lcn_jax/integrations', 'experiments',
+    'lcn_jax/networks', 'lcn_jax/convert', 'lcn_jax/data', 'lcn_jax/training', 'lcn_jax/trained',
+    'lcn_jax/brain', 'lcn_jax/integrations', 'experiments',
 )  # fmt: skip
 # Files with another place than their room: below all rooms, or above those of lcn_jax.
 BELOW = (

@@ -16,7 +16,16 @@ from lcn_jax.convert import shared
 from lcn_jax.data.batches import BatchSpec
 from lcn_jax.learning import feedback, penalties
 from lcn_jax.training import config as configs
-from lcn_jax.training import inputs, measures, optimizer, parallel, sharding, sleep_step, wake
+from lcn_jax.training import (
+    inputs,
+    measures,
+    metrics,
+    optimizer,
+    parallel,
+    sharding,
+    sleep_step,
+    wake,
+)
 from lcn_jax.training.network import Network
 from lcn_jax.training.schedule import Schedule
 from lcn_jax.training.state import TrainState, of_variables, owners
@@ -183,12 +192,21 @@ class Experiment:
 
     @cached_property
     def evaluate(self) -> Callable:
-        """state, pixels -> Sums over the pixels of all devices."""
+        """variables, pixels -> Sums over the pixels of all devices."""
+        return self._evaluation(metrics.Sums.of)
+
+    @cached_property
+    def confusion(self) -> Callable:
+        """variables, pixels -> Sums, and the confusion matrix, over the pixels of all devices."""
+        return self._evaluation(metrics.with_confusion)
+
+    def _evaluation(self, measure: Callable) -> Callable:
         program = partial(
             wake.evaluate,
             model=self.network.model,
             batch_size=max(1, self.config.batch_size // jax.device_count()),
             size=self.config.image_size,
+            measure=measure,
         )
         return parallel.per_device(program, (0, 0))
 

@@ -42,7 +42,7 @@ def mean(grads: Any, batch_stats: Any, *, grids: Mapping = NOTHING) -> tuple[Any
     return jax.tree.unflatten(structure, flat), batch_stats
 
 
-def place(state: TrainState, owners: TrainState) -> TrainState:
+def place(state: Any, owners: Any) -> Any:
     """Puts on every device its parts of whole kernels, and a copy of all else."""
 
     def parts(kernel, local):

@@ -147,19 +147,28 @@ def is_finite(state: TrainState) -> jax.Array:
 
 
 def evaluate(
-    state: TrainState, pixels: Pixels, *, model: nn.Module, batch_size: int, size: int
-) -> Sums:
-    """Metrics summed over the examples in the `pixels` of all devices, each counted once.
+    variables: Any,
+    pixels: Pixels,
+    *,
+    model: nn.Module,
+    batch_size: int,
+    size: int,
+    measure: Callable[..., Any] = Sums.of,
+) -> Any:
+    """`measure(logits, labels, exists)`, summed over the examples in the `pixels` of all devices.
 
-    `batch_size` is that of one device; images are cropped to `size` pixels.
+    Each is counted once. `batch_size` is that of one device; images are cropped to `size` pixels.
     """
 
-    def body(i, sums):
-        start = i * batch_size
-        images, labels, exists = eval_batch(pixels, start, batch_size=batch_size, size=size)
-        logits = model.apply(state.variables, images, train=False)
-        # Flax's types do not say that `apply` returns a tuple only if something is mutable.
-        return sums + Sums.of(logits, labels, exists)  # pyright: ignore[reportArgumentType]
+    def of_batch(i):
+        images, labels, exists = eval_batch(
+            pixels, i * batch_size, batch_size=batch_size, size=size
+        )
+        return measure(model.apply(variables, images, train=False), labels, exists)
 
+    def body(i, total):
+        return jax.tree.map(jnp.add, total, of_batch(i))
+
+    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(of_batch, 0))
     rounds = -(-len(pixels.labels) // batch_size)
-    return lax.psum(lax.fori_loop(0, rounds, body, Sums.zero()), parallel.AXIS)
+    return lax.psum(lax.fori_loop(0, rounds, body, zero), parallel.AXIS)
