@@ -16,7 +16,7 @@ from jax import lax
 
 from lcn_jax.data.batches import Pixels, eval_batch, train_batch
 from lcn_jax.learning import feedback
-from lcn_jax.training import parallel, sharding
+from lcn_jax.training import freezing, parallel, sharding
 from lcn_jax.training.metrics import Sums
 from lcn_jax.training.state import TrainState
 
@@ -26,14 +26,16 @@ class Learner:
     """How a network learns.
 
     forward: a rule of `lcn_jax/learning/feedback.py`. penalty: of the params, added to the loss but
-    not to the metrics; None for none. mean: (gradients, batch statistics) -> their means over the
-    devices. batch: a `BatchSpec`, for `step`.
+    not to the metrics; None for none. frozen: names what does not learn (`freezing.py`); the
+    optimizer knows it, too. mean: (gradients, batch statistics) -> their means over the devices.
+    batch: a `BatchSpec`, for `step`.
     """
 
     model: nn.Module
     optimizer: optax.GradientTransformation
     forward: feedback.Rule = feedback.backprop
     penalty: Callable[[Any], jax.Array] | None = None
+    frozen: str = ''
     mean: Callable[[Any, Any], tuple[Any, Any]] = sharding.mean
     batch: Any = None
 
@@ -72,7 +74,7 @@ def update(
         state,
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
-        batch_stats=batch_stats,
+        batch_stats=freezing.kept(learner.frozen, batch_stats, state.batch_stats),
         opt_state=opt_state,
     )
     return state, Sums.of(logits, labels, jnp.ones(labels.shape, bool))
