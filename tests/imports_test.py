@@ -19,7 +19,7 @@ BELOW = (
     'lcn_jax/errors.py', 'lcn_jax/files.py', 'lcn_jax/plugins.py',
     'lcn_jax/layer/arguments.py', 'lcn_jax/layer/grid.py',
 )  # fmt: skip
-FACES = ('lcn_jax/nnx.py', 'lcn_jax/__init__.py')
+FACES = ('lcn_jax/nnx.py', 'lcn_jax/__init__.py', 'lcn_jax/commands.py')
 ORDER = ('below', *ROOMS[:-1], 'faces', ROOMS[-1])
 
 FILES = sorted(
