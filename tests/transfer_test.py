@@ -1,13 +1,17 @@
 """Runs that start from another run's weights, freeze modules, or are trained longer."""
 
+import re
+
 import flax.traverse_util
 import jax
 import numpy as np
 import pytest
 import tiny_runs
+from PIL import Image
 
 import lcn_jax
 from experiments.common import overview
+from lcn_jax.data.prepare import prepare
 from lcn_jax.errors import UsageError
 from lcn_jax.training import checkpoint, start, train
 
@@ -142,3 +146,32 @@ def test_a_finished_run_can_be_trained_longer(make, data_dir, tmp_path):
         train.train_and_evaluate(config, str(tmp_path / 'run'))
     with pytest.raises(UsageError, match='epochs is 2 there, 3 here'):
         checkpoint.check_same(str(tmp_path / 'run'), config)
+
+
+@pytest.mark.slow
+def test_the_script_in_the_docs_does_everything_with_public_names(
+    make, tmp_path, monkeypatch, capsys
+):
+    page = (tiny_runs.ROOT / 'docs/after_training.md').read_text()
+    script = re.search(r'```python\n(.*?)```', page, re.DOTALL)[1]
+    assert len([line for line in script.splitlines() if line]) <= 25
+    assert set(re.findall(r'lcn_jax\.(\w+)', script)) <= set(lcn_jax.__all__)
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    for split, count in {'train': 20, 'test': 4}.items():
+        for kind in ('robin', 'wren'):
+            folder = tmp_path / 'birds' / split / kind
+            folder.mkdir(parents=True)
+            for number in range(count):
+                image = random.integers(0, 256, (8, 8), np.uint8)
+                Image.fromarray(image).save(folder / f'{number}.png')
+    prepare('birds', 'data', 'birds', None)
+    tiny_runs.train(make(**{'model.stage_sizes': (1,)}), tmp_path / 'runs/digits')
+    names = {}
+    exec(compile(script, 'after_training.md', 'exec'), names)
+    assert names['tuned'].class_names == ('robin', 'wren')
+    for name, same in {'stem_conv': True, 'stage1_block1_conv1': False}.items():
+        assert (names['run'].kernel(name) == names['tuned'].kernel(name)).all() == same
+    kernel = names['slept'].kernel('stage1_block1_conv1')
+    np.testing.assert_allclose(kernel[0, 0], kernel[3, 3], atol=1e-6)  # 3 apart: one pool
+    assert "'test_top1'" in capsys.readouterr().out
