@@ -11,9 +11,11 @@ from PIL import Image
 
 import lcn_jax
 from experiments.common import overview
+from experiments.configs import images
 from lcn_jax.data.prepare import prepare
 from lcn_jax.errors import UsageError
 from lcn_jax.training import checkpoint, start, train
+from lcn_jax.training import config as configs
 
 
 @pytest.fixture(scope='module')
@@ -33,6 +35,22 @@ def make(data_dir):
         return config
 
     return make
+
+
+@pytest.fixture(scope='module')
+def birds(tmp_path_factory):
+    """A folder with the dataset `birds`, of 8×8 pixels, in `data`."""
+    home = tmp_path_factory.mktemp('birds')
+    random = np.random.default_rng(0)
+    for split, count in {'train': 60, 'test': 4}.items():
+        for kind in ('robin', 'wren'):
+            folder = home / 'birds' / split / kind
+            folder.mkdir(parents=True)
+            for number in range(count):
+                image = random.integers(0, 256, (8, 8), np.uint8)
+                Image.fromarray(image).save(folder / f'{number}.png')
+    prepare('birds', str(home / 'data'), str(home / 'birds'), None)
+    return home
 
 
 CONV = {'connectivity': 'conv', 'sleep.rule': 'none', 'sleep.full_step': False}
@@ -149,24 +167,13 @@ def test_a_finished_run_can_be_trained_longer(make, data_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_script_in_the_docs_does_everything_with_public_names(
-    make, tmp_path, monkeypatch, capsys
-):
+def test_the_script_in_the_docs_does_everything_with_public_names(make, birds, monkeypatch, capsys):
     page = (tiny_runs.ROOT / 'docs/after_training.md').read_text()
     script = re.search(r'```python\n(.*?)```', page, re.DOTALL)[1]
     assert len([line for line in script.splitlines() if line]) <= 25
     assert set(re.findall(r'lcn_jax\.(\w+)', script)) <= set(lcn_jax.__all__)
-    monkeypatch.chdir(tmp_path)
-    random = np.random.default_rng(0)
-    for split, count in {'train': 20, 'test': 4}.items():
-        for kind in ('robin', 'wren'):
-            folder = tmp_path / 'birds' / split / kind
-            folder.mkdir(parents=True)
-            for number in range(count):
-                image = random.integers(0, 256, (8, 8), np.uint8)
-                Image.fromarray(image).save(folder / f'{number}.png')
-    prepare('birds', 'data', 'birds', None)
-    tiny_runs.train(make(**{'model.stage_sizes': (1,)}), tmp_path / 'runs/digits')
+    monkeypatch.chdir(birds)
+    tiny_runs.train(make(**{'model.stage_sizes': (1,)}), birds / 'runs/digits')
     names = {}
     exec(compile(script, 'after_training.md', 'exec'), names)
     assert names['tuned'].class_names == ('robin', 'wren')
@@ -175,3 +182,11 @@ def test_the_script_in_the_docs_does_everything_with_public_names(
     kernel = names['slept'].kernel('stage1_block1_conv1')
     np.testing.assert_allclose(kernel[0, 0], kernel[3, 3], atol=1e-6)  # 3 apart: one pool
     assert "'test_top1'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('kind', configs.KINDS)
+def test_the_config_for_own_images_is_one_of_all_kinds(birds, kind):
+    config = images.get_config(kind)
+    config.dataset, config.data_dir, config.image_size = 'birds', str(birds / 'data'), 8
+    experiment = lcn_jax.Experiment.create(config)
+    assert experiment.schedule.steps_per_epoch == 120 * config.translations.repetitions // 48
