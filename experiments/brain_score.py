@@ -19,9 +19,10 @@ from absl import flags
 from experiments.common import cli
 from experiments.common.provenance import provenance
 from experiments.reports import brain as brain_report
-from lcn_jax.brain import assembly, features, stimuli
+from lcn_jax.brain import assembly, stimuli
 from lcn_jax.errors import UsageError
 from lcn_jax.files import make_folder, to_json, write_text, writing
+from lcn_jax.trained.load import load
 
 WORKDIR = flags.DEFINE_list('workdir', None, 'Folders of runs, separated by commas.', required=True)
 CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
@@ -60,7 +61,7 @@ def main(argv):
     networks, broken = {}, {}
     for name, workdir in workdirs.items():
         try:
-            networks[name] = features.load(workdir, CHECKPOINT.value, DATA_DIR.value)
+            networks[name] = load(workdir, CHECKPOINT.value, DATA_DIR.value)
         except UsageError as e:
             broken[name] = {'error': str(e)}
     if not networks:

@@ -14,7 +14,6 @@ from experiments.common import cli, trained
 from experiments.measure.drift import common_parts, independent
 from lcn_jax.errors import UsageError
 from lcn_jax.layer.local_parameters import by_path, kernels, name_of
-from lcn_jax.training.experiment import Experiment
 
 STEPS = flags.DEFINE_list(
     'steps', ['1', '10', '100'], 'The numbers of wake steps after which to compare.'
@@ -25,12 +24,10 @@ def main(argv):
     del argv
     if not all(steps.isdigit() and int(steps) for steps in STEPS.value):
         raise UsageError(f'--steps={",".join(STEPS.value)} must be a list of numbers above 0.')
-    config = trained.read_local_config()
-    experiment = Experiment.create(config)
-    start, snapshot = trained.restore(experiment)
+    config, experiment, start, state = trained.restore_local()
     counts = sorted(set(map(int, STEPS.value)))
     border = config.pools.border
-    parts = common_parts(experiment, snapshot.state, config.seed, counts)
+    parts = common_parts(experiment, state, config.seed, counts)
     print(f'the common part of changes since step {start}\n')
     print(f'{"layer":<24}' + ''.join(f'{steps:>8}' for steps in counts) + f'{"independent":>14}')
     for path, local in by_path(kernels(experiment.network.grids)).items():

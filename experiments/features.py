@@ -9,7 +9,7 @@ Images that cannot be decoded are left out of it. They are then named, and the e
 from absl import flags
 
 from experiments.common import cli, trained
-from lcn_jax.brain import exchange, features, stimuli
+from lcn_jax.brain import exchange, stimuli
 from lcn_jax.errors import UsageError
 from lcn_jax.files import locate, make_folder
 
@@ -24,8 +24,8 @@ def main(argv):
     del argv
     if not OUT.value.endswith('.npz'):
         raise UsageError(f'--out={OUT.value} must end in .npz.')
-    network = features.load(trained.WORKDIR.value, trained.CHECKPOINT.value, trained.DATA_DIR.value)
-    layers = LAYERS.value or features.main_layers(network)
+    network = trained.load()
+    layers = LAYERS.value or network.layers
     files = stimuli.read(IMAGES.value)
     make_folder(locate(OUT.value).parent)
     left_out = exchange.write(OUT.value, network, files, layers)

@@ -16,19 +16,16 @@ from experiments.measure.locality import radius
 from lcn_jax.layer.each_local import parts
 from lcn_jax.layer.local_parameters import by_path, kernels, name_of
 from lcn_jax.training import train
-from lcn_jax.training.experiment import Experiment
 
 
 def main(argv):
     del argv
-    config = trained.read_local_config()
-    experiment = Experiment.create(config)
-    step, snapshot = trained.restore(experiment)
+    config, experiment, step, state = trained.restore_local()
     fresh = jax.device_get(experiment.initial_state(train.keys(config.seed)[0]).params)
     print(f'radius of weights in pixels, before training and at step {step}\n')
     print(f'{"layer":<24}{"before":>9}{"after":>9}{"shuffled":>9}{"not 0":>9}')
     grids = kernels(experiment.network.grids)
-    initial, trained_kernels = parts(fresh, grids), parts(snapshot.state.params, grids)
+    initial, trained_kernels = parts(fresh, grids), parts(state.params, grids)
     for path, local in by_path(grids).items():
         kernel = trained_kernels[path]
         radii = (

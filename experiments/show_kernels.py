@@ -25,7 +25,6 @@ from matplotlib.figure import Figure
 from experiments.common import cli, trained
 from experiments.reports import kernels, sheets
 from lcn_jax.brain import features
-from lcn_jax.data.sources import Source
 from lcn_jax.errors import UsageError
 from lcn_jax.files import local_folder, make_folder, writing
 from lcn_jax.layer import local_parameters
@@ -57,14 +56,13 @@ def main(argv):
 
 
 def draw_map(name: str) -> Figure:
-    config = trained.read_config()
-    source = Source(config.dataset, config.data_dir)
+    network = trained.load()
+    config, source = network.config, network.source
     if not source.spec.fits:
         raise UsageError(
             f'--map needs all images in memory, and {config.dataset} is too large for that.'
         )
     images = source.train_and_evaluated(config.validation, config.train_images)[1].read()
-    network = features.load(trained.WORKDIR.value, trained.CHECKPOINT.value, trained.DATA_DIR.value)
     activations = features.extract(network, images.images, [LAYER.value])[LAYER.value]
     if activations.ndim != 4:
         raise UsageError(f'{LAYER.value} cannot be mapped: it has no rows and columns of neurons.')
@@ -75,21 +73,20 @@ def draw_map(name: str) -> Figure:
 
 
 def draw_kernels() -> Figure:
-    config = trained.read_local_config()
+    config, experiment, step, state = trained.restore_local()
     if config.sleep.rule == 'none':
-        config.sleep.rule, config.sleep.full_step = 'mean', False
-    experiment = Experiment.create(config)
+        config.sleep.rule, config.sleep.full_step, config.shard_kernels = 'mean', False, False
+        experiment = Experiment.create(config)
     grids = by_path(local_parameters.kernels(experiment.network.grids))
     path = (*LAYER.value.split('/'), 'kernel')
     if path not in grids:
         known = ', '.join('/'.join(path[:-1]) for path in grids)
         raise UsageError(f'no locally connected layer is called {LAYER.value!r}; known: {known}.')
 
-    step, snapshot = trained.restore(experiment)
     sleep_key = train.keys(config.seed)[2]
-    slept = parallel.first(experiment.sleep(parallel.replicate(snapshot.state), sleep_key))
+    slept = parallel.first(experiment.sleep(parallel.replicate(state), sleep_key))
     flat: list[dict[tuple[str, ...], Any]] = [
-        flax.traverse_util.flatten_dict(state.params) for state in (snapshot.state, slept)
+        flax.traverse_util.flatten_dict(state.params) for state in (state, slept)
     ]
     before, after = (kernels_of[path] for kernels_of in flat)
     try:

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lcn_jax.convert.shared import alike as alike
     from lcn_jax.convert.shared import to_local as to_local
     from lcn_jax.convert.shared import to_shared as to_shared
     from lcn_jax.layer.functional import conv_local as conv_local
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from lcn_jax.layer.local_parameters import LocalParameter as LocalParameter
     from lcn_jax.layer.parameters import tile_kernel as tile_kernel
     from lcn_jax.networks.resnet import ResNet as ResNet
+    from lcn_jax.sleep.infrequent import full_step as full_step
+    from lcn_jax.sleep.infrequent import share_moments as share_moments
     from lcn_jax.sleep.rules import RULES as RULES
     from lcn_jax.sleep.rules import exact as exact
     from lcn_jax.sleep.rules import hebbian as hebbian
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from lcn_jax.sleep.sharing import Rule as Rule
     from lcn_jax.sleep.sharing import resolve as resolve
     from lcn_jax.sleep.sharing import share as share
+    from lcn_jax.trained.load import Trained as Trained
+    from lcn_jax.trained.load import load as load
     from lcn_jax.training.experiment import Experiment as Experiment
     from lcn_jax.training.train import train_and_evaluate as train_and_evaluate
 
@@ -35,13 +40,18 @@ _MODULES = {
     'LocalParameter': 'layer.local_parameters',
     'ResNet': 'networks.resnet',
     'Rule': 'sleep.sharing',
+    'Trained': 'trained.load',
+    'alike': 'convert.shared',
     'conv_local': 'layer.functional',
     'exact': 'sleep.rules',
+    'full_step': 'sleep.infrequent',
     'grids': 'layer.grids',
     'hebbian': 'sleep.rules',
+    'load': 'trained.load',
     'mean': 'sleep.rules',
     'resolve': 'sleep.sharing',
     'share': 'sleep.sharing',
+    'share_moments': 'sleep.infrequent',
     'tile_kernel': 'layer.parameters',
     'to_local': 'convert.shared',
     'to_shared': 'convert.shared',

@@ -11,15 +11,15 @@ from tiny_runs import ROOT
 
 ROOMS = (
     'lcn_jax/layer/backends', 'lcn_jax/layer', 'lcn_jax/sleep', 'lcn_jax/learning',
-    'lcn_jax/networks', 'lcn_jax/convert', 'lcn_jax/data', 'lcn_jax/training', 'lcn_jax/brain',
-    'lcn_jax/integrations', 'experiments',
+    'lcn_jax/networks', 'lcn_jax/convert', 'lcn_jax/data', 'lcn_jax/training', 'lcn_jax/trained',
+    'lcn_jax/brain', 'lcn_jax/integrations', 'experiments',
 )  # fmt: skip
 # Files with another place than their room: below all rooms, or above those of lcn_jax.
 BELOW = (
     'lcn_jax/errors.py', 'lcn_jax/files.py', 'lcn_jax/plugins.py',
     'lcn_jax/layer/arguments.py', 'lcn_jax/layer/grid.py',
 )  # fmt: skip
-FACES = ('lcn_jax/nnx.py', 'lcn_jax/__init__.py')
+FACES = ('lcn_jax/nnx.py', 'lcn_jax/__init__.py', 'lcn_jax/commands.py')
 ORDER = ('below', *ROOMS[:-1], 'faces', ROOMS[-1])
 
 FILES = sorted(

@@ -41,9 +41,7 @@ def train(devices, sync_batch_norm):
     wake_step = on_devices(functools.partial(wake.step, learner=learner), (0, 0, None, None, None))
     rule = sleep.resolve('mean', {'border': 'include'})
     asleep = on_devices(
-        functools.partial(
-            sleep_step.step, grids=lcn_jax.grids(model, SHAPE), rule=rule, optimizer=optimizer
-        ),
+        functools.partial(sleep_step.step, grids=lcn_jax.grids(model, SHAPE), rule=rule),
         (0, None),
     )
     random = np.random.RandomState(0)

@@ -14,6 +14,7 @@ import reference
 from absl.testing import parameterized
 from reference import CIRCUIT, over_grids, pool_means, random_kernel
 
+import lcn_jax
 from lcn_jax import sleep
 from lcn_jax.errors import UsageError
 from lcn_jax.layer.grid import Grid
@@ -528,7 +529,7 @@ class Applied(chex.TestCase, parameterized.TestCase):
 
     def sleep(self, state, rule='hebbian', share_moments=False):
         rule = sleep.resolve(rule, OPTIONS[rule] | {'border': 'include'})
-        options = dict(grids=self.grids, optimizer=OPTIMIZER, share_moments=share_moments)
+        options = dict(grids=self.grids, share_moments=share_moments)
         return sleep_step.step(state, KEY, rule=rule, **options)
 
     def test_moves_local_kernels_and_nothing_else(self):
@@ -598,7 +599,7 @@ def test_full_steps_go_as_far_as_the_members_of_a_pool_went(border):
     def rescaled(own, shared, last=before):
         trees = ({'a': {'kernel': kernel}} for kernel in (shared, own, last))
         grids = {'a': {'kernel': grid}}
-        return sleep_step.rescale_common_step(*trees, grids, border)['a']['kernel']
+        return lcn_jax.full_step(*trees, grids, border)['a']['kernel']
 
     found = rescaled(own, shared)
     sizes = [np.sqrt(((k - before)[pools >= 0] ** 2).mean()) for k in (own, shared)]
@@ -623,7 +624,7 @@ def test_full_steps_start_where_the_last_sleep_ended():
     grids, params = {'a': {'kernel': grid}}, {'a': {'kernel': random_kernel(grid)}}
     state = of_variables({'params': params}, OPTIMIZER, grids).replace(step=jnp.int32(1))
     step = partial(
-        sleep_step.step, grids=grids, rule=rule, optimizer=OPTIMIZER, share_moments=True,
+        sleep_step.step, grids=grids, rule=rule, share_moments=True,
         full_step=True,
     )  # fmt: skip
     step = jax.jit(step)
@@ -645,7 +646,7 @@ def test_where_all_parameters_are_local_the_last_sleep_is_no_moment():
     moments = {'a': {'kernel': random_kernel(GRIDS[0], seed=1)}}
     state = state.replace(opt_state=optax.tree_utils.tree_set(state.opt_state, mu=moments))
     rule = sleep.resolve('exact', {'border': 'include', 'gamma': 0.5})
-    options = dict(optimizer=OPTIMIZER, share_moments=True, full_step=True)
+    options = dict(share_moments=True, full_step=True)
     after = jax.jit(partial(sleep_step.step, grids=grids, rule=rule, **options))(state, KEY)
     kernel = np.asarray(after.params['a']['kernel'])
     assert np.abs(kernel - pool_means(kernel, GRIDS[0], 'include')).max() > 0.1

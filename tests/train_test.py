@@ -159,7 +159,7 @@ def test_evaluation_counts_every_example_once(tiny):
     state = experiment.init(train.parallel.replicate(jax.random.key(0)))
     counted = train.metrics.Sums.zero()
     for pixels in images.evaluate():
-        counted += train.parallel.first(experiment.evaluate(state, pixels))
+        counted += train.parallel.first(experiment.evaluate(state.variables, pixels))
     assert counted.count == 597
 
     from lcn_jax.data import sources

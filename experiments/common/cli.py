@@ -13,13 +13,17 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
+from experiments.common import config_files
 from lcn_jax.errors import Stopped, UsageError
 
 STOPPED = 75  # the status EX_TEMPFAIL of sysexits.h: the same command may succeed later
 
 
 def define_config(text: str) -> flags.FlagHolder:
-    """The required flag `--config`: a file with `get_config(kind)`, a colon, and the kind."""
+    """The required flag `--config`: a file with `get_config(kind)`, a colon, and the kind.
+
+    One of the project may be given by its name (`config_files.py`).
+    """
     # New fields are options of what is the user's own; `_check_config` refuses others.
     holder = config_flags.DEFINE_config_file(
         'config', None, text, lock_config=False, accept_new_attributes=True
@@ -97,7 +101,7 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
         if any('\udc80' <= character <= '\udcff' for character in argument):
             _fail(f'this locale has no encoding for {argument!a}: set PYTHONUTF8=1.')
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS(config_files.found(argv))
     except OSError as e:  # an override of a config whose file could not be read
         _fail(f'there is no config file ({str(e).splitlines()[-1]}).')
     except (flags.Error, ValueError, TypeError) as e:

@@ -5,10 +5,12 @@ import os
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from lcn_jax.data.sources import Source
+from lcn_jax.files import locate
 from lcn_jax.layer.backends import native
-from lcn_jax.training import checkpoint, cost, parallel, sharding
+from lcn_jax.training import checkpoint, cost, optimizer, parallel, sharding, start
 from lcn_jax.training.experiment import Experiment
 
 
@@ -22,8 +24,6 @@ def summary(experiment: Experiment, workdir: str) -> str:
     """
     config = experiment.config
     beside = ', and the images' if Source(config.dataset, config.data_dir).spec.fits else ''
-    step = checkpoint.latest_step(workdir)
-    start = 'from the start' if step is None else f'continues from step {step}'
     return '\n'.join(
         [
             f'network   {kind(config)}; {experiment.network.parameters:,} parameters',
@@ -34,7 +34,7 @@ def summary(experiment: Experiment, workdir: str) -> str:
             f'devices   {jax.device_count()} × {jax.devices()[0].device_kind}; on each about '
             f'{readable(sum(memory(experiment).values()))}{beside}',
             *_slow_layers(experiment),
-            f'workdir   {workdir}, {start}',
+            *_start(experiment, workdir),
         ]
     )
 
@@ -44,6 +44,34 @@ def _slow_layers(experiment: Experiment) -> list[str]:
     if on_cpu and experiment.network.grids and not native.available():
         return [f'layers    slow: {native.describe()}']
     return []
+
+
+def _start(experiment: Experiment, workdir: str) -> list[str]:
+    """Where a run begins: from the start, with the weights of another run, or where it stopped."""
+    config, step = experiment.config, checkpoint.latest_step(workdir)
+    if step is None:
+        lines = [f'workdir   {workdir}, from the start']
+        if config.init_from:
+            taken, fresh = start.inherited(experiment)
+            lines.append(
+                f'weights   of {config.init_from}: {", ".join(taken)}; fresh: '
+                f'{", ".join(fresh) or "none"}'
+            )
+        return lines
+    lines = [f'workdir   {workdir}, continues from step {step}']
+    known = (locate(workdir) / 'config.json').exists()
+    epochs = checkpoint.read_config(workdir).epochs if known else config.epochs
+    if epochs < config.epochs:
+        total = experiment.schedule.total_steps
+        before, after = (
+            np.asarray(optimizer.learning_rate(config, steps)(step - 1))
+            for steps in (total // config.epochs * epochs, total)
+        )
+        lines.append(
+            f'rate      {epochs} epochs ended with {before:g}; it goes on with {after:g}, as '
+            f'{config.epochs} epochs have it there'
+        )
+    return lines
 
 
 def memory(experiment: Experiment) -> dict[str, int]:

@@ -36,8 +36,10 @@ def _commit() -> str:
     def git(*command):
         return subprocess.run(['git', *command], cwd=here, capture_output=True, text=True)
 
+    # An installation may lie in a repository of its user's.
+    ours = git('ls-files', '--error-unmatch', pathlib.Path(__file__).name)
     head = git('rev-parse', '--short', 'HEAD')
-    if head.returncode:
+    if ours.returncode or head.returncode:
         return 'unknown'
     changed = git('status', '--porcelain', '--untracked-files=no', '--', ':/*.py').stdout
     return head.stdout.strip() + ('+' if changed else '')

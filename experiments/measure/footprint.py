@@ -39,7 +39,7 @@ def of_step(experiment: Experiment) -> Footprint:
     )
     arguments: Any = sharding.shapes(experiment.shapes, experiment.owners), images, labels
     program = parallel.per_device(update, (0, 0, 0), donate=[0])
-    compiled = program.lower(*arguments).compile()
+    compiled: Any = program.lower(*arguments).compile()
     memory = compiled.memory_analysis()
     of_batch = sum(array.size * array.dtype.itemsize for array in (images, labels)) // devices
     return Footprint(

@@ -45,7 +45,7 @@ config.checkpoint_every = 0
 result = lcn_jax.train_and_evaluate(config, f'{folder}/run')
 print(f'test accuracy {result["test_top1"]:.1%}')
 
-trained = features.load(f'{folder}/run')
+trained = lcn_jax.load(f'{folder}/run')
 init = jax.jit(trained.model.init, static_argnames='train')
 start = init(jax.random.key(0), jnp.zeros((1, *trained.image_shape)), train=False)
 untrained = dataclasses.replace(trained, variables=start, step=0)

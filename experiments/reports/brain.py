@@ -10,12 +10,13 @@ from lcn_jax.brain import features
 from lcn_jax.brain.assembly import Assembly
 from lcn_jax.brain.scores import Scorer, difference
 from lcn_jax.errors import UsageError
+from lcn_jax.trained.load import Trained
 
 HEADER = '{:<36}  score     95 % interval   r²/c (r/c)²'
 
 
 def compare_regions(
-    neurons: Assembly, networks: dict[str, features.Network], images: list
+    neurons: Assembly, networks: dict[str, Trained], images: list
 ) -> dict[str, dict]:
     """`compare` for each region; {'error': reason} for one that cannot be scored."""
     regions = {}
@@ -29,7 +30,7 @@ def compare_regions(
     return regions
 
 
-def compare(scorer: Scorer, networks: dict[str, features.Network], images: list, name: str) -> dict:
+def compare(scorer: Scorer, networks: dict[str, Trained], images: list, name: str) -> dict:
     """Scores all blocks of all networks, printing them, and compares the best block of each.
 
     Returns:

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from lcn_jax.brain.features import Network, extract
+from lcn_jax.brain.features import extract
 from lcn_jax.data.builders import encoded
 from lcn_jax.errors import UsageError
 from lcn_jax.files import Path, locate, writing
+from lcn_jax.trained.load import Trained
 
 
 def write(
-    path: Path, network: Network, files: Mapping[str, bytes], layers: Sequence[str]
+    path: Path, network: Trained, files: Mapping[str, bytes], layers: Sequence[str]
 ) -> dict[str, str]:
     """Writes an npz file with the activations of some layers for image files.
 

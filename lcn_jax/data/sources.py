@@ -97,6 +97,11 @@ class Source:
             )
         return train.take(kept), self.split(self.spec.evaluation)
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each class, in the order of the labels."""
+        return tuple(self.builder.info.features[self.spec.label].names)
+
     def pixel_statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation (C,) of the pixels of all training images, in [0, 1].
 

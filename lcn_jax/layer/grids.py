@@ -9,7 +9,8 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
-from lcn_jax.layer.local_parameters import LocalParameter
+from lcn_jax.layer.arguments import check_choice
+from lcn_jax.layer.local_parameters import POOLS, LocalParameter, joined
 
 # An array of these sizes is put beside a local parameter when a layer initialises it. If nn.vmap
 # then stacks 6 copies along axis 1, a mark (10⁹+7, 10⁹+8) becomes (10⁹+7, 6, 10⁹+8): axis 1 is that
@@ -18,7 +19,7 @@ MARK = 'axes of {}'
 SIZES_OF_MARKS = range(10**9 + 7, 10**9 + 15)
 
 
-def grids(model: nn.Module, *inputs: Any, **kwargs: Any) -> dict:
+def grids(model: nn.Module, *inputs: Any, pools: str = 'tiled', **kwargs: Any) -> dict:
     """The `LocalParameter` of everything that is local in a model, at its path in the params.
 
     That is every locally connected kernel, and every parameter with one value per neuron, such as a
@@ -33,12 +34,15 @@ def grids(model: nn.Module, *inputs: Any, **kwargs: Any) -> dict:
         name, the grid of the layer.
       inputs: what the model is called with: arrays or `jax.ShapeDtypeStruct`s; or tuples, the shape
         of one example: (H, W, C) for images.
+      pools: 'tiled', the paper's, or 'joined': all positions of a layer are one pool.
       kwargs: passed on; `train=False` is, if the model takes `train`.
 
     Returns:
       A tree as `model.init` has it in 'params'; {} if no layer is locally connected.
     """
-    return variables_and_grids(model, *inputs, **kwargs)[1]
+    check_choice(pools, POOLS, 'pools')
+    found = variables_and_grids(model, *inputs, **kwargs)[1]
+    return joined(found) if pools == 'joined' else found
 
 
 def variables_and_grids(model: nn.Module, *inputs: Any, **kwargs: Any) -> tuple[dict, dict]:

@@ -17,6 +17,9 @@ from lcn_jax.layer.grid import Grid
 
 Path = tuple[Any, ...]
 
+SHARED = 'shared'
+POOLS = ('tiled', 'joined')  # the paper's, or all positions of a layer in one
+
 
 @dataclasses.dataclass(frozen=True)
 class LocalParameter:
@@ -134,6 +137,25 @@ def local_arrays(tree: Any, grids: Mapping) -> dict[str, Any]:
     arrays = arrays_by_path(tree)
     found = {path: array_at(arrays, path) for path in by_path(grids)}
     return flax.traverse_util.unflatten_dict(found)
+
+
+def owners(tree: Any, params: Any, grids: Mapping) -> Any:
+    """For every array of a tree, the `LocalParameter` that it belongs to, or SHARED.
+
+    An array belongs to the parameter whose path its own path ends with, if it has its shape: the
+    parameters themselves do, gradients, and the moments of any optimizer of optax.
+    """
+    shapes = {path: array.shape for path, array in arrays_by_path(params).items()}
+    local = by_path(grids)
+
+    def owner(path, array):
+        keys = names(path)
+        ends = (keys[start:] for start in range(len(keys)))
+        parameter = next((end for end in ends if end in shapes), ())
+        is_like = getattr(array, 'shape', None) == shapes.get(parameter)
+        return local.get(parameter, SHARED) if is_like else SHARED
+
+    return jax.tree_util.tree_map_with_path(owner, tree)
 
 
 def replaced(tree: Any, changed: Mapping[Path, jax.Array]) -> Any:

@@ -20,7 +20,7 @@ from lcn_jax.layer.arguments import (
 )
 from lcn_jax.layer.functional import Layer
 from lcn_jax.layer.grid import Grid
-from lcn_jax.layer.local_parameters import LocalParameter, name_of
+from lcn_jax.layer.local_parameters import POOLS, LocalParameter, joined, name_of
 from lcn_jax.layer.parameters import Steps, add_bias, bias_shape, local_he_normal, make_grid
 
 
@@ -103,13 +103,16 @@ class LocalConv(nnx.Module):
         return add_bias(self.layer(x, kernel, self.mask), bias, self.layer.layout)
 
 
-def grids(model: nnx.Module) -> dict[str, Any]:
+def grids(model: nnx.Module, pools: str = 'tiled') -> dict[str, Any]:
     """The `LocalParameter` of everything local, at its path in `nnx.state(model)`.
+
+    `pools` is 'tiled', for the paper's, or 'joined': all positions of a layer are one pool.
 
     Raises:
       ValueError: the shapes of an ensemble, made by `nnx.vmap`, do not tell its axes; or a locally
         connected layer of Flax Linen is in an `nnx.bridge.ToNNX`, where its size is not known.
     """
+    check_choice(pools, POOLS, 'pools')
     found = {}
     for path, module in nnx.iter_graph(model):
         if isinstance(module, nnx.bridge.ToNNX) and _has_local_layers(module):
@@ -123,7 +126,7 @@ def grids(model: nnx.Module) -> dict[str, Any]:
             found[(*path, 'kernel')] = LocalParameter(module.grid, ensemble=axes['kernel'])
             if module.local_bias:
                 found[(*path, 'bias')] = LocalParameter(module.grid, True, axes['bias'])
-    return unflatten_dict(found)
+    return joined(unflatten_dict(found)) if pools == 'joined' else unflatten_dict(found)
 
 
 def _has_local_layers(bridge: nnx.bridge.ToNNX) -> bool:

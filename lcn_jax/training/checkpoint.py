@@ -28,8 +28,7 @@ from lcn_jax.errors import NotWritten, UsageError
 from lcn_jax.files import locate, read_json, reading, write_text, writing
 from lcn_jax.layer.backends import divided
 from lcn_jax.training import config as configs
-from lcn_jax.training import ownership, parallel
-from lcn_jax.training.experiment import Experiment
+from lcn_jax.training import ownership
 from lcn_jax.training.metrics import Sums
 from lcn_jax.training.state import State01, TrainState
 
@@ -64,17 +63,6 @@ class Snapshot:
     def of(cls, state: Any) -> 'Snapshot':
         """A state without metrics."""
         return cls(state, jax.device_get(Sums.zero()), np.float64(NOT_EVALUATED), np.float64(0))
-
-
-def start(
-    checkpoints: 'Checkpoints', experiment: Experiment, key: jax.Array
-) -> tuple[TrainState, Snapshot]:
-    """The state, on the devices, of the latest checkpoint or else initialised with `key`."""
-    saved = checkpoints.latest(experiment.shapes)
-    if saved is not None:
-        return experiment.place(saved.state), saved
-    fresh = experiment.init(parallel.replicate(key))
-    return fresh, Snapshot.of(experiment.snapshot(fresh))
 
 
 class Checkpoints:
@@ -225,8 +213,10 @@ def _whole(stored: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def claim(workdir: str, config: ConfigDict) -> Iterator[None]:
+def claim(workdir: str, config: ConfigDict, steps_per_epoch: int | None = None) -> Iterator[None]:
     """A context in which a run of this config owns the workdir, and keeps its config there.
+
+    With `steps_per_epoch`, a run that is finished may go on for more epochs.
 
     Raises:
       InUse: another run owns it.
@@ -234,7 +224,7 @@ def claim(workdir: str, config: ConfigDict) -> Iterator[None]:
     """
     with ownership.owned(workdir):
         if latest_step(workdir) is not None:
-            check_same(workdir, config)
+            check_same(workdir, config, steps_per_epoch)
         try:
             if jax.process_index() == 0:
                 write_text(_config_path(workdir), _as_json(config))
@@ -243,11 +233,14 @@ def claim(workdir: str, config: ConfigDict) -> Iterator[None]:
             raise UsageError(f'{error} It continues from the last checkpoint, if any.') from error
 
 
-def check_same(workdir: str, config: ConfigDict) -> None:
-    """UsageError if the workdir has the config of another run."""
+def check_same(workdir: str, config: ConfigDict, steps_per_epoch: int | None = None) -> None:
+    """UsageError if the workdir has the config of another run; see `claim`."""
     if not _config_path(workdir).exists():
         return
     there, here = (json.loads(_as_json(c)) for c in (read_config(workdir), config))
+    is_finished = steps_per_epoch and latest_step(workdir) == there['epochs'] * steps_per_epoch
+    if is_finished and here['epochs'] > there['epochs']:
+        there['epochs'] = here['epochs']
     differing = _differences(there, here)
     if differing:
         raise UsageError(

@@ -10,6 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from lcn_jax.errors import UsageError
+from lcn_jax.layer.local_parameters import POOLS
 from lcn_jax.learning import feedback
 from lcn_jax.networks.resnet import STEMS
 from lcn_jax.sleep.pools import BORDERS
@@ -22,6 +23,8 @@ from lcn_jax.training.ranges import BY_RULE, FLAG, PATTERN, TEXT, each, number, 
 FIELDS = {
     # ---- The run.
     'seed': (0, whole(0, 2**32 - 1)),  # all random numbers follow from it
+    'init_from': ('', TEXT),  # WORKDIR or WORKDIR@step of a run with the weights to start from
+    'freeze': ('', PATTERN),  # modules or parameters that do not learn: matches whole names
     'shard_kernels': (False, FLAG),  # divide local kernels among the devices, by position
     # ---- The data.
     'dataset': ('digits', TEXT),  # docs/data.md lists them
@@ -64,7 +67,7 @@ FIELDS = {
     # ---- Errors of hidden layers.
     'feedback': ('backprop', one_of(*feedback.RULES)),  # lcn_jax/learning/feedback.py
     # ---- Pools: the neurons of a layer that share.
-    'pools.kind': ('tiled', one_of('tiled', 'joined')),  # joined: all positions are one pool
+    'pools.kind': ('tiled', one_of(*POOLS)),  # joined: all positions are one pool
     'pools.border': ('include', one_of(*BORDERS)),  # exclude: not neurons that see the padding
     # sgd and beta_lasso multiply the gradients of local parameters by the size of their pool: then
     # a pool of equal weights moves as the shared weights of a convolution would.

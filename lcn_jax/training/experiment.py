@@ -17,7 +17,17 @@ from lcn_jax.data.batches import BatchSpec
 from lcn_jax.errors import UsageError
 from lcn_jax.learning import feedback, penalties
 from lcn_jax.training import config as configs
-from lcn_jax.training import inputs, measures, optimizer, parallel, sharding, sleep_step, wake
+from lcn_jax.training import (
+    freezing,
+    inputs,
+    measures,
+    metrics,
+    optimizer,
+    parallel,
+    sharding,
+    sleep_step,
+    wake,
+)
 from lcn_jax.training.network import Network
 from lcn_jax.training.schedule import Schedule
 from lcn_jax.training.state import TrainState, of_variables, owners
@@ -64,7 +74,7 @@ class Experiment:
 
     def _state(self, variables: Mapping[str, Any]) -> TrainState:
         sleep = self.config.sleep
-        kept = self.network.grids if sleep.full_step and sleep.rule != 'none' else {}
+        kept = self.network.plastic if sleep.full_step and sleep.rule != 'none' else {}
         return of_variables(variables, self.optimizer(total_steps=1), kept)
 
     @cached_property
@@ -75,7 +85,7 @@ class Experiment:
     @cached_property
     def owners(self) -> TrainState:
         """For every array of the state on the devices, the local parameter that it belongs to."""
-        return owners(self.shapes, self.optimizer(total_steps=1), self.network.grids_on_devices)
+        return owners(self.shapes, self.network.grids_on_devices)
 
     @cached_property
     def init(self) -> Callable[[jax.Array], TrainState]:
@@ -106,7 +116,9 @@ class Experiment:
 
     def optimizer(self, total_steps: int) -> optax.GradientTransformation:
         """For a number of training steps, on which only its learning rate depends."""
-        return optimizer.make(self.config, self.network.grids_on_devices, total_steps)
+        plastic = self.network.on_devices(self.network.plastic)
+        made = optimizer.make(self.config, plastic, total_steps)
+        return freezing.optimizer(made, self.config.freeze)
 
     @cached_property
     def penalty(self) -> Callable | None:
@@ -136,6 +148,7 @@ class Experiment:
             optimizer=self.optimizer(total_steps),
             forward=feedback.RULES[config.feedback],
             penalty=self.penalty,
+            frozen=config.freeze,
             mean=partial(sharding.mean, grids=self.network.grids_on_devices),
             batch=BatchSpec(
                 batch_size=config.batch_size,
@@ -156,13 +169,12 @@ class Experiment:
     def sleep_step(self, grids: Mapping) -> Callable[[TrainState, jax.Array], TrainState]:
         """The sleep of one device, not compiled: state, key -> state.
 
-        grids: of the network, on devices or with whole kernels.
+        grids: of what is plastic, on devices or with whole kernels.
         """
         return partial(
             sleep_step.step,
             grids=grids,
             rule=sleep_step.rule(self.config),
-            optimizer=self.optimizer(total_steps=1),
             share_moments=self.config.sleep.share_moments,
             full_step=self.config.sleep.full_step,
         )
@@ -174,10 +186,10 @@ class Experiment:
         Raises:
           UsageError: there is no such rule, or it cannot run on the kernels of this network.
         """
-        of_whole_kernels = parallel.as_on_devices(self.sleep_step(self.network.grids))
+        of_whole_kernels = parallel.as_on_devices(self.sleep_step(self.network.plastic))
         with plugins.usage_errors('config.sleep', self.config.sleep.rule):
             jax.eval_shape(of_whole_kernels, self.shapes, jax.random.key(0))
-        on_devices = self.sleep_step(self.network.grids_on_devices)
+        on_devices = self.sleep_step(self.network.on_devices(self.network.plastic))
         sleep = parallel.per_device(on_devices, (0, None), donate=[0], draws=True)
         return partial(self._checked, sleep) if ':' in self.config.sleep.rule else sleep
 
@@ -196,12 +208,21 @@ class Experiment:
 
     @cached_property
     def evaluate(self) -> Callable:
-        """state, pixels -> Sums over the pixels of all devices."""
+        """variables, pixels -> Sums over the pixels of all devices."""
+        return self._evaluation(metrics.Sums.of)
+
+    @cached_property
+    def confusion(self) -> Callable:
+        """variables, pixels -> Sums, and the confusion matrix, over the pixels of all devices."""
+        return self._evaluation(metrics.with_confusion)
+
+    def _evaluation(self, measure: Callable) -> Callable:
         program = partial(
             wake.evaluate,
             model=self.network.model,
             batch_size=max(1, self.config.batch_size // jax.device_count()),
             size=self.config.image_size,
+            measure=measure,
         )
         return parallel.per_device(program, (0, 0))
 

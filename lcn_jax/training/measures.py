@@ -4,10 +4,13 @@
 host and return parts of a record.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from lcn_jax.sleep import similarity as alike
@@ -55,12 +58,19 @@ def weights_before_sleep(experiment: 'Experiment', state: TrainState) -> dict[st
 def evaluation(
     experiment: 'Experiment', state: TrainState, images: inputs.Input
 ) -> dict[str, float]:
-    """Metrics of the images kept for evaluation, each counted once; see `evaluated_split`."""
-    sums = Sums.zero()
-    for pixels in images.evaluate():
-        sums += parallel.first(experiment.evaluate(state, pixels))
-    split = evaluated_split(experiment.config)
-    return {f'{split}_{name}': value for name, value in sums.means().items()}
+    """Metrics of the images kept for evaluation, each counted once."""
+    return evaluated(total(experiment.evaluate, state.variables, images), experiment.config)
+
+
+def total(program: Callable, variables: Any, images: inputs.Input) -> Any:
+    """The sum of `program(variables, pixels)` over the images kept for evaluation."""
+    of_pixels = (parallel.first(program(variables, pixels)) for pixels in images.evaluate())
+    return functools.reduce(functools.partial(jax.tree.map, np.add), of_pixels)
+
+
+def evaluated(sums: Sums, config: ConfigDict) -> dict[str, float]:
+    """Means under the names of evaluation metrics; see `evaluated_split`."""
+    return {f'{evaluated_split(config)}_{name}': value for name, value in sums.means().items()}
 
 
 def evaluated_split(config: ConfigDict) -> str:

@@ -58,6 +58,16 @@ class Sums:
         return {name: float(getattr(self, name)) / count for name in ('loss', 'top1', 'top5')}
 
 
+def with_confusion(
+    logits: jax.Array, labels: jax.Array, exists: jax.Array
+) -> tuple[Sums, jax.Array]:
+    """`Sums.of`, and (classes, classes) int32: images of a class (rows) that were taken for one."""
+    counts = jnp.zeros((logits.shape[1],) * 2, jnp.int32)
+    # The labels of examples that do not exist are -1: they add 0 to the last row.
+    counts = counts.at[labels, logits.argmax(1)].add(exists.astype(jnp.int32))
+    return Sums.of(logits, labels, exists), counts
+
+
 class Log:
     """The records of a run: a file with a line of JSON for each, and functions that get them too.
 

@@ -22,7 +22,7 @@ from lcn_jax.layer.grids import grids, variables_and_grids
 from lcn_jax.layer.linen import LocalConv
 from lcn_jax.layer.low_rank import LowRankConv
 from lcn_jax.networks.resnet import ResNet
-from lcn_jax.training import parallel
+from lcn_jax.training import freezing, parallel
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,13 +30,15 @@ class Network:
     """A model of images (H, W, C) = `image_shape`.
 
     If `divided`, the devices divide its local kernels in programs over `parallel.AXIS`; everywhere
-    else they are whole. If `joined`, all positions of a layer are one pool.
+    else they are whole. If `joined`, all positions of a layer are one pool. `frozen` names what
+    does not learn (`freezing.py`).
     """
 
     model: nn.Module
     image_shape: tuple[int, int, int]
     joined: bool = False
     divided: bool = False
+    frozen: str = ''
 
     @classmethod
     def create(cls, config: ml_collections.ConfigDict) -> 'Network':
@@ -53,10 +55,17 @@ class Network:
             (config.image_size, config.image_size, dataset.image_shape[2]),
             config.pools.kind == 'joined',
             config.shard_kernels,
+            config.freeze,
         )
         if config.model.name != 'resnet':
             _check_own_model(network, config.model.name, dataset.num_classes)
         _check_connectivity(network, config)
+        freezing.check(config.freeze, network.variables['params'])
+        if config.freeze and config.sleep.rule != 'none' and not network.plastic:
+            raise UsageError(
+                f'config.freeze={config.freeze} leaves nothing that a sleep could change: set '
+                'config.sleep.rule=none.'
+            )
         if config.shard_kernels:
             _check_divided(network, config.model.name)
         return network
@@ -77,10 +86,18 @@ class Network:
         return local_parameters.joined(found) if self.joined else found
 
     @cached_property
+    def plastic(self) -> Mapping[str, Any]:
+        """Those of `grids` that learn and sleep."""
+        return freezing.plastic(self.frozen, self.grids)
+
+    def on_devices(self, grids: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`grids`, or part of it, inside programs over `parallel.AXIS`."""
+        return local_parameters.divided_over(parallel.AXIS if self.divided else None, grids)
+
+    @cached_property
     def grids_on_devices(self) -> Mapping[str, Any]:
-        """The same inside programs over `parallel.AXIS`."""
-        axis = parallel.AXIS if self.divided else None
-        return local_parameters.divided_over(axis, self.grids)
+        """`grids` inside programs over `parallel.AXIS`."""
+        return self.on_devices(self.grids)
 
     @cached_property
     def parameters(self) -> int:

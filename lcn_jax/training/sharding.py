@@ -12,9 +12,9 @@ import jax
 from flax.core import FrozenDict
 
 from lcn_jax.layer.backends import divided
-from lcn_jax.layer.local_parameters import LocalParameter
+from lcn_jax.layer.local_parameters import SHARED, LocalParameter, owners
 from lcn_jax.training import parallel
-from lcn_jax.training.state import SHARED, TrainState, owners_of_params
+from lcn_jax.training.state import TrainState
 
 NOTHING = FrozenDict({})
 
@@ -33,7 +33,7 @@ def mean(grads: Any, batch_stats: Any, *, grids: Mapping = NOTHING) -> tuple[Any
     """
     devices = parallel.shard()[1]
     flat, structure = jax.tree.flatten(grads)
-    divides = [_is_divided(owner) for owner in jax.tree.leaves(owners_of_params(grads, grids))]
+    divides = [_is_divided(owner) for owner in jax.tree.leaves(owners(grads, grads, grids))]
     means, batch_stats = parallel.mean(
         ([leaf for leaf, is_part in zip(flat, divides) if not is_part], batch_stats)
     )
@@ -42,7 +42,7 @@ def mean(grads: Any, batch_stats: Any, *, grids: Mapping = NOTHING) -> tuple[Any
     return jax.tree.unflatten(structure, flat), batch_stats
 
 
-def place(state: TrainState, owners: TrainState) -> TrainState:
+def place(state: Any, owners: Any) -> Any:
     """Puts on every device its parts of whole kernels, and a copy of all else."""
 
     def parts(kernel, local):

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lcn_jax.layer.local_parameters import by_path, local_arrays, names
-
-SHARED = 'shared'
+from lcn_jax.layer import local_parameters
+from lcn_jax.layer.local_parameters import SHARED, local_arrays
 
 
 @flax.struct.dataclass
@@ -76,29 +75,16 @@ def of_variables(
     )
 
 
-def owners(state: TrainState, optimizer: optax.GradientTransformation, grids: Mapping) -> Any:
+def owners(state: TrainState, grids: Mapping) -> TrainState:
     """For every array of a state, the local parameter that it belongs to, or SHARED.
 
     A parameter's moments belong to it, and its value after the last sleep.
     """
-    of_params = owners_of_params(state.params, grids)
     of_state: dict[str, Any] = dict(
         step=SHARED,
-        params=of_params,
+        params=local_parameters.owners(state.params, state.params, grids),
         batch_stats=jax.tree.map(lambda _: SHARED, state.batch_stats),
-        opt_state=optax.tree_utils.tree_map_params(
-            optimizer,
-            lambda _, owner: owner,
-            state.opt_state,
-            of_params,
-            transform_non_params=lambda _: SHARED,
-        ),
-        last_sleep=owners_of_params(state.last_sleep, grids),
+        opt_state=local_parameters.owners(state.opt_state, state.params, grids),
+        last_sleep=local_parameters.owners(state.last_sleep, state.params, grids),
     )
     return TrainState(**of_state)
-
-
-def owners_of_params(params: Any, grids: Mapping) -> Any:
-    """As `owners`, for a tree under the names of the parameters, such as gradients."""
-    local = by_path(grids)
-    return jax.tree_util.tree_map_with_path(lambda path, _: local.get(names(path), SHARED), params)

@@ -27,7 +27,7 @@ def train_and_evaluate(
     for bit, what it would have computed uninterrupted. Raises UsageError, InUse if another process
     writes to `workdir`, Diverged, or Stopped after a signal.
     """
-    from lcn_jax.training import checkpoint  # needs orbax, which the steps do not
+    from lcn_jax.training import checkpoint, start  # need orbax, which the steps do not
 
     experiment = experiment_of(config, experiment)
     parallel.check_same_values(configs.of_all_processes(config), 'config')
@@ -36,11 +36,11 @@ def train_and_evaluate(
     images = inputs.make(config, data_key)
     sleep = experiment.sleep if schedule.sleep_every else None
     with (
-        checkpoint.claim(workdir, config),
+        checkpoint.claim(workdir, config, schedule.steps_per_epoch),
         faults.StopRequests() as requests,  # until all is written, for signals come twice
         checkpoint.Checkpoints(workdir) as checkpoints,
     ):
-        state, now = checkpoint.start(checkpoints, experiment, init_key)
+        state, now = start.start(checkpoints, experiment, init_key)
         step, best, stopping = int(now.state.step), now.best, False
         log = open_log(config, workdir, schedule, now, report)
         sums = parallel.replicate(now.sums)

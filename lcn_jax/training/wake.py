@@ -16,7 +16,7 @@ from jax import lax
 
 from lcn_jax.data.batches import Pixels, eval_batch, train_batch
 from lcn_jax.learning import feedback
-from lcn_jax.training import adamw, parallel, sharding
+from lcn_jax.training import adamw, freezing, parallel, sharding
 from lcn_jax.training.metrics import Sums
 from lcn_jax.training.state import TrainState
 
@@ -26,14 +26,16 @@ class Learner:
     """How a network learns.
 
     forward: a rule of `lcn_jax/learning/feedback.py`. penalty: of the params, added to the loss but
-    not to the metrics; None for none. mean: (gradients, batch statistics) -> their means over the
-    devices. batch: a `BatchSpec`, for `step`.
+    not to the metrics; None for none. frozen: names what does not learn (`freezing.py`); the
+    optimizer knows it, too. mean: (gradients, batch statistics) -> their means over the devices.
+    batch: a `BatchSpec`, for `step`.
     """
 
     model: nn.Module
     optimizer: optax.GradientTransformation
     forward: feedback.Rule = feedback.backprop
     penalty: Callable[[Any], jax.Array] | None = None
+    frozen: str = ''
     mean: Callable[[Any, Any], tuple[Any, Any]] = sharding.mean
     batch: Any = None
 
@@ -72,7 +74,7 @@ def update(
         state,
         step=state.step + 1,
         params=params,
-        batch_stats=batch_stats,
+        batch_stats=freezing.kept(learner.frozen, batch_stats, state.batch_stats),
         opt_state=opt_state,
     )
     return state, Sums.of(logits, labels, jnp.ones(labels.shape, bool))
@@ -147,19 +149,28 @@ def is_finite(state: TrainState) -> jax.Array:
 
 
 def evaluate(
-    state: TrainState, pixels: Pixels, *, model: nn.Module, batch_size: int, size: int
-) -> Sums:
-    """Metrics summed over the examples in the `pixels` of all devices, each counted once.
+    variables: Any,
+    pixels: Pixels,
+    *,
+    model: nn.Module,
+    batch_size: int,
+    size: int,
+    measure: Callable[..., Any] = Sums.of,
+) -> Any:
+    """`measure(logits, labels, exists)`, summed over the examples in the `pixels` of all devices.
 
-    `batch_size` is that of one device; images are cropped to `size` pixels.
+    Each is counted once. `batch_size` is that of one device; images are cropped to `size` pixels.
     """
 
-    def body(i, sums):
-        start = i * batch_size
-        images, labels, exists = eval_batch(pixels, start, batch_size=batch_size, size=size)
-        logits = model.apply(state.variables, images, train=False)
-        # Flax's types do not say that `apply` returns a tuple only if something is mutable.
-        return sums + Sums.of(logits, labels, exists)  # pyright: ignore[reportArgumentType]
+    def of_batch(i):
+        images, labels, exists = eval_batch(
+            pixels, i * batch_size, batch_size=batch_size, size=size
+        )
+        return measure(model.apply(variables, images, train=False), labels, exists)
 
+    def body(i, total):
+        return jax.tree.map(jnp.add, total, of_batch(i))
+
+    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(of_batch, 0))
     rounds = -(-len(pixels.labels) // batch_size)
-    return lax.psum(lax.fori_loop(0, rounds, body, Sums.zero()), parallel.AXIS)
+    return lax.psum(lax.fori_loop(0, rounds, body, zero), parallel.AXIS)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_archives import encode
-from tiny_networks import call, noisy
+from tiny_networks import call, network_of, noisy
 
 from experiments.reports import brain as brain_report
 from lcn_jax.brain import assembly, features, stimuli
@@ -58,8 +58,7 @@ class Pixels(nn.Module):
         return images.mean((1, 2))
 
     def network(self, channels=3):
-        ones = np.ones(channels, np.float32)
-        return features.Network(self, {}, (8, 8, channels), 0 * ones, ones, step=0)
+        return network_of(self, {}, (8, 8, channels))
 
 
 class TestMarks:

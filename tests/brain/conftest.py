@@ -5,6 +5,7 @@ import pytest
 from tiny_networks import LAYERS, SHORTCUT, make_config, make_run
 
 from lcn_jax.brain import features
+from lcn_jax.trained.load import load
 
 rng = np.random.default_rng
 
@@ -22,7 +23,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def networks(runs):
-    return {kind: features.load(str(workdir)) for kind, workdir in runs.items()}
+    return {kind: load(str(workdir)) for kind, workdir in runs.items()}
 
 
 @pytest.fixture(scope='module')

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_runs
-from tiny_networks import LAYERS, SHORTCUT, make_config, make_run
+from tiny_networks import LAYERS, SHORTCUT, make_config, make_run, network_of
 
 import lcn_jax
 from lcn_jax.brain import features
@@ -50,14 +50,13 @@ def foreign():
     variables = jax.jit(model.init, static_argnames='train')(
         jax.random.key(0), np.zeros((1, 6, 8, 3), np.float32), train=False
     )
-    ones = np.ones(3, np.float32)
-    return features.Network(model, {'params': variables['params']}, (6, 8, 3), ones / 2, ones, 0)
+    return network_of(model, {'params': variables['params']}, (6, 8, 3))
 
 
 class TestForeignModel:
     def test_layers_are_what_it_sows_in_order(self, foreign):
         assert features.blocks(foreign) == ('wide', 'deep/out')
-        assert features.main_layers(foreign) == ('wide', 'deep/out', 'pooled', 'logits')
+        assert foreign.layers == ('wide', 'deep/out', 'pooled', 'logits')
 
     def test_activations_are_its_own(self, foreign):
         images = rng(0).integers(0, 256, (3, 6, 8, 3), np.uint8)
@@ -85,7 +84,7 @@ class TestForeignModel:
     def test_a_run_of_it_is_loaded(self, tmp_path):
         config = make_config('lc')
         config.model.name = f'{__name__}:make_foreign'
-        network = features.load(str(make_run(tmp_path, config)))
+        network = lcn_jax.load(str(make_run(tmp_path, config)))
         assert (network.model, network.image_shape, network.step) == (Foreign(), (8, 8, 3), 3)
         assert features.blocks(network) == ('wide', 'deep/out')
         image = np.zeros((8, 8, 3), np.uint8)
@@ -103,11 +102,10 @@ class TestForeignModel:
         )
         assert set(lcn_jax.grids(model, (8, 8, 3))) == {'conv1', 'conv2'}
         variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), variables)
-        ones = np.ones(3, np.float32)
-        network = features.Network(model, variables, (8, 8, 3), ones, ones, step=0)
+        network = network_of(model, variables, (8, 8, 3))
         assert features.blocks(network) == ('layer1', 'layer2')
         image = np.zeros((8, 8, 3), np.uint8)
-        found = features.extract(network, [image], features.main_layers(network))
+        found = features.extract(network, [image], network.layers)
         width = config.model.width
         assert {name: x.shape for name, x in found.items()} == {
             'layer1': (1, width, 4, 4),
@@ -144,7 +142,7 @@ class TestFeatures:
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
         whole = jax.jit(lambda x: network.model.apply(network.variables, x, train=False))
-        plain = whole((np.array(images) / 255 - network.mean) / network.std)
+        plain = whole(network.normalise(np.array(images)))
         np.testing.assert_allclose(found['logits'], plain, rtol=1e-5, atol=1e-5)
 
     def test_activations_do_not_depend_on_the_batch_size(self, networks, found, images):
@@ -187,7 +185,7 @@ class TestFeatures:
 
     def test_a_missing_run(self, tmp_path):
         with pytest.raises(UsageError, match='holds no run'):
-            features.load(str(tmp_path))
+            lcn_jax.load(str(tmp_path))
 
 
 @pytest.mark.slow

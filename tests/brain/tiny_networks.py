@@ -4,9 +4,11 @@ import jax
 import numpy as np
 import tiny_runs
 
+from lcn_jax.trained.load import Trained
 from lcn_jax.training import checkpoint
 from lcn_jax.training import config as configs
 from lcn_jax.training.experiment import Experiment
+from lcn_jax.training.network import Network
 
 rng = np.random.default_rng
 
@@ -51,6 +53,13 @@ def make_run(workdir, config, seed=0):
     ):
         checkpoints.save(3, snapshot, checkpoint.NOT_EVALUATED)
     return workdir
+
+
+def network_of(model, variables, image_shape):
+    """A model as if a run had trained it, on pixels with mean 0.5 and std 1."""
+    config = configs.default()
+    config.mean, config.std = (0.5,) * image_shape[2], (1.0,) * image_shape[2]
+    return Trained(config, Network(model, image_shape), variables)
 
 
 def noisy(signal, reliability, repetitions, seed):

@@ -85,11 +85,12 @@ class LiveNetwork:
 
         from lcn_jax.brain import features
         from lcn_jax.data.builders import encoded
+        from lcn_jax.trained.load import load
 
         self._features, self._decode = features, encoded.decode
-        self._network = network = features.load(str(workdir))
-        self.layers = list(features.main_layers(network))
-        weights = jax.tree.leaves((network.variables, network.mean, network.std))
+        self._network = network = load(str(workdir))
+        self.layers = list(network.layers)
+        weights = jax.tree.leaves((network.variables, *network.mean_std))
         self.version = checksum([zlib.crc32(np.asarray(leaf).tobytes()) for leaf in weights])
 
     def check(self, paths: Sequence[str], require_variance: bool = False) -> None:

@@ -1,0 +1,1 @@
+"""Networks that a run has trained: their kernels, activations and accuracy."""

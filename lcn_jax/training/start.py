@@ -1,0 +1,107 @@
+"""The state that a run begins with: of its latest checkpoint, with another run's weights, or fresh.
+
+`config.init_from` names the other run, WORKDIR or WORKDIR@CHECKPOINT. A module gets its weights and
+statistics from the module of the same name, if all of them have the same shapes there. A module
+that is local here may be shared there: then all positions get the shared kernel. Other modules
+start fresh, and so do the optimizer and the learning rate.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from lcn_jax.errors import UsageError
+from lcn_jax.layer.local_parameters import LocalParameter, by_path, local_arrays, name_of
+from lcn_jax.training import checkpoint, parallel
+from lcn_jax.training.checkpoint import Checkpoints, Snapshot
+from lcn_jax.training.experiment import Experiment
+from lcn_jax.training.restore import restore
+from lcn_jax.training.state import TrainState
+
+
+def start(
+    checkpoints: Checkpoints, experiment: Experiment, key: jax.Array
+) -> tuple[TrainState, Snapshot]:
+    """The state on the devices, and its snapshot; `key` is that of the initialisation."""
+    saved = checkpoints.latest(experiment.shapes)
+    if saved is not None:
+        return experiment.place(saved.state), saved
+    if experiment.config.init_from:
+        fresh = jax.device_get(jax.jit(experiment.initial_state)(key))
+        whole = inherit(fresh, experiment)
+        return experiment.place(whole), Snapshot.of(whole)
+    fresh = experiment.init(parallel.replicate(key))
+    return fresh, Snapshot.of(experiment.snapshot(fresh))
+
+
+def inherit(fresh: TrainState, experiment: Experiment) -> TrainState:
+    """A state of numpy arrays with the weights of `config.init_from`.
+
+    Raises:
+      UsageError: there is no such run or checkpoint, or no module fits.
+    """
+    workdir, which = named(experiment.config.init_from)
+    own, theirs = (_arrays(v) for v in (fresh.variables, restore(workdir, which).state.variables))
+    taken = _that_fit(own, theirs, experiment)
+    for path, array in own.items():
+        if path[1:-1] in taken:
+            own[path] = np.array(np.broadcast_to(theirs[path], array.shape))
+    variables = unflatten_dict(own)
+    params, last_sleep = variables['params'], fresh.last_sleep
+    if last_sleep:
+        last_sleep = local_arrays(params, experiment.network.plastic)
+    batch_stats = variables.get('batch_stats', {})
+    return replace(fresh, params=params, batch_stats=batch_stats, last_sleep=last_sleep)
+
+
+def inherited(experiment: Experiment) -> tuple[list[str], list[str]]:
+    """The modules that start with the weights of `config.init_from`, and those that start fresh.
+
+    Raises:
+      UsageError: there is no such run, or no module fits.
+    """
+    workdir, _ = named(experiment.config.init_from)
+    source = Experiment.create(checkpoint.read_config(workdir)).shapes.variables
+    own, theirs = (_arrays(variables) for variables in (experiment.shapes.variables, source))
+    taken = _that_fit(own, theirs, experiment)
+    modules = dict.fromkeys(path[1:-1] for path in own)
+    fresh = [name_of(module) for module in modules if module not in taken]
+    return [name_of(module) for module in modules if module in taken], fresh
+
+
+def named(init_from: str) -> tuple[str, str]:
+    """WORKDIR@CHECKPOINT -> the workdir, and 'latest', 'best' or a step; 'latest' without it."""
+    workdir, _, which = init_from.rpartition('@')
+    names_checkpoint = workdir and (which in ('latest', 'best') or which.isdigit())
+    return (workdir, which) if names_checkpoint else (init_from, 'latest')
+
+
+def _arrays(variables: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
+    """By path, with the collection in front."""
+    return flatten_dict(dict(variables))
+
+
+def _that_fit(own: Mapping, theirs: Mapping, experiment: Experiment) -> set[tuple[str, ...]]:
+    """The paths of the modules all of whose arrays have a counterpart."""
+    local = by_path(experiment.network.grids)
+    fitting = {path[1:-1] for path in own} - {
+        path[1:-1]
+        for path, array in own.items()
+        if path not in theirs or not _fits(theirs[path].shape, array.shape, local.get(path[1:]))
+    }
+    if not fitting:
+        raise UsageError(
+            f'config.init_from={experiment.config.init_from}: no module there has the name and the '
+            'shapes of one of this network.'
+        )
+    return fitting
+
+
+def _fits(theirs: tuple, own: tuple, local: LocalParameter | None) -> bool:
+    """Whether an array has the same shape, or that of one position."""
+    shared = local is not None and not local.ensemble and own[local.dimensions :] == theirs
+    return theirs == own or shared

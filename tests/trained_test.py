@@ -1,0 +1,136 @@
+"""What `lcn_jax.load` gives of a run, compared with Flax, with the records and by counting."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny_runs
+
+import lcn_jax
+from lcn_jax.errors import UsageError
+from lcn_jax.layer.local_parameters import by_path
+
+SIZE = 8  # pixels; the images of the data have 16
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp('data')
+
+
+@pytest.fixture(scope='module')
+def workdir(data_dir, tmp_path_factory):
+    """A network that sleeps in joined pools, trained for an epoch."""
+    folder = tmp_path_factory.mktemp('run')
+    config = tiny_runs.one_epoch(data_dir)
+    config.pools.kind = 'joined'
+    tiny_runs.train(config, folder)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def trained(workdir):
+    return lcn_jax.load(str(workdir))
+
+
+@pytest.fixture(scope='module')
+def test_images(trained):
+    """The centres of the test images, as evaluation crops them, and their labels."""
+    images = trained.source.split('test').read()
+    return images.images[:, 4:12, 4:12], images.labels
+
+
+def test_logits_are_those_of_the_model(trained, test_images):
+    images = test_images[0][:70]  # more than a batch
+    normalised = (images / 255 - trained.mean_std[0]) / trained.mean_std[1]
+    expected = trained.model.apply(trained.variables, normalised.astype(np.float32), train=False)
+    logits = trained.logits(images)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(trained.logits(images / 255), logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(trained.logits(images[0]), logits[:1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(trained.predict(images), logits.argmax(1))
+    assert trained.predict(images[:0]).shape == (0,)
+
+
+def test_nothing_is_printed(workdir, capfd):
+    lcn_jax.load(str(workdir), 'best')
+    assert capfd.readouterr() == ('', '')
+
+
+def test_activations_have_channels_last(trained, test_images):
+    found = trained.activations(test_images[0][:2])
+    assert set(trained.layers) == set(found) and 'logits' in found
+    stem = trained.activations(test_images[0][:2], ['stem'])['stem']
+    assert stem.shape == (2, SIZE, SIZE, 2)
+    assert (stem[:, 0, 0] >= 0).all()
+
+
+def test_kernels_have_positions_in_front(trained):
+    kernel = trained.kernel('stem_conv')
+    assert isinstance(kernel, np.ndarray) and kernel.shape == (SIZE, SIZE, 3, 3, 1, 2)
+    assert trained.kernel('logits').shape == (2, 10)
+    with pytest.raises(ValueError, match=r"'conv9' has a kernel; known: logits, stem_conv"):
+        trained.kernel('conv9')
+
+
+def test_grids_have_the_pools_of_the_run(trained):
+    assert by_path(trained.grids)['stem_conv', 'kernel'].joined
+    assert trained.class_names == tuple('0123456789')
+
+
+def test_scores_are_those_of_the_records_and_add_up(trained, workdir, test_images):
+    scores = trained.evaluate()
+    last = tiny_runs.records(workdir)[-1]
+    for name, value in scores.metrics.items():
+        np.testing.assert_allclose(value, last[name], rtol=1e-6, err_msg=name)
+    images, labels = test_images
+    predicted = trained.predict(images)
+    expected = np.zeros((10, 10), int)
+    np.add.at(expected, (labels, predicted), 1)
+    np.testing.assert_array_equal(scores.confusion, expected)
+    for number, accuracy in enumerate(scores.per_class.values()):
+        of_class = labels == number
+        np.testing.assert_allclose(accuracy, (predicted[of_class] == number).mean())
+
+
+@pytest.mark.parametrize(
+    'images, message',
+    [
+        (np.zeros((2, SIZE, SIZE, 3), np.uint8), r'must be \(N, H, W, 1\)'),
+        (np.zeros((SIZE, SIZE), np.uint8), r'must be \(N, H, W, 1\)'),
+        (np.full((2, SIZE, SIZE, 1), 255.0), r'must be uint8, or floats in \[0, 1\]'),
+        (np.zeros((2, SIZE, SIZE, 1), int), r'must be uint8, or floats'),
+        (np.zeros((2, 9, SIZE, 1), np.uint8), r'does not take images \(9, 8, 1\).*\(8, 8, 1\)'),
+    ],
+)
+def test_other_images_are_refused(trained, images, message):
+    with pytest.raises(ValueError, match=message):
+        trained.logits(images)
+
+
+def test_a_dataset_with_other_classes_is_refused(trained):
+    with pytest.raises(UsageError, match='cifar100 has images of 3 channels'):
+        trained.evaluate('cifar100')
+
+
+def test_kernels_that_devices_divided_are_whole(data_dir, tmp_path, test_images):
+    config = tiny_runs.one_epoch(data_dir)
+    config.shard_kernels = True
+    config.sleep.rule = 'none'
+    tiny_runs.train(config, tmp_path)
+    divided = lcn_jax.load(str(tmp_path))
+    assert divided.kernel('stem_conv').shape == (SIZE, SIZE, 3, 3, 1, 2)
+    images, labels = test_images
+    scores = divided.evaluate()  # by divided kernels
+    assert (divided.predict(images) == labels).sum() == scores.confusion.trace()
+
+
+def test_the_binary_writes_the_matrix(workdir, tmp_path):
+    done = tiny_runs.call('evaluate', f'--workdir={workdir}', f'--confusion={tmp_path}/made')
+    assert done.returncode == 0, done.stderr
+    accuracy = json.loads(done.stdout)['test_top1']
+    header, *lines = (tmp_path / 'made/confusion.csv').read_text().splitlines()
+    assert header == 'class,0,1,2,3,4,5,6,7,8,9,accuracy'
+    counts = np.array([[int(n) for n in line.split(',')[1:-1]] for line in lines])
+    np.testing.assert_allclose(counts.trace() / counts.sum(), accuracy)
+    assert (tmp_path / 'made/confusion.png').read_bytes().startswith(b'\x89PNG')
