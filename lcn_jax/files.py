@@ -113,6 +113,12 @@ def make_folder(path: Path) -> epath.Path:
     return folder
 
 
+def names_in(folder: epath.Path) -> list[str]:
+    """The names in a folder, [] if it does not exist; UsageError if it cannot be read."""
+    with reading(folder):
+        return [path.name for path in folder.iterdir()] if folder.is_dir() else []
+
+
 def write_text(path: Path, text: str) -> None:
     """Replaces the file at `path`; UsageError if it cannot be written.
 

@@ -1,6 +1,7 @@
 """The binaries as their users meet them: mistakes end in one line, the demo in a table."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -95,6 +96,14 @@ def test_help_names_the_flags_also_those_of_other_modules(module, names):
         assert f'\n  --{name}: ' in done.stdout, done.stdout
 
 
+def test_a_run_without_permission_is_not_taken_for_none(tmp_path):
+    tmp_path.chmod(0)
+    done = tiny_runs.call('evaluate', f'--workdir={tmp_path}', before=tiny_runs.AS_A_USER)
+    tmp_path.chmod(0o700)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f'error: cannot read {tmp_path} (')
+
+
 def test_options_of_a_rule_of_ones_own_are_set_by_flags():
     flags = ['--config.sleep.rule=module:half_way', '--config.sleep.half_way.strength=0.5']
     flags += ['--config.sleep.half_way.name=a b', '--config.model.width=3']
@@ -109,6 +118,20 @@ cli.run(main)
     command = [sys.executable, '-c', program, f'--config={CONFIGS}/digits.py:lc', *flags]
     done = subprocess.run(command, cwd=tiny_runs.ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "{'name': 'a b', 'strength': 0.5} 3\n"
+
+
+@pytest.mark.parametrize('flags', [[], ['--help']], ids=['in main', 'help'])
+def test_a_pipe_that_nobody_reads_ends_a_binary_without_a_traceback(flags):
+    program = (
+        'from experiments.common import cli; '
+        'cli.run(lambda argv: [print("line", flush=True) for _ in range(100_000)])'
+    )
+    command = [sys.executable, '-c', program, *flags]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, cwd=tiny_runs.ROOT, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b'')
 
 
 def test_ctrl_c_before_there_is_anything_to_save_leaves_no_traceback():

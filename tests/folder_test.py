@@ -230,9 +230,9 @@ IMAGE = images()['cat/0.png']
         (images('train/') | {'test/dog/0.png': IMAGE}, 'class dog has test images but none to'),
         (images() | {'cat/cut.png': IMAGE[:400]}, 'cat/cut.png is not a whole image'),
         (images() | {'cat/text.png': b'text'}, 'cat/text.png is not a whole image'),
-        (images() | {'cat /0.png': IMAGE}, "'cat /0.png' cannot be kept under this name"),
-        (images() | {'c\nat/0.png': IMAGE}, r"'c\nat/0.png' cannot be kept under this name"),
-        (images() | {'cat/\udcff.png': IMAGE}, r"'cat/\udcff.png' cannot be kept under this name"),
+        (images() | {'cat /0.png': IMAGE}, "the class of 'cat /0.png' cannot be kept"),
+        (images() | {'c\nat/0.png': IMAGE}, r"the class of 'c\nat/0.png' cannot be kept"),
+        (images() | {'cat/\udcff.png': IMAGE}, r"'cat/\udcff.png' is no text"),
         (images() | {'cat/16.png': GREY16.getvalue()}, 'cat/16.png has more than 8 bits a channel'),
     ],
 )

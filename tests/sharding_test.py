@@ -1,5 +1,6 @@
 """Kernels divided among devices: the same numbers as on one, from checkpoints of each other."""
 
+import dataclasses
 import functools
 import signal
 
@@ -18,10 +19,10 @@ from lcn_jax.errors import UsageError
 from lcn_jax.layer.backends import divided
 from lcn_jax.layer.linen import LocalConv
 from lcn_jax.layer.local_parameters import by_path, local_arrays
-from lcn_jax.training import parallel, sharding, wake
+from lcn_jax.training import checkpoint, parallel, sharding, wake
 from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.metrics import Sums
-from lcn_jax.training.state import SHARED
+from lcn_jax.training.state import SHARED, TrainState
 
 AXIS = parallel.AXIS
 
@@ -278,6 +279,23 @@ def test_killed_and_resumed_is_uninterrupted(starter, tmp_path):
         starter.fork(tmp_path / 'killed', DIVIDE, devices=4, before=kill, status=killed)
     starter.fork(tmp_path / 'killed', DIVIDE, devices=4)
     tiny_runs.assert_same(tmp_path / 'killed', tmp_path / 'uninterrupted')
+
+
+@pytest.mark.parametrize('is_divided', [True, False])
+def test_a_checkpoint_knows_what_is_divided_where_shapes_do_not_tell(is_divided, tmp_path):
+    """8 copies of 8×8 positions: the parts of 8 devices have the shape of the whole."""
+    whole = np.arange(8**3, dtype=np.float32).reshape(8, 8, 8, 1, 1, 1, 1)
+    parts = divided.parts(whole, LocalConv(1, (1, 1)).grid(np.zeros((1, 8, 8, 1))), 8)
+    assert parts.shape == whole.shape and (parts != whole).any()
+    on_devices = parallel.place(lambda number: parts[number : number + 1])
+    kernel = parallel.over_all(on_devices) if is_divided else whole
+    state = TrainState(np.int32(1), {'layer': {'kernel': kernel}}, {}, (), {})
+    shapes = jax.eval_shape(lambda: dataclasses.replace(state, params={'layer': {'kernel': whole}}))
+    with checkpoint.Checkpoints(str(tmp_path)) as checkpoints:
+        checkpoints.save(1, checkpoint.Snapshot.of(state), 0.5)
+    with checkpoint.Checkpoints(str(tmp_path), read_only=True) as checkpoints:
+        found = checkpoints.restore(1, shapes).state.params['layer']['kernel']
+    np.testing.assert_array_equal(found, whole)
 
 
 @pytest.mark.slow

@@ -61,7 +61,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     """`absl.app.run`, but a UsageError, or anything wrong with the flags, is printed as one line.
 
     The exit status is then 1. What stopped before its end says so and exits with STOPPED. Ctrl-C
-    where there is nothing to save exits with 130, as in a shell.
+    where there is nothing to save exits with 130, and a pipe that nobody reads with 141, as in a
+    shell.
     """
 
     def guarded(argv):
@@ -86,7 +87,11 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         for flag in defined:
             if module.startswith('experiments.') or flag.name == 'config':  # or --help hides them
                 flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    app.run(guarded, flags_parser=_parse)
+    try:
+        app.run(guarded, flags_parser=_parse)
+    except BrokenPipeError:  # nobody reads on, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where Python flushes what is left
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def _show_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:
@@ -102,6 +107,8 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
             _fail(f'this locale has no encoding for {argument!a}: set PYTHONUTF8=1.')
     try:
         rest = flags.FLAGS(config_files.found(argv))
+    except BrokenPipeError:  # of --help
+        raise
     except OSError as e:  # an override of a config whose file could not be read
         _fail(f'there is no config file ({str(e).splitlines()[-1]}).')
     except (flags.Error, ValueError, TypeError) as e:

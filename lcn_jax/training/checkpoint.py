@@ -9,6 +9,7 @@ of a run share it. It may be a URL.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import warnings
@@ -25,19 +26,22 @@ from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from lcn_jax.errors import NotWritten, UsageError
-from lcn_jax.files import locate, read_json, reading, write_text, writing
+from lcn_jax.files import locate, names_in, read_json, reading, write_text, writing
 from lcn_jax.layer.backends import divided
 from lcn_jax.training import config as configs
 from lcn_jax.training import ownership
 from lcn_jax.training.metrics import Sums
 from lcn_jax.training.state import State01, TrainState
 
+# Of a path, whose keys are of other kinds in orbax' metadata.
+_name = functools.partial(jax.tree_util.keystr, simple=True, separator='/')
+
 # A resumed run may change these: nothing that is computed or logged depends on them. (With
 # shard_kernels, sums are rounded otherwise, as they are on another number of devices.)
 MAY_CHANGE_ON_RESUME = ('checkpoint_every', 'data_dir', 'shard_kernels', 'tensorboard', 'workers')
 
-READ_ONLY = 'Given directory is read only'  # a warning of orbax, though we ask for just that
-logging.getLogger('absl').addFilter(lambda record: not str(record.msg).startswith(READ_ONLY))
+# A warning of orbax, though we ask for just that.
+logging.getLogger('absl').addFilter(lambda record: 'directory is read only' not in str(record.msg))
 
 ACCURACY, NOT_EVALUATED = 'top1', -1.0
 
@@ -178,10 +182,19 @@ class Checkpoints:
             )
         return int(which)
 
-    def _read(self, step: int, like: Snapshot) -> Snapshot:
+    def _read(self, step: int, like: Snapshot, stored_as: Any) -> Snapshot:
+        """With whole kernels; stored_as: orbax' metadata."""
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
         args = ocp.args.PyTreeRestore(like, restore_args=as_numpy)
-        return self._manager.restore(step, args=ocp.args.Composite(snapshot=args))['snapshot']
+        stored = self._manager.restore(step, args=ocp.args.Composite(snapshot=args))['snapshot']
+        arrays = jax.tree_util.tree_leaves_with_path(stored_as)  # over devices: those they divided
+        divides = {_name(path) for path, array in arrays if array.sharding is not None}
+
+        def whole(path, array, like):
+            parts = _name(path) in divides or array.shape != like.shape
+            return divided.whole(array, like.shape) if parts else array
+
+        return jax.tree_util.tree_map_with_path(whole, stored, like)
 
     def restore(self, step: int, shapes: TrainState) -> Snapshot:
         """The snapshot of a step; `shapes` is a state of arrays or `jax.ShapeDtypeStruct`s.
@@ -195,21 +208,14 @@ class Checkpoints:
             if metadata is None:
                 raise ValueError('its metadata is missing')
             if 'last_sleep' in metadata.tree['state']:
-                stored = self._read(step, Snapshot.of(like))
-            else:
-                stored = self._read(step, Snapshot.of(State01.like(like)))
-                stored = dataclasses.replace(stored, state=stored.state.converted(like))
-            return dataclasses.replace(stored, state=jax.tree.map(_whole, stored.state, like))
+                return self._read(step, Snapshot.of(like), metadata.tree)
+            stored = self._read(step, Snapshot.of(State01.like(like)), metadata.tree)
+            return dataclasses.replace(stored, state=stored.state.converted(like))
         except (OSError, ValueError, KeyError) as e:  # how damaged checkpoints fail
             reason = str(e).partition('\n')[0][:200]
             raise UsageError(
                 f'the checkpoint {self._folder}/{step} cannot be read ({reason}).'
             ) from e
-
-
-def _whole(stored: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """Kernels that devices divided were stored as the parts of these."""
-    return stored if stored.shape == like.shape else divided.whole(stored, like.shape)
 
 
 @contextlib.contextmanager
@@ -251,16 +257,14 @@ def check_same(workdir: str, config: ConfigDict, steps_per_epoch: int | None = N
 
 def latest_step(workdir: str) -> int | None:
     """The step of the latest checkpoint, whether or not it can be read, or None."""
-    folder = _folder(workdir)
-    with reading(folder):
-        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    names = names_in(_folder(workdir))
     return max((int(name) for name in names if name.isdigit()), default=None)
 
 
 def read_config(workdir: str) -> ConfigDict:
     """The config of the run in a workdir; UsageError if there is none."""
     path = _config_path(workdir)
-    if not path.exists():
+    if path.name not in names_in(path.parent):
         raise UsageError(f'{workdir} holds no run: there is no {path}.')
     remedy = 'delete it, and the command that trained the run writes it again'
     return configs.complete(read_json(path, remedy))

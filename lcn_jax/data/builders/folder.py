@@ -105,11 +105,16 @@ def classes_of_images(files: archives.Files, source: Path) -> dict[str, dict[str
                 'classes, or all in folders of classes in train, val and test.'
             )
         found.setdefault(split, {})[path] = label
-        # tfds keeps the names of the classes in the lines of a text file, which it strips.
-        if label.strip().splitlines() != [label] or path.encode(errors='replace').decode() != path:
+        if path.encode(errors='replace').decode() != path:
             raise UsageError(
-                f'{source}: {path!a} cannot be kept under this name: rename it, without bytes that '
-                'are not UTF-8, and its class without blanks at the ends and line breaks.'
+                f'{source}: the name {path!a} is no text in the encoding of this locale: rename '
+                'it, or set PYTHONUTF8=1 if it is UTF-8.'
+            )
+        # tfds keeps the names of the classes in the lines of a text file, which it strips.
+        if label.strip().splitlines() != [label]:
+            raise UsageError(
+                f'{source}: the class of {path!a} cannot be kept under this name: rename it, '
+                'without blanks at the ends and line breaks.'
             )
 
     trained = set(found.get('train', {}).values())
