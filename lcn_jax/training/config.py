@@ -17,13 +17,23 @@ from lcn_jax.sleep.pools import BORDERS
 from lcn_jax.training import combinations
 from lcn_jax.training.kinds import KINDS as KINDS
 from lcn_jax.training.kinds import apply_kind as apply_kind
-from lcn_jax.training.ranges import BY_RULE, FLAG, PATTERN, TEXT, each, number, one_of, whole
+from lcn_jax.training.ranges import (
+    BY_RULE,
+    FLAG,
+    PATTERN,
+    STRING,
+    TEXT,
+    each,
+    number,
+    one_of,
+    whole,
+)
 
 # 'field': (default, range),  # meaning. The command line sets a field with --config.field=value.
 FIELDS = {
     # ---- The run.
     'seed': (0, whole(0, 2**32 - 1)),  # all random numbers follow from it
-    'init_from': ('', TEXT),  # WORKDIR or WORKDIR@step of a run with the weights to start from
+    'init_from': ('', STRING),  # WORKDIR or WORKDIR@step of a run with the weights to start from
     'freeze': ('', PATTERN),  # modules or parameters that do not learn: matches whole names
     'shard_kernels': (False, FLAG),  # divide local kernels among the devices, by position
     # ---- The data.

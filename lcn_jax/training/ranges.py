@@ -59,6 +59,7 @@ def _is_pattern(value):
 
 
 FLAG = Range(lambda value: isinstance(value, bool), 'True or False')
+STRING = Range(lambda value: isinstance(value, str), 'a string')
 TEXT = Range(lambda value: isinstance(value, str) and value != '', 'a string, and not empty')
 PATTERN = Range(_is_pattern, 'a regular expression')
 BY_RULE = Range(lambda value: True, 'what the rule takes')  # which checks it when it is called
