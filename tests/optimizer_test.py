@@ -42,7 +42,7 @@ def experiment(kind, **changes):
 
 @functools.cache
 def programs(of, learner):
-    """The start, a step and a sleep."""
+    """The start, a step, and a sleep if there are any."""
     learn = functools.partial(wake.update, learner=wake.Learner(of.network.model, learner))
 
     def step(state, images, labels):
@@ -51,7 +51,8 @@ def programs(of, learner):
         )
         return jax.tree.map(lambda leaf: leaf[0], state)
 
-    return jax.jit(of.initial_state), jax.jit(step), jax.jit(of.sleep_step(of.network.grids))
+    asleep = of.sleep_step(of.network.grids) if of.config.sleep.rule != 'none' else None
+    return jax.jit(of.initial_state), jax.jit(step), asleep and jax.jit(asleep)
 
 
 @functools.cache
