@@ -30,37 +30,53 @@ SLEEP = {
 }
 
 
+@functools.cache
 def experiment(kind, **changes):
+    """Of a stem and a readout, if no stages are given."""
     config = tiny_config.get_config(kind)
-    config.model.stage_sizes, config.model.width = (1,), 3
+    config.model.width = 3
     config.optimizer, config.learning_rate = 'sgd', 0.1
     config.update_from_flattened_dict(changes)
     return Experiment.create(config)
 
 
-def trained(of, steps, state=None, learner=None):
-    """The states after each of the next steps, with the sleeps that the config has."""
-    state = jax.jit(of.initial_state)(KEY) if state is None else state
-    learner = learner or of.optimizer(STEPS)
-    learner = wake.Learner(of.network.model, learner)
-    learn = functools.partial(wake.update, learner=learner)
-    schedule = Schedule.of(of.config, EPOCH)
-    sleep = jax.jit(of.sleep_step(of.network.grids)) if schedule.sleep_every else None
+@functools.cache
+def programs(of, learner):
+    """The start, a step, and a sleep if there are any."""
+    learn = functools.partial(wake.update, learner=wake.Learner(of.network.model, learner))
 
-    @jax.jit
     def step(state, images, labels):
         state, _ = jax.vmap(learn, axis_name=parallel.AXIS)(
             *jax.tree.map(lambda leaf: leaf[None], (state, images, labels))
         )
         return jax.tree.map(lambda leaf: leaf[0], state)
 
+    asleep = of.sleep_step(of.network.grids) if of.config.sleep.rule != 'none' else None
+    return jax.jit(of.initial_state), jax.jit(step), asleep and jax.jit(asleep)
+
+
+@functools.cache
+def own_learner(of):
+    return of.optimizer(STEPS)
+
+
+def initial(of):
+    return programs(of, own_learner(of))[0](KEY)
+
+
+def trained(of, steps, state=None, learner=None):
+    """The states after each of the next steps, with the sleeps that the config has."""
+    state = initial(of) if state is None else state
+    _, step, sleep = programs(of, learner or own_learner(of))
+    schedule = Schedule.of(of.config, EPOCH)
     after = []
     for number in range(int(state.step), int(state.step) + steps):
         random = np.random.default_rng(number)
         images = random.normal(size=(16, *of.network.image_shape)).astype(np.float32)
         state = step(state, images, random.integers(10, size=16))
-        if sleep and schedule.events(number + 1).sleep:
+        if schedule.sleep_every and schedule.events(number + 1).sleep:
             state = sleep(state, KEY)
+        state = jax.device_get(state)
         after.append(state)
     return after
 
@@ -83,13 +99,13 @@ def test_sleeping_after_every_step_in_joined_pools_is_a_convolution(norm):
 
     Without BatchNorm nothing is shared awake, and the biases of positions sleep, too.
     """
-    norm = {'model.norm': norm}
+    norm = {'model.norm': norm, 'model.stage_sizes': (1,)}
     local, conv = experiment('lc', **SLEEP | norm), experiment('conv', **norm)
-    start = jax.jit(local.initial_state)(KEY)
+    start = initial(local)
     convolutional = trained(conv, 8, from_local(conv, start, local.network.grids))
     for one, other in zip(trained(local, 8), convolutional):
         assert_near(one.params, convert.to_local(other.params, local.network.grids), atol=2e-5)
-    moved = jax.tree.map(jnp.subtract, start.params, one.params)
+    moved = jax.tree.map(np.subtract, start.params, one.params)
     assert max(map(np.ptp, jax.tree.leaves(moved))) > 0.1
 
 
@@ -98,7 +114,7 @@ def test_the_last_sleep_relaxes_a_convolution_as_tiling_it_with_its_moments_does
     """To the end of epoch 1 a convolution, then a locally connected network: plain gradients."""
     local = experiment('lc', **SLEEP, **{'sleep.share_moments': True, 'sleep.until': 1})
     conv, free = experiment('conv'), experiment('lc', **{'pools.kind': 'joined'})
-    start = jax.jit(local.initial_state)(KEY)
+    start = initial(local)
     *_, tiled = trained(conv, EPOCH, from_local(conv, start, local.network.grids))
     trace = convert.to_local(
         optax.tree_utils.tree_get(tiled.opt_state, 'trace'), local.network.grids
@@ -113,8 +129,8 @@ def test_the_last_sleep_relaxes_a_convolution_as_tiling_it_with_its_moments_does
         assert_near(one.variables, other.variables, atol=2e-5)
         traces = (optax.tree_utils.tree_get(state.opt_state, 'trace') for state in (one, other))
         assert_near(*traces, atol=2e-5)
-    name = 'stage1_block1_conv1'
-    deviation = last.params[name]['kernel'] - last.params[name]['kernel'].mean((0, 1))
+    kernel = last.params['stem_conv']['kernel']
+    deviation = kernel - kernel.mean((0, 1))
     assert np.abs(deviation).max() > 2e-4  # ten times the tolerance
 
 
@@ -122,11 +138,10 @@ def test_the_last_sleep_relaxes_a_convolution_as_tiling_it_with_its_moments_does
 @pytest.mark.slow
 def test_other_sleeps_are_not(change):
     local, conv = experiment('lc', **SLEEP | change), experiment('conv', **change)
-    start = jax.jit(local.initial_state)(KEY)
+    start = initial(local)
     (*_, one) = trained(local, 3)
     (*_, other) = trained(conv, 3, from_local(conv, start, local.network.grids))
-    name = 'stage1_block1_conv1'
-    difference = one.params[name]['kernel'] - other.params[name]['kernel']
+    difference = one.params['stem_conv']['kernel'] - other.params['stem_conv']['kernel']
     assert np.abs(difference).max() > 1e-2
 
 
@@ -150,9 +165,14 @@ def test_gradients_are_multiplied_only_if_the_config_says_so():
     def step(**changes):
         of = experiment('lc', drops_at=(), weight_decay=0.0, **changes)
         params = of.network.variables['params']
-        params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), params)
         learner = of.optimizer(STEPS)
-        return learner.update(params, learner.init(params), params)[0]
+
+        @jax.jit
+        def updates():
+            ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), params)
+            return learner.update(ones, learner.init(ones), ones)[0]
+
+        return jax.device_get(updates())
 
     times, plain = (step(times_pool_size=multiplied) for multiplied in (True, False))
     # An 8×8 layer of 3×3 kernels: nine tiled pools, of two or three positions along each axis.
@@ -166,8 +186,8 @@ def test_gradients_are_multiplied_only_if_the_config_says_so():
 @pytest.mark.slow
 def test_kernels_that_start_alike_have_the_noise_of_the_config():
     def kernels(**changes):
-        params = jax.jit(experiment('lc', **changes).initial_state)(KEY).params
-        return np.asarray(params['stage1_block1_conv1']['kernel'])
+        of = experiment('lc', **changes, **{'model.stage_sizes': (1,)})
+        return np.asarray(initial(of).params['stage1_block1_conv1']['kernel'])
 
     alike = kernels(**{'model.init': 'common'})
     assert (alike == alike[0, 0]).all() and np.std(alike) > 0
@@ -190,13 +210,17 @@ def test_optimizers_are_those_of_optax_where_nothing_is_local(name, theirs):
     config.optimizer, config.momentum = name, 0.8
     config.learning_rate, config.weight_decay, config.drops_at = 0.1, 0.0, ()
     ours = optimizer.make(config, {}, 10)
-    params = {'w': jnp.arange(3.0)}
-    states = ours.init(params), theirs.init(params)
-    for gradient in (params, {'w': jnp.ones(3)}):
-        one, first = ours.update(gradient, states[0], params)
-        other, second = theirs.update(gradient, states[1], params)
-        states = first, second
-        np.testing.assert_allclose(one['w'], other['w'], rtol=1e-6)
+    params = {'w': np.arange(3, dtype=np.float32)}
+
+    def updates(learner):
+        state, made = learner.init(params), []
+        for gradient in (params, {'w': np.ones(3, np.float32)}):
+            update, state = learner.update(gradient, state, params)
+            made.append(update['w'])
+        return made
+
+    np.testing.assert_allclose(*(jax.jit(updates, static_argnums=0)(of) for of in (ours, theirs)),
+                               rtol=1e-6)  # fmt: skip
 
 
 def test_steps_of_beta_lasso_by_hand():
