@@ -17,12 +17,12 @@ def test_bytes_by_hand():
     channels, width, pixels, classes, images = experiment.network.image_shape[2], 2, 64, 10, 5
     kernels = pixels * 9 * (channels * width + 2 * width * width)
     parameters = kernels + 3 * 2 * width + (width + 1) * classes
-    patches = pixels * 9 * (4 * channels + 2 * 6 * width)
+    patches = pixels * 9 * (3 * channels + 2 * 5 * width)
     assert roofline.step_bytes(experiment.network.parameters, layers, images) == {
         'weights': parameters * (4 + 3 * 2),
         'gradients': parameters * 2 * 2,
         'AdamW': parameters * 6 * 4,
-        'activations': images * (3 * pixels * width + classes) * 14 * 2,
+        'activations': images * (3 * pixels * width + classes) * 15 * 2,
         'patches': images * patches * 2,
     }
 
