@@ -105,7 +105,7 @@ def test_a_field_that_has_another_name_now_is_refused_with_that_name(field):
 
 
 # Later fields, and the values with which runs do what they did before.
-SINCE = {'times_pool_size': True, 'init_from': '', 'freeze': ''}
+SINCE = {'times_pool_size': True, 'init_from': '', 'freeze': '', 'report': '', 'profile': 0}
 
 
 @pytest.mark.parametrize('name', BEFORE['configs'])

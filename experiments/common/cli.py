@@ -11,7 +11,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments.common import config_files
+from experiments.common import config_files, programs
 from lcn_jax.errors import Stopped, UsageError
 
 STOPPED = 75  # the status EX_TEMPFAIL of sysexits.h: the same command may succeed later
@@ -24,17 +24,6 @@ def define_config(text: str) -> flags.FlagHolder:
     holder = config_flags.DEFINE_config_file('config', None, text, lock_config=True)
     flags.mark_flag_as_required('config')
     return holder
-
-
-def share_programs(out: str) -> None:
-    """Keeps compiled programs in OUT/cache, so that runs can share them.
-
-    The environment variable JAX_COMPILATION_CACHE_DIR takes precedence.
-    """
-    import jax  # binaries that only read and write files start without it
-
-    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-        jax.config.update('jax_compilation_cache_dir', os.path.abspath(os.path.join(out, 'cache')))
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
@@ -51,6 +40,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             sys.stdout.reconfigure(errors='replace')  # a terminal without × gets a question mark
         if not flags.FLAGS['verbosity'].present:
             logging.set_verbosity(logging.FATAL)  # what orbax and others log as errors, they raise
+        programs.share()
         try:
             main(argv)
         except UsageError as e:

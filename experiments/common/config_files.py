@@ -1,7 +1,6 @@
 """Config files by their names: `--config=digits:conv` is experiments/configs/digits.py:conv."""
 
 import pathlib
-import re
 from collections.abc import Sequence
 
 FOLDER = pathlib.Path(__file__).parent.parent / 'configs'
@@ -13,7 +12,8 @@ def found(argv: Sequence[str]) -> list[str]:
 
 
 def _found(argument: str, before: str) -> str:
-    flag, name, kind = re.fullmatch(r'(-?-config=)?([^:]*)(.*)', argument, re.DOTALL).groups()
+    flag = next((f for f in ('--config=', '-config=') if argument.startswith(f)), '')
+    name, colon, kind = argument.removeprefix(flag).partition(':')
     path = FOLDER / f'{name}.py'
-    is_config = flag or before in ('-config', '--config')
-    return f'{flag or ""}{path}{kind}' if is_config and name and path.is_file() else argument
+    is_config = flag or before in ('--config', '-config')
+    return f'{flag}{path}{colon}{kind}' if is_config and name and path.is_file() else argument

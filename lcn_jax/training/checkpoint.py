@@ -33,7 +33,9 @@ from lcn_jax.training.state import State01, TrainState
 
 # A resumed run may change these: nothing that is computed or logged depends on them. (With
 # shard_kernels, sums are rounded otherwise, as they are on another number of devices.)
-MAY_CHANGE_ON_RESUME = ('checkpoint_every', 'data_dir', 'shard_kernels', 'tensorboard', 'workers')
+MAY_CHANGE_ON_RESUME = (
+    'checkpoint_every', 'data_dir', 'profile', 'report', 'shard_kernels', 'tensorboard', 'workers',
+)  # fmt: skip
 
 ACCURACY, NOT_EVALUATED = 'top1', -1.0
 
