@@ -9,7 +9,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 # Vectors as long as the CPU has them: another fifth off a locally connected layer with AVX-512.
 export XLA_FLAGS ?= --xla_cpu_prefer_vector_width=512
 
-.PHONY: demo test check lint format wheel convergence benchmark
+.PHONY: demo test check lint format wheel docs convergence benchmark
 
 demo: $(VENV)/ready
 	$(BIN)/python -m experiments.demo --out=runs/demo
@@ -33,11 +33,19 @@ format: $(VENV)/ready
 wheel: $(VENV)/ready
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir=dist .
 
+# The site, in build/site. It runs the notebooks, unless LCN_EXECUTE_NOTEBOOKS=false.
+docs: $(VENV)/docs-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 convergence: $(VENV)/ready
 	$(BIN)/python -m experiments.convergence --out=experiments/results/convergence
 
 benchmark: $(VENV)/ready
 	$(BIN)/python -m experiments.benchmark --out=experiments/results/benchmark/cpu.json
+
+$(VENV)/docs-ready: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
 
 $(VENV)/ready: setup.cfg constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -31,7 +31,6 @@ KINDS = ('conv', 'lc', 'lc_translations', 'lc_hebbian_tiled', 'lc_hebbian_joined
 def main(argv):
     del argv
     local_folder('--out', OUT.value)
-    cli.share_programs(OUT.value)
     started = time.perf_counter()
     runs = {kind: train(kind) for kind in KINDS}
     results = {kind: summary(runs[kind]) for kind in KINDS}

@@ -76,7 +76,6 @@ def main(argv):
             'all copies of an image would be the same: rows with repetitions need --paddings above '
             '0.'
         )
-    cli.share_programs(OUT.value)
     (search if SEARCH.value else tabulate)(rows)
 
 

@@ -30,10 +30,8 @@ def load(name: str, kind: str, known: Iterable[str]) -> Any:
             if hasattr(found, attribute):
                 return getattr(found, attribute)
             reason = f'{module} has no {attribute}'
-    raise UsageError(
-        f'unknown {kind} {name!r} ({reason}); known: {", ".join(known)}, or '
-        f"'module:name' for a {kind} of your own."
-    )
+    choices = ', '.join([*known, f"or 'module:name' for a {kind} of your own"])
+    raise UsageError(f'unknown {kind} {name!r} ({reason}); known: {choices}.')
 
 
 def check_options(function: Callable, arguments: int, options: Mapping, what: str) -> None:

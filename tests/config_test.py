@@ -131,7 +131,7 @@ def test_fields_that_nobody_reads_are_refused(values, refused, remedy):
 
 
 # Later fields, and the values with which runs do what they did before.
-SINCE = {'times_pool_size': True, 'init_from': '', 'freeze': ''}
+SINCE = {'times_pool_size': True, 'init_from': '', 'freeze': '', 'report': '', 'profile': 0}
 
 
 @pytest.mark.parametrize('name', BEFORE['configs'])

@@ -135,6 +135,16 @@ def test_names_of_the_package_exist():
         pkgutil.resolve_name(name)
 
 
+def test_the_api_reference_has_all_public_names():
+    import lcn_jax
+
+    text = (ROOT / 'site/api.md').read_text()
+    documented = set(re.findall(r'^::: lcn_jax\.([\w.]+)$', text, re.MULTILINE))
+    for name in lcn_jax.__all__:
+        module = lcn_jax._MODULES[name]
+        assert {module, f'{module}.{name}'} & documented, name
+
+
 def test_a_locally_connected_layer_in_another_model_sleeps_as_written():
     (block,) = (block for block in blocks('python') if 'class YourNet' in block)
     images = jax.random.normal(jax.random.key(1), (2, 6, 6, 3))

@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from experiments.common import config_files
+from experiments.common import config_files, programs
 from lcn_jax.errors import Stopped, UsageError
 
 STOPPED = 75  # the status EX_TEMPFAIL of sysexits.h: the same command may succeed later
@@ -46,17 +46,6 @@ class _ConfigFile(ConfigFileFlagParser):
         return config
 
 
-def share_programs(out: str) -> None:
-    """Keeps compiled programs in OUT/cache, so that runs can share them.
-
-    The environment variable JAX_COMPILATION_CACHE_DIR takes precedence.
-    """
-    import jax  # binaries that only read and write files start without it
-
-    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-        jax.config.update('jax_compilation_cache_dir', os.path.abspath(os.path.join(out, 'cache')))
-
-
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """`absl.app.run`, but a UsageError, or anything wrong with the flags, is printed as one line.
 
@@ -72,6 +61,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             sys.stdout.reconfigure(errors='replace')  # a terminal without × gets a question mark
         if not flags.FLAGS['verbosity'].present:
             logging.set_verbosity(logging.FATAL)  # what orbax and others log as errors, they raise
+        programs.share()
         try:
             main(argv)
         except UsageError as e:

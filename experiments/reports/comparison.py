@@ -48,12 +48,28 @@ class Comparison:
     splits: str  # what the runs were evaluated on
 
 
+def workdirs(patterns: Sequence[str]) -> list[str]:
+    """The folders that match the patterns; UsageError if there is none."""
+    found = sorted({path for pattern in patterns for path in glob.glob(pattern)})
+    if not found:
+        raise UsageError(f'--workdirs={",".join(patterns)} matches no folder.')
+    return found
+
+
 def read(patterns: Sequence[str]) -> list[Run]:
     """The runs in the folders that match the patterns; UsageError if there is none."""
-    workdirs = sorted({path for pattern in patterns for path in glob.glob(pattern)})
-    if not workdirs:
-        raise UsageError(f'--workdirs={",".join(patterns)} matches no folder.')
-    return [read_run(workdir) for workdir in workdirs]
+    return [read_run(workdir) for workdir in workdirs(patterns)]
+
+
+def read_records(workdir: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The fields to compare, by their names with dots, and the records of a run.
+
+    Raises:
+      UsageError: the folder holds no run.
+    """
+    values = flax.traverse_util.flatten_dict(checkpoint.read_config(workdir).to_dict(), sep='.')
+    fields = {name: value for name, value in values.items() if name not in NOT_COMPARED}
+    return fields, metrics.read(os.path.join(workdir, 'metrics.jsonl'))
 
 
 def read_run(workdir: str) -> Run:
@@ -62,12 +78,9 @@ def read_run(workdir: str) -> Run:
     Raises:
       UsageError: the folder holds no run, or one that is not finished.
     """
-    config = checkpoint.read_config(workdir)
-    values = flax.traverse_util.flatten_dict(config.to_dict(), sep='.')
-    fields = {name: value for name, value in values.items() if name not in NOT_COMPARED}
-    records = metrics.read(os.path.join(workdir, 'metrics.jsonl'))
-    split = evaluated_split(config)
-    if not records or records[-1]['epoch'] < config.epochs:
+    fields, records = read_records(workdir)
+    split = evaluated_split(checkpoint.read_config(workdir))
+    if not records or records[-1]['epoch'] < fields['epochs']:
         raise UsageError(f'the run in {workdir} is not finished: train it to its end first.')
     return fields, records[-1] | {'split': split}
 
@@ -77,23 +90,26 @@ def compare(runs: list[Run]) -> Comparison:
     for config, record in runs:
         by_config[json.dumps(config, sort_keys=True)].append(record)
     configs = {key: json.loads(key) for key in by_config}
-    names = sorted({name for config in configs.values() for name in config})
-    differing = [
-        name for name in names if len({json.dumps(c.get(name)) for c in configs.values()}) > 1
-    ]
+    fields = differing(list(configs.values()))
     rows = []
     for key, records in by_config.items():
         deviations = [metrics.awake(record, 'weight_deviation') for record in records]
         rows.append(
             Row(
-                values=tuple(str(configs[key].get(name, '')) for name in differing),
+                values=tuple(str(configs[key].get(name, '')) for name in fields),
                 accuracies=[100 * record[f'{record["split"]}_top1'] for record in records],
                 deviation=None if None in deviations else statistics.mean(deviations),
                 seconds=statistics.mean(record['seconds'] for record in records),
             )
         )
     splits = '/'.join(sorted({record['split'] for _, record in runs}))
-    return Comparison(differing, sorted(rows, key=lambda row: -row.mean), splits)
+    return Comparison(fields, sorted(rows, key=lambda row: -row.mean), splits)
+
+
+def differing(configs: list[dict[str, Any]]) -> list[str]:
+    """The fields that do not have the same value in all configs."""
+    names = sorted({name for config in configs for name in config})
+    return [name for name in names if len({json.dumps(c.get(name)) for c in configs}) > 1]
 
 
 def markdown(comparison: Comparison) -> str:
@@ -117,7 +133,7 @@ def plot(comparison: Comparison) -> Figure:
     axes = figure.subplots()
     for place, row in enumerate(comparison.rows):
         axes.errorbar(row.mean, place, xerr=row.spread, fmt='o', color=COLOURS['lc'], capsize=3)
-    labels = [_label(comparison.fields, row) for row in comparison.rows]
+    labels = [label(comparison.fields, row.values) for row in comparison.rows]
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.set_xlabel(f'{comparison.splits} top-1 accuracy (%)')
@@ -125,9 +141,9 @@ def plot(comparison: Comparison) -> Figure:
     return figure
 
 
-def _label(fields: list[str], row: Row) -> str:
+def label(fields: Sequence[str], values: Sequence[str]) -> str:
     """Such as 'every 10, full_step': the last names of fields, with values but for set flags."""
-    named = {field.rpartition('.')[2]: value for field, value in zip(fields, row.values)}
+    named = {field.rpartition('.')[2]: value for field, value in zip(fields, values)}
     return ', '.join(
         name if value == 'True' else f'{name} {value}'
         for name, value in named.items()

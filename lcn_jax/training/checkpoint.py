@@ -38,7 +38,9 @@ _name = functools.partial(jax.tree_util.keystr, simple=True, separator='/')
 
 # A resumed run may change these: nothing that is computed or logged depends on them. (With
 # shard_kernels, sums are rounded otherwise, as they are on another number of devices.)
-MAY_CHANGE_ON_RESUME = ('checkpoint_every', 'data_dir', 'shard_kernels', 'tensorboard', 'workers')
+MAY_CHANGE_ON_RESUME = (
+    'checkpoint_every', 'data_dir', 'profile', 'report', 'shard_kernels', 'tensorboard', 'workers',
+)  # fmt: skip
 
 # A warning of orbax, though we ask for just that.
 logging.getLogger('absl').addFilter(lambda record: 'directory is read only' not in str(record.msg))

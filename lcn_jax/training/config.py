@@ -113,6 +113,8 @@ FIELDS = {
     'evaluate_every': (1, whole(1)),  # epochs; also at the end
     'checkpoint_every': (1000, whole(0)),  # steps; also the best and the last; 0: only the last
     'tensorboard': (False, FLAG),  # also write the records for TensorBoard
+    'report': ('', TEXT),  # 'module:function' for a logger of your own: docs/logging.md
+    'profile': (0, whole(0)),  # steps to trace with jax.profiler, into WORKDIR/profile
 }
 
 # Section -> its field that names a function, whose options are in the section under that name.

@@ -1,15 +1,17 @@
 """`train_and_evaluate`: config -> experiment, images -> wake, sleep -> records, checkpoints."""
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from lcn_jax import plugins
 from lcn_jax.errors import Diverged, Stopped, UsageError
 from lcn_jax.files import locate
 from lcn_jax.training import config as configs
-from lcn_jax.training import faults, inputs, measures, metrics, parallel
+from lcn_jax.training import faults, inputs, measures, metrics, parallel, profiling
 from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.metrics import Record, Report, Sums, ignore
 from lcn_jax.training.schedule import Schedule
@@ -39,16 +41,21 @@ def train_and_evaluate(
         checkpoint.claim(workdir, config, schedule.steps_per_epoch),
         faults.StopRequests() as requests,  # until all is written, for signals come twice
         checkpoint.Checkpoints(workdir) as checkpoints,
+        contextlib.ExitStack() as traces,
     ):
         state, now = start.start(checkpoints, experiment, init_key)
         step, best, stopping = int(now.state.step), now.best, False
         log = open_log(config, workdir, schedule, now, report)
-        sums = parallel.replicate(now.sums)
+        profile = traces.enter_context(
+            profiling.tracing(locate(workdir) / 'profile', step, config.profile)
+        )
+        sums, traced = parallel.replicate(now.sums), profile(step)
         while step < schedule.total_steps and not stopping:
-            first, step = step, schedule.next_stop(step)
+            first, step = step, min(schedule.next_stop(step), traced)
             for pixels, order, steps in images.train(first, step):
                 state, sums = wake(state, sums, pixels, order, data_key, steps)
             jax.block_until_ready(sums)  # or the host queues steps, and a stop waits for them all
+            traced = profile(step)
             checkpoints.check()
             stopping = requests.should_stop()
             due = schedule.events(step, stopping)
@@ -97,13 +104,8 @@ def open_log(
 ) -> metrics.Log:
     """The log of a run that continues from `start`: WORKDIR/metrics.jsonl, one record a line.
 
-    Records are written every `config.log_every` steps and at the end of every epoch, and given to
-    `report` together with 'total_steps', 'batch_size' and 'resumed_at', the step of `start`.
-    Training metrics are means since the last record. 'weight_snr', the mean over layers, and
-    'weight_deviation', of the network, are those at the end of the step; if it ended in a sleep,
-    'weight_snr_before_sleep' and 'weight_deviation_before_sleep' are those before. 'penalty' is
-    what is added to the loss, if anything is.
-    'seconds' are those of the whole run so far, with compiling, sleeps and evaluation.
+    docs/logging.md says what is in a record. `report` and the function that `config.report` names
+    get it together with 'total_steps', 'batch_size' and 'resumed_at', the step of `start`.
     """
     step = int(start.state.step)
     run = {
@@ -111,7 +113,14 @@ def open_log(
         'batch_size': config.batch_size,
         'resumed_at': step,
     }
-    sinks: list[Report] = [lambda record: report({**record, **run})]
+    reports = [report]
+    if config.report and jax.process_index() == 0:
+        make_report = plugins.load(config.report, 'report', [])
+        plugins.check_options(make_report, 2, {}, f'report {config.report!r}')
+        reports.append(make_report(config, workdir))
+    sinks: list[Report] = [
+        lambda record, report=report: report({**record, **run}) for report in reports
+    ]
     if config.tensorboard and jax.process_index() == 0:
         sinks.append(metrics.tensorboard(locate(workdir) / 'tensorboard'))
     return metrics.Log(locate(workdir) / 'metrics.jsonl', step, float(start.seconds), sinks)
