@@ -113,7 +113,7 @@ FIELDS = {
     'evaluate_every': (1, whole(1)),  # epochs; also at the end
     'checkpoint_every': (1000, whole(0)),  # steps; also the best and the last; 0: only the last
     'tensorboard': (False, FLAG),  # also write the records for TensorBoard
-    'report': ('', TEXT),  # 'module:function' for a logger of your own: docs/logging.md
+    'report': ('', STRING),  # 'module:function' for a logger of your own: docs/logging.md
     'profile': (0, whole(0)),  # steps to trace with jax.profiler, into WORKDIR/profile
 }
 
