@@ -19,8 +19,9 @@ def main() -> None:
     spec = importlib.util.spec_from_file_location(
         'experiments', folder / '__init__.py', submodule_search_locations=[str(folder)]
     )
-    assert spec is not None
+    assert spec is not None and spec.loader is not None
     sys.modules['experiments'] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules['experiments'])
     sys.path.insert(0, str(pathlib.Path.cwd()))  # of modules of one's own, as with python -m
     binary = importlib.import_module(f'experiments.{name}')
     sys.modules['__main__'].__doc__ = binary.__doc__  # what --help prints
