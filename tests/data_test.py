@@ -3,7 +3,6 @@ import os
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_archives
@@ -41,9 +40,8 @@ def random_pixels(number=12, size=8, channels=3) -> Pixels:
 
 def windows(image, pixels, size, padding) -> dict[tuple[int, int], np.ndarray]:
     """Offset from the centre -> normalised crop, all that a training batch may contain."""
-    normalised = (image / 255 - pixels.mean) / pixels.std
     centre = (image.shape[0] - size) // 2
-    wide = np.pad(normalised, ((padding, padding), (padding, padding), (0, 0)))
+    wide = np.pad(normalised(image, pixels), ((padding, padding), (padding, padding), (0, 0)))
     shifts = [(r, c) for r in range(-padding, padding + 1) for c in range(-padding, padding + 1)]
     return {
         (r, c): wide[padding + centre + r :, padding + centre + c :][:size, :size]
@@ -51,12 +49,20 @@ def windows(image, pixels, size, padding) -> dict[tuple[int, int], np.ndarray]:
     }
 
 
-def make_batch(pixels, step=0, *, key=KEY, **options):
-    options = {'batch_size': 12, 'size': 8, 'padding': 2} | options
-    order, shard = batches.epoch_order(key, 0, len(pixels.labels)), options.pop('shard', (0, 1))
-    spec = batches.BatchSpec(**options)
-    images, labels = batches.train_batch(pixels, order, key, jnp.int32(step), spec, shard)
-    return np.asarray(images), np.asarray(labels)
+epoch_order = jax.jit(batches.epoch_order, static_argnums=2)
+train_batch = jax.jit(batches.train_batch, static_argnums=(4, 5))
+eval_batch = jax.jit(batches.eval_batch, static_argnames=('batch_size', 'size'))
+crop = jax.jit(batches.crop, static_argnums=2)
+
+
+def make_batch(pixels, step=0, *, key=KEY, shard=(0, 1), **options):
+    spec = batches.BatchSpec(**{'batch_size': 12, 'size': 8, 'padding': 2} | options)
+    order = epoch_order(key, 0, len(pixels.labels))
+    return jax.device_get(train_batch(pixels, order, key, np.int32(step), spec, shard))
+
+
+def normalised(images, pixels):
+    return (images / 255 - pixels.mean) / pixels.std
 
 
 def find(image, candidates) -> list:
@@ -68,7 +74,7 @@ def test_crop_is_zero_outside(offset):
     images = random_pixels(2, 6).images
     wide = np.pad(images, ((0, 0), (10, 10), (10, 10), (0, 0)))
     rows, columns = (slice(10 + start, 10 + start + 5) for start in offset)
-    cropped = batches.crop(images, np.array([offset, offset]), 5)
+    cropped = crop(images, np.array([offset, offset]), 5)
     np.testing.assert_array_equal(cropped, wide[:, rows, columns])
 
 
@@ -90,7 +96,7 @@ def test_larger_images_are_cropped_around_the_centre():
     images, labels = make_batch(pixels, batch_size=4, size=12, padding=1)
     for image, label in zip(images, labels):
         assert find(image, windows(pixels.images[label], pixels, 12, 1))
-    images, labels, exists = batches.eval_batch(pixels, 0, batch_size=4, size=12)
+    images, labels, exists = jax.device_get(eval_batch(pixels, 0, batch_size=4, size=12))
     for image, label in zip(images, labels):
         assert (0, 0) in find(image, windows(pixels.images[label], pixels, 12, 1))
     assert exists.all()
@@ -99,7 +105,7 @@ def test_larger_images_are_cropped_around_the_centre():
 def test_crops_do_not_move_without_padding():
     pixels = random_pixels()
     images, labels = make_batch(pixels, padding=0)
-    np.testing.assert_allclose(images, batches.normalise(pixels.images[labels], pixels), atol=1e-6)
+    np.testing.assert_allclose(images, normalised(pixels.images[labels], pixels), atol=1e-6)
 
 
 def test_copies_of_an_image_have_different_offsets():
@@ -138,9 +144,9 @@ def test_shards_make_the_whole_batch():
 def test_without_an_order_images_are_the_batch_already():
     pixels = random_pixels()
     spec = batches.BatchSpec(batch_size=12, size=8, repetitions=2)
-    images, labels = batches.train_batch(pixels, None, KEY, jnp.int32(7), spec)
+    images, labels = train_batch(pixels, None, KEY, np.int32(7), spec, (0, 1))
     np.testing.assert_array_equal(labels, pixels.labels)
-    np.testing.assert_allclose(images, batches.normalise(pixels.images, pixels), atol=1e-6)
+    np.testing.assert_allclose(images, normalised(pixels.images, pixels), atol=1e-6)
 
 
 def test_flips_mirror_half_of_the_images():
@@ -182,11 +188,10 @@ def test_evaluation_has_every_example_once(examples, processes, devices, batch_s
             own = slice(device * len(labels) // local, (device + 1) * len(labels) // local)
             part = Pixels(images[own], labels[own], pixels.mean, pixels.std)
             for start in range(0, len(part.labels), batch_size):
-                shown, given, exists = batches.eval_batch(
-                    part, start, batch_size=batch_size, size=4
-                )
-                seen += list(np.asarray(given)[exists])
-                expected = batches.normalise(pixels.images[given[exists]], pixels)
+                batch = eval_batch(part, start, batch_size=batch_size, size=4)
+                shown, given, exists = jax.device_get(batch)
+                seen += list(given[exists])
+                expected = normalised(pixels.images[given[exists]], pixels)
                 np.testing.assert_allclose(shown[exists], expected, atol=1e-6)
     assert sorted(seen) == list(range(examples))
     assert len(set(parts)) == 1
@@ -337,14 +342,14 @@ def test_golden_batch(data_dir, name):
     config.flip = name == 'imagenet2012'
     made = inputs.make(config, KEY)
     ((pixels, order, _),) = made.train(1, 2)
-    on_first = jax.tree.map(lambda x: x[0], pixels)
+    on_first = jax.tree.map(lambda x: x[0], jax.device_get(pixels))
     if order is None:  # every device has its part of the batch
         images, labels = np.concatenate(pixels.images), np.concatenate(pixels.labels)
         on_first = on_first.replace(images=images, labels=labels)
     else:
-        order = order[0]
+        order = np.asarray(order)[0]
     spec = batches.BatchSpec(8, config.image_size, 2, 2, config.flip)
-    images, labels = batches.train_batch(on_first, order, KEY, jnp.int32(1), spec)
+    images, labels = jax.device_get(train_batch(on_first, order, KEY, np.int32(1), spec, (0, 1)))
     batch = {'labels': labels.tolist(), 'means': images.mean((1, 2, 3)).tolist()}
     if os.environ.get('RENEW_GOLDEN'):
         golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
