@@ -33,6 +33,14 @@ SHAPE = (16, 12, 3)
 each_network = pytest.mark.parametrize('options', NETWORKS.values(), ids=NETWORKS)
 
 
+def to_local(params, grids, *noise):
+    return jax.device_get(jax.jit(lambda p: convert.to_local(p, grids, *noise))(params))
+
+
+def to_shared(params, grids):
+    return jax.device_get(jax.jit(lambda p: convert.to_shared(p, grids))(params))
+
+
 def shapes(model):
     variables = jax.eval_shape(partial(model.init, train=False), KEY, jnp.zeros((1, *SHAPE)))
     return {name: variables.get(name, {}) for name in ('params', 'batch_stats')}
@@ -67,7 +75,7 @@ def assert_same_function(model, variables, other, converted):
 def test_a_convolutional_network_computes_the_same_when_locally_connected(options):
     shared, local = ResNet(**options, local=False), ResNet(**options, local=True)
     variables = as_if_trained(shared)
-    params = convert.to_local(variables['params'], grids(local, SHAPE))
+    params = to_local(variables['params'], grids(local, SHAPE))
     chex.assert_trees_all_equal_shapes(params, shapes(local)['params'])
     assert_same_function(shared, variables, local, variables | {'params': params})
 
@@ -77,7 +85,7 @@ def test_a_fully_shared_network_computes_the_same_when_convolutional(options):
     local = ResNet(**options, local=True)
     shared = ResNet(**options, local=False)
     variables = as_if_trained(local)
-    params = convert.to_shared(variables['params'], grids(local, SHAPE))
+    params = to_shared(variables['params'], grids(local, SHAPE))
     chex.assert_trees_all_equal_shapes(params, shapes(shared)['params'])
     assert_same_function(local, variables, shared, variables | {'params': params})
 
@@ -85,18 +93,19 @@ def test_a_fully_shared_network_computes_the_same_when_convolutional(options):
 def test_there_and_back_gives_the_same_bits():
     local = ResNet(**NETWORKS['first two shared'], local=True)
     params = as_if_trained(ResNet(**NETWORKS['first two shared'], local=False))['params']
-    back = convert.to_shared(convert.to_local(params, grids(local, SHAPE)), grids(local, SHAPE))
+    back = to_shared(to_local(params, grids(local, SHAPE)), grids(local, SHAPE))
     jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
 def test_the_convolution_is_the_mean_over_positions_before_and_after_a_sleep():
     grid = Grid.create((8, 7), 3)  # pools of 9, 6 and 4 positions
     kernel = np.random.RandomState(0).randn(8, 7, 3, 3, 2, 4).astype(np.float32)
-    shared = kernel_to_shared(kernel, grid)
+    mean_of_all = jax.jit(partial(kernel_to_shared, grid=grid))
+    shared = np.asarray(mean_of_all(kernel))
     np.testing.assert_allclose(shared, kernel.mean((0, 1)), atol=1e-6)
-    slept = sleep.mean(kernel, grid, KEY, border='include')
+    slept = np.asarray(jax.jit(lambda k: sleep.mean(k, grid, KEY, border='include'))(kernel))
     assert np.abs(slept - shared).max() > 0.1  # the pools still differ
-    np.testing.assert_allclose(kernel_to_shared(slept, grid), shared, atol=1e-6)
+    np.testing.assert_allclose(mean_of_all(slept), shared, atol=1e-6)
 
 
 def test_layers_of_other_models_convert_too():
@@ -104,10 +113,13 @@ def test_layers_of_other_models_convert_too():
     x = np.random.RandomState(0).randn(2, 9, 8, 4).astype(np.float32)
     options = dict(features=6, strides=2, padding=1, feature_group_count=2)
     shared, local = nn.Conv(kernel_size=(3, 3), **options), LocalConv(kernel_size=3, **options)
-    params = shared.init(KEY, x)['params'] | {'bias': jnp.arange(6.0)}
+    params = jax.jit(shared.init)(KEY, x)['params'] | {'bias': np.arange(6, dtype=np.float32)}
     converted = convert.to_local(params, grids(local, x))
-    y = local.apply({'params': converted}, x)
-    np.testing.assert_allclose(y, shared.apply({'params': params}, x), atol=1e-5)
+    y, expected = (
+        jax.jit(layer.apply)({'params': of_layer}, x)
+        for layer, of_layer in ((local, converted), (shared, params))
+    )
+    np.testing.assert_allclose(y, expected, atol=1e-5)
     assert converted['bias'] is params['bias']
 
 
@@ -125,14 +137,13 @@ def test_noise_is_relative_to_each_kernel_and_its_own_at_every_position():
     rng = np.random.RandomState(0)
     params = {name: {'kernel': 3 * rng.randn(3, 3, 4, 8).astype(np.float32)} for name in 'ab'}
     grids = {name: {'kernel': Grid.create(10, 3)} for name in 'ab'}
-    plain = convert.to_local(params, grids)
-    noisy = convert.to_local(params, grids, 0.1, KEY)
+    plain, noisy = to_local(params, grids), to_local(params, grids, 0.1, KEY)
     added = [noisy[name]['kernel'] - plain[name]['kernel'] for name in 'ab']
     for name, noise in zip('ab', added):
         np.testing.assert_allclose(noise.std(), 0.1 * params[name]['kernel'].std(), rtol=0.02)
         assert abs(np.corrcoef(noise[0, 0].ravel(), noise[0, 1].ravel())[0, 1]) < 0.3
     assert abs(np.corrcoef(added[0].ravel(), added[1].ravel())[0, 1]) < 0.02
-    again = convert.to_local(params, grids, 0.1, KEY)
+    again = to_local(params, grids, 0.1, KEY)
     jax.tree.map(np.testing.assert_array_equal, again, noisy)
 
 

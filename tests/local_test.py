@@ -160,7 +160,8 @@ def test_a_tiled_kernel_makes_a_convolution(changes):
         y, pullback = jax.vjp(layer, x, shared)
         return y, *pullback(dy)
 
-    assert_same(value_and_gradients(layer), value_and_gradients(convolution))
+    compiled = jax.jit(value_and_gradients, static_argnums=0)
+    assert_same(compiled(layer), compiled(convolution))
 
 
 @pytest.mark.parametrize('implementation', bilinear.implementations())
@@ -169,10 +170,16 @@ def test_what_is_not_finite_stays_where_it_is_seen(implementation):
     case = PLAIN | {'padding': 'VALID'}
     x, _, kernel, *_ = operands(case)
     x[0, 0, 0, 0] = np.nan
-    y, gradients = jax.vjp(functools.partial(apply, case, implementation=implementation), x, kernel)
+
+    @jax.jit
+    def value_and_gradients(x, kernel):
+        layer = functools.partial(apply, case, implementation=implementation)
+        y, gradients = jax.vjp(layer, x, kernel)
+        return y, *gradients(jnp.ones_like(y))
+
+    y, dx, dkernel = jax.device_get(value_and_gradients(x, kernel))
     assert np.isnan(y[0, 0, 0]).all() and np.isfinite(y[1:]).all()
     assert np.isnan(y).any(-1).sum() == 1
-    dx, dkernel = gradients(jnp.ones_like(y))
     assert np.isfinite(dx).all()  # it does not depend on x
     assert np.isnan(dkernel).any((2, 3, 4, 5)).sum() == 1
 
@@ -257,25 +264,26 @@ def test_module_is_a_drop_in_for_conv(layout):
     arguments = {'features': 8, 'kernel_size': 3, 'strides': 2, 'feature_group_count': 2}
     x = np.random.RandomState(0).randn(3, 8, 8, 4).astype(np.float32)
     shared = nn.Conv(**arguments | {'kernel_size': (3, 3)}, padding=1)
-    params = shared.init(jax.random.key(0), x)['params'] | {'bias': jnp.arange(8.0)}
-    expected = shared.apply({'params': params}, x)
+    params = jax.device_get(jax.jit(shared.init)(jax.random.key(0), x))['params']
+    params['bias'] = np.arange(8, dtype=np.float32)
+    expected = jax.jit(shared.apply)({'params': params}, x)
     x = x if layout == 'NHWC' else x.transpose(1, 2, 0, 3)
     module = LocalConv(**arguments, padding=1, layout=layout)
-    variables = module.init(jax.random.key(0), x)
+    variables = jax.jit(module.init)(jax.random.key(0), x)
     assert lcn_jax.grids(module, x) == {'kernel': LocalParameter(Grid.create(8, 3, 2, 1))}
     chex.assert_tree_all_finite(variables)
-    tiled = params | {'kernel': tile_kernel(params['kernel'], (4, 4))}
+    tiled = params | {'kernel': np.tile(params['kernel'], (4, 4, 1, 1, 1, 1))}
     chex.assert_trees_all_equal_shapes(variables, {'params': tiled})
-    y = module.apply({'params': tiled}, x)
-    assert_same(y if layout == 'NHWC' else y.transpose(2, 0, 1, 3), expected)
+    y = np.asarray(jax.jit(module.apply)({'params': tiled}, x))
+    assert_same(y if layout == 'NHWC' else y.transpose(2, 0, 1, 3), np.asarray(expected))
 
 
 def test_module_computes_in_its_dtype_and_keeps_float32_parameters():
     module = LocalConv(4, 3, dtype=jnp.bfloat16)
-    x = jnp.ones((2, 5, 5, 3))
-    variables = module.init(jax.random.key(0), x)
+    x = np.ones((2, 5, 5, 3), np.float32)
+    y, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), x)
     assert variables['params']['kernel'].dtype == jnp.float32
-    assert module.apply(variables, x).dtype == jnp.bfloat16
+    assert y.dtype == jnp.bfloat16
 
 
 class Two(nn.Module):
@@ -301,6 +309,11 @@ def test_grids_of_any_model():
     assert lcn_jax.grids(nn.Dense(3), (8,)) == {}
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def mean(kernel, neurons):
+    return sleep.mean(kernel, neurons, None, border='include')
+
+
 def test_pools_are_joined_by_a_map_over_the_tree():
     grids = lcn_jax.grids(Two(), (8, 1), np.float32(2), deterministic=True)
     assert set(map(num_pools, jax.tree.leaves(grids))) == {3, 1}
@@ -309,18 +322,19 @@ def test_pools_are_joined_by_a_map_over_the_tree():
         local = joined[name]['kernel']
         assert num_pools(local) == 1 and not pool_numbers(local).any()
         kernel = np.random.RandomState(0).randn(*kernel).astype(np.float32)
-        shared = sleep.mean(kernel, local, None, border='include')
+        shared = mean(kernel, local)
         np.testing.assert_allclose(shared, np.broadcast_to(kernel.mean(0), kernel.shape), atol=1e-6)
 
 
 def sleep_of(params, grids):
     rule = sleep.resolve('mean', {'border': 'include'})
-    return sleep.share(params, grids, rule, jax.random.key(0))
+    return jax.jit(lambda params: sleep.share(params, grids, rule, jax.random.key(0)))(params)
 
 
 def test_variables_can_be_stored_and_then_sleep(tmp_path):
     x = np.zeros((1, 8, 1), np.float32)
-    variables = Two().init(jax.random.key(0), x, 1.0, deterministic=True)
+    init = jax.jit(functools.partial(Two().init, deterministic=True))
+    variables = init(jax.random.key(0), x, 1.0)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(variables))
     stored = flax.serialization.to_bytes(variables)
     with ocp.StandardCheckpointer() as checkpointer:
@@ -354,16 +368,16 @@ def test_models_with_lifted_layers_have_grids_and_sleep():
             return LocalConv(2, (3,), name='conv')(x), None
 
     x = np.zeros((1, 7, 2), np.float32)
-    params = Ensemble().init(jax.random.key(0), x)['params']
+    params = jax.device_get(jax.jit(Ensemble().init)(jax.random.key(0), x))['params']
     grid = Grid.create((7,), 3)
     grids = lcn_jax.grids(Ensemble(), x)
     lifted = LocalParameter(grid, ensemble=(0,))
     assert grids == {'members': {'kernel': lifted}, 'layers': {'conv': {'kernel': lifted}}}
-    slept = sleep_of(params, grids)
+    slept = jax.device_get(sleep_of(params, grids))
     for before, after in (
         (params['members'], slept['members']),
         (params['layers']['conv'], slept['layers']['conv']),
     ):
         for one, its_own in zip(before['kernel'], after['kernel']):
-            assert_same(its_own, sleep.mean(one, grid, None, border='include'))
+            assert_same(its_own, np.asarray(mean(one, grid)))
         assert np.abs(before['kernel'] - after['kernel']).max() > 1e-3
