@@ -43,9 +43,9 @@ ADAMW = 6  # reads and writes parameters and both moments
 KERNEL_COPY = 3  # written, and read forward and backward
 GRADIENT = 2  # written by the backward pass, read by AdamW
 # Of each output of a layer. Forward: the product writes y; BatchNorm reads it once for the mean and
-# once for the variance, then again to write the next layer's input, which that layer reads. Backward: that layer reads its
-# input again and writes the gradient; BatchNorm reads the gradient and y twice each, and writes dy,
-# which both backward products read.
+# once for the variance, then again to write the next layer's input, which that layer reads.
+# Backward: that layer reads its input again and writes the gradient; BatchNorm reads the gradient
+# and y twice each, and writes dy, which both backward products read.
 ACTIVATION = 15
 PATCHES = 3  # written and read forward, kept, and read backward
 PATCH_GRADIENTS = 2  # written by the product, read to be added up
@@ -79,9 +79,9 @@ Assumptions:
   traffic.
 - Memory is estimated as `experiments.describe` does.
 
-XLA, without a GPU, compiled the step of ResNet-20 with 512 images in bfloat16 for an H200: its
-kernels move 12.35 GB, and these assumptions give {planned:,.2f}. For a TPU, XLA plans 45 GB for the same
-step, since it pads the last axis of arrays to 128 numbers: the TPU's columns are too optimistic for
+XLA compiled the step of ResNet-20 with 512 images for an H200, without one: its kernels move
+12.35 GB, and these assumptions give {planned:,.2f}. For a TPU, XLA plans 45 GB for the same step,
+since it pads the last axis of arrays to 128 numbers: the TPU's columns are too optimistic for
 layers with fewer channels.
 
 ## Work
