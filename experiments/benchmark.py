@@ -2,20 +2,22 @@
 
     python -m experiments.benchmark --out=experiments/results/benchmark/cpu.json
 
-Compares convolutions, `lax.conv_general_dilated_local` and the implementations of `conv_local` on
-the layers of the paper's networks, and on a sequence, a volume and a dilated layer; training steps
-of ResNet-20 with convolutions, with locally connected layers and with `flax.linen.ConvLocal`; the
-same steps fed from a dataset on the device; and sleeps. With `--torch`, where PyTorch is installed,
-also its steps of the convolutional network, in both layouts of images, and of one with locally
-connected layers made with `unfold`. The programs take turns in one process, and every number is a
-median over the turns, so that other work on the machine slows all of them alike. Prints ratios,
-then times; with `--out` writes them to a JSON file with a bar chart beside it. Ten minutes on two
-CPU cores.
+Compares convolutions, those of XLA, `lax.conv_general_dilated_local` and the implementations of
+`conv_local` on the layers of the paper's networks, and on a sequence, a volume and a dilated layer;
+training steps of ResNet-20 with locally connected layers, with convolutions, with those of XLA and
+with `flax.linen.ConvLocal`; the first two also fed from a dataset on the device; and sleeps. With
+`--torch`, where PyTorch is installed, also its steps of the convolutional network, in both layouts
+of images, and of one with locally connected layers made with `unfold`. Layers are timed as a step
+uses them: the first computes no gradient of the images. The programs take turns in one process, and
+every number is a median over the turns, so that other work on the machine slows all of them alike.
+Prints ratios, then times; with `--out` writes them to a JSON file with a bar chart beside it. Ten
+minutes on two CPU cores.
 
     python -m experiments.benchmark --device --out=experiments/results/benchmark/gpu.json
 
 is for a GPU or TPU: all that should be measured on one, in bfloat16 and then in float32, 512 images
-in a step. It writes gpu_bfloat16.json as soon as it has it, then gpu_float32.json.
+in a step; layers run in a loop on the device. It writes gpu_bfloat16.json as soon as it has it,
+then gpu_float32.json.
 
 The floor of a layer is the larger of its FLOPs over the rate of a large matrix product, and of its
 bytes, each input read and each output written once, over the rate of a large copy, both measured in
@@ -24,6 +26,7 @@ the same run. A small layer that stays in the cache may be below it.
 
 import dataclasses
 import importlib.util
+import os
 import pathlib
 import time
 from typing import Any
@@ -40,6 +43,8 @@ from experiments.reports.benchmark import plot, ratios, table
 from lcn_jax.errors import UsageError
 from lcn_jax.files import local_folder, make_folder, to_json, write_text
 from lcn_jax.layer.backends import native
+
+ENVIRONMENT = 'XLA_FLAGS', 'GLIBC_TUNABLES', 'LCN_NATIVE', 'CXX'  # what times depend on
 
 OUT = flags.DEFINE_string('out', None, 'JSON file to write; the chart gets its name, with .png.')
 NETWORKS = flags.DEFINE_list('networks', ['resnet20'], 'Whose layers: resnet20, resnet18.')
@@ -67,8 +72,10 @@ def run(settings: Settings) -> dict[str, Any]:
     say('rates of the machine')
     rates = timing.machine_rates(settings)
     layers = measure_layers(rates, settings)
-    steps, sleeps = measure_steps(settings), measure_sleep(settings)
+    steps, sleeps = measure_steps(rates, settings), measure_sleep(settings)
     return {
+        'units': 'seconds, bytes, FLOPs (two for a multiplication and addition); rates per second',
+        'environment': {name: os.environ.get(name, '') for name in ENVIRONMENT},
         'settings': dataclasses.asdict(settings),
         **provenance(),
         'seconds': round(time.perf_counter() - start),

@@ -8,12 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-from jax import lax
 
 import lcn_jax
+from experiments.measure import timing
 from experiments.measure.timing import KNOWN_NETWORKS, Compiled, Settings, medians, say
 from experiments.reports.benchmark import DIRECTIONS, OTHERS
-from lcn_jax.layer.backends import bilinear
+from lcn_jax.layer.backends import bilinear, convolution
+from lcn_jax.layer.functional import conv_shared
 from lcn_jax.layer.grid import Grid
 from lcn_jax.training import cost
 from lcn_jax.training.experiment import Experiment
@@ -26,6 +27,7 @@ class LayerShape:
     grid: Grid
     channels: int
     features: int
+    sees_images: bool = False  # so a step computes no gradient of its input
 
     def __str__(self):
         grid = self.grid
@@ -49,27 +51,22 @@ def distinct_layers(config: ml_collections.ConfigDict) -> list[LayerShape]:
     """The locally connected layers of a network that differ, in the order of computation."""
     experiment = Experiment.create(config)
     layers = cost.layers(experiment.network.model, experiment.network.image_shape)
-    shapes = [LayerShape(layer.grid, *layer.kernel[-2:]) for layer in layers if layer.grid]
+    shapes = [
+        LayerShape(layer.grid, *layer.kernel[-2:], sees_images=layer is layers[0])
+        for layer in layers
+        if layer.grid
+    ]
     return list(dict.fromkeys(shapes))
 
 
-def convolution(x: jax.Array, kernel: jax.Array, grid: Grid) -> jax.Array:
-    axes = 'XYZ'[: grid.dimensions]
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        grid.stride,
-        grid.padding,
-        rhs_dilation=grid.kernel_dilation,
-        dimension_numbers=(f'N{axes}C', f'{axes}IO', f'N{axes}C'),
-    )
-
-
-def with_gradients(layer: Callable) -> Callable:
-    """(x, kernel, dy) -> y, dx, dkernel."""
+def with_gradients(layer: Callable, of_input: bool = True) -> Callable:
+    """(x, kernel, dy) -> y, dx, dkernel; without dx unless it is the gradient `of_input`, too."""
 
     def compute(x, kernel, dy):
-        y, pullback = jax.vjp(layer, x, kernel)
+        if of_input:
+            y, pullback = jax.vjp(layer, x, kernel)
+        else:
+            y, pullback = jax.vjp(functools.partial(layer, x), kernel)
         return y, *pullback(dy)
 
     return compute
@@ -94,12 +91,17 @@ def layer_candidates(
         kernel_dilation=grid.kernel_dilation,
         layout='HWNC',
     )
-    return {
-        'conv': (
-            functools.partial(convolution, grid=grid),
-            (jnp.moveaxis(x_HWNC, -2, 0), random(3, *kernel_shape), jnp.moveaxis(dy_HWNC, -2, 0)),
+    kernel = random(3, *kernel_shape)
+    convolutions = {
+        'xla_conv': (
+            functools.partial(convolution.forward, grid=grid, groups=1, layout='NHWC'),
+            (jnp.moveaxis(x_HWNC, -2, 0), kernel, jnp.moveaxis(dy_HWNC, -2, 0)),
         )
-    } | {
+    }
+    if bilinear.has_native(jnp.dtype(dtype)):  # else it is XLA's
+        conv = functools.partial(conv_shared, **options)
+        convolutions = {'conv': (conv, (x_HWNC, kernel, dy_HWNC))} | convolutions
+    return convolutions | {
         name: (
             functools.partial(lcn_jax.conv_local, implementation=name, **options),
             (x_HWNC, kernels, dy_HWNC),
@@ -133,10 +135,17 @@ def measure_layer(
     programs = {}
     for name, (layer, operands) in candidates.items():
         programs['forward', name] = jax.jit(layer), operands[:2]
-        programs['forward_backward', name] = jax.jit(with_gradients(layer)), operands
+        both = with_gradients(layer, not shape.sees_images)
+        programs['forward_backward', name] = jax.jit(both), operands
+    if settings.in_loop > 1:
+        programs = {
+            name: (jax.jit(timing.looped(program, settings.in_loop)), operands)
+            for name, (program, operands) in programs.items()
+        }
     compiled = Compiled.all_of(programs)
     calls = {name: functools.partial(compiled[name].call, *programs[name][1]) for name in programs}
     seconds = medians(calls, settings.layer_seconds, settings)
+    seconds = {name: of_call / settings.in_loop for name, of_call in seconds.items()}
 
     weights = (*shape.grid.kernel_size, shape.channels, shape.features)
     default = bilinear.default_implementation(weights, settings.dtype)
@@ -145,7 +154,12 @@ def measure_layer(
     floors = {
         'forward': floor(flops, moved, settings.dtype, rates),
         # y, dx and the kernels' gradient from x, kernels and dy.
-        'forward_backward': floor(3 * flops, 2 * moved, settings.dtype, rates),
+        'forward_backward': floor(
+            (2 if shape.sees_images else 3) * flops,
+            2 * moved - (x.nbytes if shape.sees_images else 0),
+            settings.dtype,
+            rates,
+        ),
     }
     return {
         'layer': str(shape),

@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -13,6 +13,8 @@ import numpy as np
 from experiments.measure.timing import KNOWN_NETWORKS, Compiled, Settings, medians, say
 from experiments.reports.benchmark import FED, SLEEP_RULES
 from lcn_jax.data.batches import Pixels
+from lcn_jax.layer.backends.bilinear import has_native
+from lcn_jax.networks.resnet import ResNet
 from lcn_jax.training import cost, parallel, wake
 from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.metrics import Sums
@@ -47,6 +49,31 @@ class ConvLocal(nn.Module):
             kernel_init=nn.initializers.variance_scaling(2, 'fan_in', 'normal', batch_axis=(0, 1)),
         )(x.transpose(2, 0, 1, 3))
         return y.transpose(1, 2, 0, 3)
+
+
+def nn_conv(*, kernel_size, strides, padding, layout, **fields) -> nn.Conv:
+    """`flax.linen.Conv` with the fields that `ResNet` sets."""
+    del layout
+    return nn.Conv(
+        kernel_size=(kernel_size,) * 2,
+        strides=(strides,) * 2,
+        padding=((padding, padding),) * 2,
+        **fields,
+    )
+
+
+class XLAResNet(ResNet):
+    """`ResNet` with the convolutions of XLA, in the layout that suits them."""
+
+    @property
+    def layout(self) -> str:
+        return 'NHWC'
+
+    @classmethod
+    def of(cls, model: ResNet) -> 'XLAResNet':
+        fields = [f.name for f in dataclasses.fields(model) if f.name not in ('parent', 'name')]
+        made: dict[str, Any] = {name: getattr(model, name) for name in fields}
+        return cls(**made | {'local': True, 'local_conv': nn_conv})
 
 
 def experiment_of(settings: Settings, kind: str, rule: str = 'none') -> Experiment:
@@ -108,20 +135,24 @@ def advancing(compiled: Compiled, train_state: TrainState, *rest) -> Callable:
     return call
 
 
-def measure_steps(settings: Settings) -> dict[str, Any]:
+def measure_steps(rates: Mapping[str, float], settings: Settings) -> dict[str, Any]:
     """Training steps on one batch, and ('... fed') on batches from a dataset on the device.
 
-    Those of PyTorch ('torch ...') have no compiled program whose memory could be told.
+    The floor of 'lc' is that of its products and of AdamW, which reads p, m, v and the gradient and
+    writes p, m and v. Steps of PyTorch ('torch ...') have no compiled program whose memory could be
+    told.
     """
-    lc = experiment_of(settings, 'lc')
+    lc, conv = experiment_of(settings, 'lc'), experiment_of(settings, 'conv')
+
+    def with_model(experiment, model):
+        network = dataclasses.replace(experiment.network, model=model)
+        return dataclasses.replace(experiment, network=network)
+
+    experiments = {'lc': lc, 'conv': conv}
+    if has_native(settings.dtype):  # else 'conv' is XLA's
+        experiments['xla_conv'] = with_model(conv, XLAResNet.of(cast(ResNet, conv.network.model)))
     conv_local = lc.network.model.clone(local_conv=ConvLocal)
-    experiments = {
-        'conv': experiment_of(settings, 'conv'),
-        'lc': lc,
-        'conv_local': dataclasses.replace(
-            lc, network=dataclasses.replace(lc.network, model=conv_local)
-        ),
-    }
+    experiments['conv_local'] = with_model(lc, conv_local)
     batch = spread_batch(lc, settings.batch_size)
     fed = dataset(lc, settings.images)
     programs = {}
@@ -138,13 +169,17 @@ def measure_steps(settings: Settings) -> dict[str, Any]:
         from experiments.measure import torch_steps  # PyTorch need not be installed
 
         images, labels = constant_batch(lc, settings.batch_size)
-        calls |= torch_steps.steps(experiments['conv'], lc, images, labels)
+        first = {name: calls[name] for name in FED}
+        calls = first | torch_steps.steps(conv, lc, images, labels) | calls
     say(f'{settings.step_network}, training steps')
+    layers = cost.layers(lc.network.model, lc.network.image_shape)
+    flops = settings.batch_size * cost.step_flops(layers)
+    of_adamw = 7 * 4 * lc.network.parameters  # bytes
     return {
         'network': settings.step_network,
         'batch_size': settings.batch_size,
-        'flops': settings.batch_size
-        * cost.step_flops(cost.layers(lc.network.model, lc.network.image_shape)),
+        'flops': flops,
+        'floor_seconds': flops / rates[f'{settings.dtype}_flops'] + of_adamw / rates['copy_bytes'],
         'seconds': medians(calls, settings.step_seconds, settings),
         'temp_bytes': {name: program.temp_bytes for name, program in compiled.items()},
         'compile_seconds': {name: program.compile_seconds for name, program in compiled.items()},

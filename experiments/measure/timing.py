@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+from jax import lax
 
 from experiments.configs import cifar10, digits, imagenet
 
@@ -37,13 +38,14 @@ class Settings:
     layer_seconds: float = 1.0  # for all turns of a layer's candidate
     step_seconds: float = 15.0  # for all turns of a step's candidate
     turn_seconds: float = 0.02  # faster candidates are called several times in a turn
+    in_loop: int = 1  # calls of a layer in a loop on the device, which are one call here
 
     @classmethod
     def device(cls, dtype: str) -> 'Settings':
         """On a GPU or TPU, whose time is dear: fewer turns, and a layer takes about ten seconds."""
         return cls(
             ('resnet20',), 'resnet20', 512, 512, dtype, other_layers=False, matrix=8192,
-            copied_numbers=1 << 28, layer_seconds=0.3, step_seconds=3.0,
+            copied_numbers=1 << 28, layer_seconds=0.3, step_seconds=3.0, in_loop=50,
         )  # fmt: skip
 
     @classmethod
@@ -100,6 +102,22 @@ def _seconds(call: Callable[[], Any], times: int) -> float:
         result = call()
     jax.block_until_ready(result)
     return time.perf_counter() - start
+
+
+def looped(program: Callable, times: int) -> Callable:
+    """The program, `times` times in a row on the device: it is faster than the host can call it.
+
+    The barrier keeps the compiler from taking it out of the loop; XLA:CPU ignores it.
+    """
+
+    def run(*arguments):
+        def body(_, carry):
+            arguments, _ = lax.optimization_barrier(carry)
+            return arguments, program(*arguments)
+
+        return lax.fori_loop(1, times, body, (arguments, program(*arguments)))[1]
+
+    return run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,16 +8,21 @@ from matplotlib.figure import Figure
 
 DIRECTIONS = ('forward', 'forward_backward')
 OTHERS = 'others'  # the layers that are of no network
-STEPS = ('conv', 'lc', 'conv_local')
-FED = ('conv', 'lc')  # also fed from a dataset
+STEPS = ('lc', 'conv', 'torch conv', 'torch conv channels-last', 'xla_conv', 'conv_local')
+FED = ('lc', 'conv')  # also fed from a dataset
 SLEEP_RULES = ('hebbian', 'mean', 'exact')
 COLOURS = {
-    'conv': '#4c78a8', 'native': '#54a24b', 'direct': '#9ccc65', 'patches': '#b9a44c',
+    'conv': '#4c78a8', 'xla_conv': '#9ecae9',
+    'native': '#54a24b', 'direct': '#9ccc65', 'patches': '#b9a44c',
     'lc': '#54a24b', 'lax': '#e45756', 'conv_local': '#e45756',
+    'torch conv': '#b279a2', 'torch conv channels-last': '#d6a5c9',
 }  # fmt: skip
 TITLES = {'forward': 'forward', 'forward_backward': 'forward + backward'}
 LABELS = {
     'conv': 'convolution',
+    'xla_conv': 'convolution by XLA',
+    'torch conv': 'convolution in PyTorch',
+    'torch conv channels-last': 'the same channels-last',
     'native': 'conv_local, native',
     'direct': 'conv_local, direct',
     'patches': 'conv_local, patches',
@@ -54,10 +59,17 @@ def ratios(layers: dict[str, list[dict]], steps: dict, sleeps: dict) -> dict[str
     return {
         'layers': of_layers,
         'steps': {
-            'lc / conv': step['lc'] / step['conv'],
-            'conv_local / lc': step['conv_local'] / step['lc'],
+            f'{name} / {other}': step[name] / step[other]
+            for name, others in {
+                'lc': ('torch conv', 'torch conv channels-last', 'conv', 'torch lc'),
+                'conv': ('torch conv', 'torch conv channels-last'),
+                'xla_conv': ('conv',),
+                'conv_local': ('lc',),
+            }.items()
+            for other in others
+            if name in step and other in step
         }
-        | {f'lc / {name}': step['lc'] / step[name] for name in step if name.startswith('torch')},
+        | {'lc / floor': step['lc'] / steps['floor_seconds']},
         'input': {f'{name} fed / {name}': step[f'{name} fed'] / step[name] for name in FED},
         'sleep': {f'{rule} / wake': asleep[rule] / asleep['wake'] for rule in SLEEP_RULES},
     }
@@ -110,8 +122,7 @@ def table(report: dict[str, Any]) -> str:
             f'{steps["temp_bytes"][name] / 1e6:>9.1f} {steps["compile_seconds"][name]:>9.1f}'
         )
         lines.append(f'{name:<24} {1e3 * seconds:>9.1f} {compiled or ""}'.rstrip())
-    least = steps['flops'] / rates[f'{report["settings"]["dtype"]}_flops']
-    lines.append(f'{"floor of its FLOPs":<24} {1e3 * least:>9.1f}')
+    lines.append(f'{"floor of lc":<24} {1e3 * steps["floor_seconds"]:>9.1f}')
     lines += ['', f'{"sleep":<24} {"ms":>9} {"temp MB":>9}']
     for name, seconds in sleeps['seconds'].items():
         lines.append(f'{name:<24} {1e3 * seconds:>9.1f} {sleeps["temp_bytes"][name] / 1e6:>9.1f}')
@@ -120,7 +131,8 @@ def table(report: dict[str, Any]) -> str:
         f'matrix product {rates["float32_flops"] / 1e9:,.0f} GFLOP/s in float32, '
         f'{rates["bfloat16_flops"] / 1e9:,.0f} in bfloat16; '
         f'copy {rates["copy_bytes"] / 1e9:,.1f} GB/s, read and written',
-        f'{report["device"]}, {report["cpus"]} CPUs, JAX {report["jax"]}, {report["seconds"]} s',
+        f'{report["device"]}, {report["cpus"]} CPUs, JAX {report["jax"]}, {report["seconds"]} s; '
+        + ', '.join(f'{name}={value}' for name, value in report['environment'].items() if value),
     ]
     return '\n'.join(lines)
 
@@ -128,7 +140,7 @@ def table(report: dict[str, Any]) -> str:
 def plot(report: dict[str, Any]) -> Figure:
     """Forward + backward of each layer with its floor, and the whole steps."""
     layers, steps = report['layers'], report['steps']
-    widths = [*(len(measured) for measured in layers.values()), 2.5]
+    widths = [*(len(measured) for measured in layers.values()), 4]
     figure = Figure(figsize=(2 + 1.2 * sum(widths), 4.8), layout='constrained')
     *of_networks, of_steps = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
     for axes, (network, measured) in zip(of_networks, layers.items()):
@@ -151,7 +163,7 @@ def plot(report: dict[str, Any]) -> Figure:
         axes.legend(frameon=False, fontsize='small', ncols=2, loc='upper right')
         axes.set_ylim(0.8 * min(floors), 12 * axes.dataLim.y1)  # room for the legend
         axes.margins(x=0.02)
-    seconds = {name: steps['seconds'][name] for name in STEPS}
+    seconds = {name: steps['seconds'][name] for name in STEPS if name in steps['seconds']}
     bars = of_steps.bar(
         [LABELS[name].replace('.', '.\n').replace(' ', '\n') for name in seconds],
         [1e3 * value for value in seconds.values()],

@@ -79,10 +79,10 @@ Assumptions:
   traffic.
 - Memory is estimated as `experiments.describe` does.
 
-XLA, without a GPU, compiled the step of ResNet-20 with 512 images in bfloat16 for an H200: its
-kernels move 12.35 GB, and these assumptions give {planned:,.2f}. For a TPU, XLA plans 45 GB for the
-same step, since it pads the last axis of arrays to 128 numbers: the TPU's columns are too
-optimistic for layers with fewer channels.
+XLA compiled the step of ResNet-20 with 512 images for an H200, without one: its kernels move
+12.35 GB, and these assumptions give {planned:,.2f}. For a TPU, XLA plans 45 GB for the same step,
+since it pads the last axis of arrays to 128 numbers: the TPU's columns are too optimistic for
+layers with fewer channels.
 
 ## Work
 

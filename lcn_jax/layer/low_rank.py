@@ -22,9 +22,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
-from jax import lax
 
 from lcn_jax.layer.arguments import LAYOUTS, check_choice, check_positive, check_shape
+from lcn_jax.layer.functional import conv_shared
 from lcn_jax.layer.grid import Grid
 from lcn_jax.layer.parameters import add_bias, he_normal, spatial_size
 
@@ -58,13 +58,7 @@ def conv_low_rank(
     check_choice(layout, LAYOUTS, 'layout')
     rank, *taps, channels, features = kernels.shape
     side_by_side = jnp.moveaxis(kernels, 0, -2).reshape(*taps, channels, rank * features)
-    y = lax.conv_general_dilated(
-        x,
-        side_by_side,
-        (stride,) * 2,
-        ((padding, padding),) * 2,
-        dimension_numbers=(layout, 'HWIO', layout),
-    )
+    y = conv_shared(x, side_by_side, stride=stride, padding=padding, layout=layout)
     rows, columns = (y.shape[layout.index(axis)] for axis in 'HW')
     check_shape(mixing, (rows, columns, rank), 'mixing', 'output and the kernels, (Ho, Wo, K)')
     mixing = jnp.expand_dims(mixing, layout.index('N'))

@@ -55,7 +55,7 @@ def per_device(
     in_axes: Sequence[int | None],
     donate: Sequence[int] = (),
     draws: bool = False,
-):
+) -> Any:
     """Compiles `program` to run on every device at once, with `AXIS` over the devices.
 
     Arguments with `in_axes` 0 are on the devices (`replicate`), those with None go to every device
