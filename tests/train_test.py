@@ -62,7 +62,6 @@ def without_times(records):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.optimised
 def test_every_kind_learns_and_its_metrics_are_those_recorded_before(kind, tiny, tmp_path):
     """The golden numbers are this code's own: they guard against change, not against error.
 
