@@ -9,6 +9,7 @@ import tiny_runs
 import lcn_jax
 from lcn_jax.errors import UsageError
 from lcn_jax.layer.local_parameters import by_path
+from lcn_jax.trained import files
 
 SIZE = 8  # pixels; the images of the data have 16
 
@@ -123,6 +124,45 @@ def test_kernels_that_devices_divided_are_whole(data_dir, tmp_path, test_images)
     images, labels = test_images
     scores = divided.evaluate()  # by divided kernels
     assert (divided.predict(images) == labels).sum() == scores.confusion.trace()
+
+
+def test_a_saved_network_is_the_same_in_float16(trained, test_images, tmp_path):
+    trained.save(tmp_path / 'made/net.npz')
+    again = lcn_jax.load(tmp_path / 'made/net.npz', data_dir=trained.config.data_dir)
+    kernel = trained.kernel('stem_conv').astype(np.float16)
+    np.testing.assert_array_equal(again.kernel('stem_conv'), kernel.astype(np.float32))
+    assert again.step == trained.step
+    assert by_path(again.grids) == by_path(trained.grids)
+    images = test_images[0][:70]
+    np.testing.assert_allclose(again.logits(images), trained.logits(images), atol=0.02)
+
+
+@pytest.mark.parametrize('content', [None, b'', b'PK\x03\x04', 'other'])
+def test_files_that_hold_no_network_are_refused(content, tmp_path):
+    path = tmp_path / 'net.npz'
+    if content == 'other':
+        np.savez(path, x=np.ones(3))
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=r'net\.npz'):
+        lcn_jax.load(path)
+
+
+@pytest.mark.parametrize('name', files.pretrained())
+@pytest.mark.slow
+def test_networks_of_the_package_score_what_their_card_says(name, data_dir):
+    dataset, _, network = name.partition('/')
+    card = json.loads((files.FOLDER / dataset / 'card.json').read_text())['networks'][network]
+    scores = lcn_jax.load(name, data_dir=str(data_dir)).evaluate()
+    images = scores.confusion.sum()
+    assert abs(scores.metrics['test_top1'] - card['test_top1']) < 2.5 / images  # of rounding
+    assert (files.FOLDER / f'{name}.npz').stat().st_size < 3e6
+
+
+def test_every_card_has_its_network():
+    for card in files.FOLDER.glob('*/card.json'):
+        names = {f'{card.parent.name}/{name}' for name in json.loads(card.read_text())['networks']}
+        assert names == {n for n in files.pretrained() if n.startswith(f'{card.parent.name}/')}
 
 
 def test_the_binary_writes_the_matrix(workdir, tmp_path):
