@@ -9,7 +9,6 @@ import tiny_runs
 import lcn_jax
 from lcn_jax.errors import UsageError
 from lcn_jax.layer.local_parameters import by_path
-from lcn_jax.trained import files
 
 SIZE = 8  # pixels; the images of the data have 16
 
@@ -146,23 +145,6 @@ def test_files_that_hold_no_network_are_refused(content, tmp_path):
         path.write_bytes(content)
     with pytest.raises(UsageError, match=r'net\.npz'):
         lcn_jax.load(path)
-
-
-@pytest.mark.parametrize('name', files.pretrained())
-@pytest.mark.slow
-def test_networks_of_the_package_score_what_their_card_says(name, data_dir):
-    dataset, _, network = name.partition('/')
-    card = json.loads((files.FOLDER / dataset / 'card.json').read_text())['networks'][network]
-    scores = lcn_jax.load(name, data_dir=str(data_dir)).evaluate()
-    images = scores.confusion.sum()
-    assert abs(scores.metrics['test_top1'] - card['test_top1']) < 2.5 / images  # of rounding
-    assert (files.FOLDER / f'{name}.npz').stat().st_size < 3e6
-
-
-def test_every_card_has_its_network():
-    for card in files.FOLDER.glob('*/card.json'):
-        names = {f'{card.parent.name}/{name}' for name in json.loads(card.read_text())['networks']}
-        assert names == {n for n in files.pretrained() if n.startswith(f'{card.parent.name}/')}
 
 
 def test_the_binary_writes_the_matrix(workdir, tmp_path):

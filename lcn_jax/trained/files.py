@@ -1,13 +1,11 @@
-"""A network in one file: its config and its weights in float16, for the package and for sharing.
+"""A network in one file: its config and its weights in float16.
 
 The file is an npz archive with the arrays of the variables under their paths, 'params/logits/bias',
-and an entry 'network', JSON with the step and the config. Networks of the package are in the folder
-`pretrained`, under the name of their dataset.
+and an entry 'network', JSON with the step and the config.
 """
 
 import io
 import json
-import pathlib
 import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -20,8 +18,6 @@ from lcn_jax.errors import UsageError
 from lcn_jax.files import Path, locate, make_folder, reading, writing
 from lcn_jax.training import config as configs
 
-FOLDER = pathlib.Path(__file__).parent / 'pretrained'
-
 
 class Stored(NamedTuple):
     """What a file holds; the arrays of the variables are float32."""
@@ -29,12 +25,6 @@ class Stored(NamedTuple):
     config: ConfigDict
     step: int
     variables: Mapping[str, Any]
-
-
-def pretrained() -> dict[str, pathlib.Path]:
-    """The files of the package, by names such as 'digits/lc'."""
-    files = sorted(FOLDER.glob('*/*.npz'))
-    return {file.relative_to(FOLDER).with_suffix('').as_posix(): file for file in files}
 
 
 def write(path: Path, config: ConfigDict, step: int, variables: Mapping[str, Any]) -> None:

@@ -30,15 +30,14 @@ BATCH_SIZE = 64  # images that go to the device at once
 
 
 def load(workdir: Path, checkpoint: str | int = 'latest', data_dir: str | None = None) -> 'Trained':
-    """The network of a run at a checkpoint, of a file, or of the package.
+    """The network of a run at a checkpoint, or of a file.
 
     Kernels are whole, also if devices divided them in training. The data is read when it is first
     needed: for `class_names`, `evaluate`, and the mean and std of the pixels, if the config has
     none.
 
     Args:
-      workdir: of a run; or the path of a file, NAME.npz, that `Trained.save` wrote; or the name of
-        a network of the package, such as 'digits/lc_hebbian_joined' (docs/after_training.md).
+      workdir: of a run; or the path of a file, NAME.npz, that `Trained.save` wrote.
       checkpoint: of a run: 'latest', 'best' or the number of a step.
       data_dir: replaces config.data_dir.
 
@@ -46,8 +45,6 @@ def load(workdir: Path, checkpoint: str | int = 'latest', data_dir: str | None =
       UsageError: there is no such run, checkpoint or file.
     """
     path = os.fspath(workdir)
-    if path in files.pretrained() and not os.path.exists(path):
-        path = os.fspath(files.pretrained()[path])
     if path.endswith('.npz'):
         config, step, variables = files.read(path)
         config.data_dir = data_dir or config.data_dir
