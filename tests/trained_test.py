@@ -125,6 +125,28 @@ def test_kernels_that_devices_divided_are_whole(data_dir, tmp_path, test_images)
     assert (divided.predict(images) == labels).sum() == scores.confusion.trace()
 
 
+def test_a_saved_network_is_the_same_in_float16(trained, test_images, tmp_path):
+    trained.save(tmp_path / 'made/net.npz')
+    again = lcn_jax.load(tmp_path / 'made/net.npz', data_dir=trained.config.data_dir)
+    kernel = trained.kernel('stem_conv').astype(np.float16)
+    np.testing.assert_array_equal(again.kernel('stem_conv'), kernel.astype(np.float32))
+    assert again.step == trained.step
+    assert by_path(again.grids) == by_path(trained.grids)
+    images = test_images[0][:70]
+    np.testing.assert_allclose(again.logits(images), trained.logits(images), atol=0.02)
+
+
+@pytest.mark.parametrize('content', [None, b'', b'PK\x03\x04', 'other'])
+def test_files_that_hold_no_network_are_refused(content, tmp_path):
+    path = tmp_path / 'net.npz'
+    if content == 'other':
+        np.savez(path, x=np.ones(3))
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=r'net\.npz'):
+        lcn_jax.load(path)
+
+
 def test_the_binary_writes_the_matrix(workdir, tmp_path):
     done = tiny_runs.call('evaluate', f'--workdir={workdir}', f'--confusion={tmp_path}/made')
     assert done.returncode == 0, done.stderr

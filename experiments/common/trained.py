@@ -5,6 +5,7 @@ from absl import flags
 from lcn_jax.errors import UsageError
 from lcn_jax.trained.load import Trained
 from lcn_jax.trained.load import load as load_network
+from lcn_jax.training.checkpoint import read_config
 from lcn_jax.training.restore import Restored
 from lcn_jax.training.restore import restore as restore_run
 
@@ -22,10 +23,9 @@ def load() -> Trained:
 
 def restore_local() -> Restored:
     """The run; UsageError if there is none, or it has no local kernels."""
-    run = restore_run(WORKDIR.value, CHECKPOINT.value, DATA_DIR.value)
-    if run.config.connectivity != 'lc':
+    if read_config(WORKDIR.value).connectivity != 'lc':
         raise UsageError(
             f'the network in {WORKDIR.value} has no local kernels: choose a run with '
             'config.connectivity=lc.'
         )
-    return run
+    return restore_run(WORKDIR.value, CHECKPOINT.value, DATA_DIR.value)

@@ -1,6 +1,7 @@
-"""`load`: a run's workdir -> the network that it trained."""
+"""`load`: a run's workdir, or a file -> the network that was trained."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -15,9 +16,11 @@ from ml_collections import ConfigDict
 from lcn_jax.data import sources
 from lcn_jax.data.sources import Source
 from lcn_jax.errors import UsageError
+from lcn_jax.files import Path
 from lcn_jax.layer.local_parameters import arrays_by_path, name_of
-from lcn_jax.trained import activations
+from lcn_jax.trained import activations, files
 from lcn_jax.trained.scores import Scores
+from lcn_jax.training import config as configs
 from lcn_jax.training import inputs, measures, sharding, train
 from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.network import Network
@@ -26,19 +29,31 @@ from lcn_jax.training.restore import restore
 BATCH_SIZE = 64  # images that go to the device at once
 
 
-def load(workdir: str, checkpoint: str | int = 'latest', data_dir: str | None = None) -> 'Trained':
-    """The network of a run at a checkpoint: 'latest', 'best' or the number of a step.
+def load(workdir: Path, checkpoint: str | int = 'latest', data_dir: str | None = None) -> 'Trained':
+    """The network of a run at a checkpoint, or of a file.
 
-    Its kernels are whole, also if devices divided them in training. `data_dir` replaces the run's
-    config.data_dir. The data is read when it is first needed: for `class_names`, `evaluate`, and
-    the mean and std of the pixels, if the config has none.
+    Kernels are whole, also if devices divided them in training. The data is read when it is first
+    needed: for `class_names`, `evaluate`, and the mean and std of the pixels, if the config has
+    none.
+
+    Args:
+      workdir: of a run; or the path of a file, NAME.npz, that `Trained.save` wrote.
+      checkpoint: of a run: 'latest', 'best' or the number of a step.
+      data_dir: replaces config.data_dir.
 
     Raises:
-      UsageError: there is no run, or no such checkpoint.
+      UsageError: there is no such run, checkpoint or file.
     """
-    run = restore(workdir, str(checkpoint), data_dir)
-    variables = jax.device_put(run.state.variables)
-    return Trained(run.config, run.experiment.network, variables, run.step)
+    path = os.fspath(workdir)
+    if path.endswith('.npz'):
+        config, step, variables = files.read(path)
+        config.data_dir = data_dir or config.data_dir
+        network = Network.create(config)
+    else:
+        run = restore(path, str(checkpoint), data_dir)
+        config, step, variables = run.config, run.step, run.state.variables
+        network = run.experiment.network
+    return Trained(config, network, jax.device_put(variables), step)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -174,6 +189,19 @@ class Trained:
         if layer not in kernels:
             raise ValueError(f'no layer {layer!r} has a kernel; known: {", ".join(kernels)}.')
         return np.asarray(kernels[layer])
+
+    def save(self, path: Path) -> None:
+        """Writes the network to a file, NAME.npz, with weights in float16; `load` reads it.
+
+        The config goes with it, and the mean and std of the pixels: a network for a dataset that
+        the project knows can be used where the data is not. UsageError if it cannot be written.
+        """
+        if not os.fspath(path).endswith('.npz'):
+            raise UsageError(f'the name of the file, {os.fspath(path)}, must end in .npz.')
+        config = self.config.copy_and_resolve_references()
+        config.mean, config.std = (tuple(values.tolist()) for values in self.mean_std)
+        config.data_dir, config.shard_kernels = configs.default().data_dir, False
+        files.write(path, config, self.step, jax.device_get(self.variables))
 
     def evaluate(self, dataset: str | None = None, data_dir: str | None = None) -> Scores:
         """Accuracy on the images that the run was evaluated on, or on those of another dataset.
