@@ -30,8 +30,8 @@ from shapes, not measured, by
 python -m experiments.scale --out=docs/scale.md
 ```
 
-[The page of results](../experiments/results/README.md#networks-larger-than-a-device) says what follows from
-them, and compares them with what XLA plans for eight devices of a CPU.
+[The page of results](../experiments/results/README.md#networks-larger-than-a-device) says what
+follows from them, and compares them with what XLA plans for eight devices of a CPU.
 
 ## How kernels are divided
 
