@@ -140,7 +140,7 @@ def table(report: dict[str, Any]) -> str:
 def plot(report: dict[str, Any]) -> Figure:
     """Forward + backward of each layer with its floor, and the whole steps."""
     layers, steps = report['layers'], report['steps']
-    widths = [*(len(measured) for measured in layers.values()), 4]
+    widths = [*(len(measured) for measured in layers.values()), 5]
     figure = Figure(figsize=(2 + 1.2 * sum(widths), 4.8), layout='constrained')
     *of_networks, of_steps = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
     for axes, (network, measured) in zip(of_networks, layers.items()):
