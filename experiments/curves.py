@@ -8,9 +8,9 @@ highest. Labels are the config fields in which the runs differ. Runs may still b
 
 from absl import flags
 
-from experiments.common import cli
+from experiments.common import cli, pictures
 from experiments.reports import curves
-from lcn_jax.files import local_folder, make_folder, writing
+from lcn_jax.files import local_folder
 
 WORKDIRS = flags.DEFINE_list(
     'workdirs',
@@ -24,11 +24,7 @@ OUT = flags.DEFINE_string('out', None, 'The PNG to write.', required=True)
 def main(argv):
     del argv
     out = local_folder('--out', OUT.value)
-    figure = curves.draw(curves.read(WORKDIRS.value))
-    make_folder(out.parent)
-    with writing(out):
-        figure.savefig(out, dpi=130)
-    print(f'{out} is written')
+    pictures.write(curves.draw(curves.read(WORKDIRS.value)), out)
 
 
 if __name__ == '__main__':

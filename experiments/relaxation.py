@@ -8,9 +8,9 @@
 
 from absl import flags
 
-from experiments.common import cli
+from experiments.common import cli, pictures
 from experiments.reports import relaxation
-from lcn_jax.files import local_folder, make_folder, writing
+from lcn_jax.files import local_folder
 
 RUNS = flags.DEFINE_string(
     'runs', None, 'The folder of a column of experiments.table.', required=True
@@ -21,11 +21,7 @@ OUT = flags.DEFINE_string('out', None, 'The PNG to write.', required=True)
 def main(argv):
     del argv
     out = local_folder('--out', OUT.value)
-    figure = relaxation.draw(relaxation.read(local_folder('--runs', RUNS.value)))
-    make_folder(out.parent)
-    with writing(out):
-        figure.savefig(out, dpi=130)
-    print(f'{out} is written')
+    pictures.write(relaxation.draw(relaxation.read(local_folder('--runs', RUNS.value))), out)
 
 
 if __name__ == '__main__':

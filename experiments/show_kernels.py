@@ -22,11 +22,11 @@ import flax.traverse_util
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments.common import cli, trained
+from experiments.common import cli, pictures, trained
 from experiments.reports import kernels, sheets
 from lcn_jax.brain import features
 from lcn_jax.errors import UsageError
-from lcn_jax.files import local_folder, make_folder, writing
+from lcn_jax.files import local_folder
 from lcn_jax.layer import local_parameters
 from lcn_jax.layer.local_parameters import by_path
 from lcn_jax.learning.penalties import sheet
@@ -48,11 +48,7 @@ MAP = flags.DEFINE_enum('map', None, list(sheets.MAPS), 'Draw this map of the la
 def main(argv):
     del argv
     figure = draw_map(MAP.value) if MAP.value else draw_kernels()
-    out = local_folder('--out', OUT.value)
-    make_folder(out.parent)
-    with writing(out):
-        figure.savefig(out, dpi=130)
-    print(f'{out} is written')
+    pictures.write(figure, local_folder('--out', OUT.value))
 
 
 def draw_map(name: str) -> Figure:

@@ -9,8 +9,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
-from lcn_jax.layer.arguments import check_choice
-from lcn_jax.layer.local_parameters import POOLS, LocalParameter, joined
+from lcn_jax.layer.local_parameters import LocalParameter, in_pools
 
 # An array of these sizes is put beside a local parameter when a layer initialises it. If nn.vmap
 # then stacks 6 copies along axis 1, a mark (10⁹+7, 10⁹+8) becomes (10⁹+7, 6, 10⁹+8): axis 1 is that
@@ -40,9 +39,7 @@ def grids(model: nn.Module, *inputs: Any, pools: str = 'tiled', **kwargs: Any) -
     Returns:
       A tree as `model.init` has it in 'params'; {} if no layer is locally connected.
     """
-    check_choice(pools, POOLS, 'pools')
-    found = variables_and_grids(model, *inputs, **kwargs)[1]
-    return joined(found) if pools == 'joined' else found
+    return in_pools(variables_and_grids(model, *inputs, **kwargs)[1], pools)
 
 
 def variables_and_grids(model: nn.Module, *inputs: Any, **kwargs: Any) -> tuple[dict, dict]:

@@ -12,6 +12,7 @@ from typing import Any
 import flax.traverse_util
 import jax
 
+from lcn_jax.layer.arguments import check_choice
 from lcn_jax.layer.backends import divided
 from lcn_jax.layer.grid import Grid
 
@@ -95,9 +96,10 @@ def kernels(grids: Mapping) -> dict[str, Any]:
     return flax.traverse_util.unflatten_dict(flat)
 
 
-def joined(grids: Mapping) -> dict[str, Any]:
-    """The tree with all positions of a layer in one pool."""
-    return _changed(grids, lambda local: local.joined_pools())
+def in_pools(grids: Mapping, pools: str) -> dict[str, Any]:
+    """The tree with pools of a kind; ValueError if it is not one of POOLS."""
+    check_choice(pools, POOLS, 'pools')
+    return _changed(grids, lambda local: local.joined_pools()) if pools == 'joined' else dict(grids)
 
 
 def divided_over(axis_name: str | None, grids: Mapping) -> dict[str, Any]:

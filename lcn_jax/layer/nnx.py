@@ -20,7 +20,7 @@ from lcn_jax.layer.arguments import (
 )
 from lcn_jax.layer.functional import Layer
 from lcn_jax.layer.grid import Grid
-from lcn_jax.layer.local_parameters import POOLS, LocalParameter, joined, name_of
+from lcn_jax.layer.local_parameters import LocalParameter, in_pools, name_of
 from lcn_jax.layer.parameters import Steps, add_bias, bias_shape, local_he_normal, make_grid
 
 
@@ -112,7 +112,6 @@ def grids(model: nnx.Module, pools: str = 'tiled') -> dict[str, Any]:
       ValueError: the shapes of an ensemble, made by `nnx.vmap`, do not tell its axes; or a locally
         connected layer of Flax Linen is in an `nnx.bridge.ToNNX`, where its size is not known.
     """
-    check_choice(pools, POOLS, 'pools')
     found = {}
     for path, module in nnx.iter_graph(model):
         if isinstance(module, nnx.bridge.ToNNX) and _has_local_layers(module):
@@ -126,7 +125,7 @@ def grids(model: nnx.Module, pools: str = 'tiled') -> dict[str, Any]:
             found[(*path, 'kernel')] = LocalParameter(module.grid, ensemble=axes['kernel'])
             if module.local_bias:
                 found[(*path, 'bias')] = LocalParameter(module.grid, True, axes['bias'])
-    return joined(unflatten_dict(found)) if pools == 'joined' else unflatten_dict(found)
+    return in_pools(unflatten_dict(found), pools)
 
 
 def _has_local_layers(bridge: nnx.bridge.ToNNX) -> bool:

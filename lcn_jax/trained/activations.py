@@ -17,7 +17,7 @@ from lcn_jax.errors import UsageError
 
 
 def main_layers(model: nn.Module, variables: Any, image_shape: tuple) -> tuple[str, ...]:
-    """What a model sows, but for 'stem', in the order of computation; and 'logits', its output."""
+    """What a model sows, except 'stem', in the order of computation; and 'logits', its output."""
     names = []
 
     def trace(variables, images):

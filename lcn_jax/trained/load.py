@@ -135,7 +135,7 @@ class Trained:
 
     @cached_property
     def layers(self) -> tuple[str, ...]:
-        """What the model sows, but for 'stem', in the order of computation; and 'logits'."""
+        """What the model sows, except 'stem', in the order of computation; and 'logits'."""
         return activations.main_layers(self.model, self.variables, self.image_shape)
 
     def activations(

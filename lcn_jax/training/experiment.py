@@ -70,9 +70,10 @@ class Experiment:
             noise_key = jax.random.fold_in(key, 1)
             params = shared.alike(variables['params'], network.grids, config.init_noise, noise_key)
             variables = {**variables, 'params': params}
-        return self._state(variables)
+        return self.state_of(variables)
 
-    def _state(self, variables: Mapping[str, Any]) -> TrainState:
+    def state_of(self, variables: Mapping[str, Any]) -> TrainState:
+        """The state before the first step with these variables, whose kernels are whole."""
         sleep = self.config.sleep
         kept = self.network.plastic if sleep.full_step and sleep.rule != 'none' else {}
         return of_variables(variables, self.optimizer(total_steps=1), kept)
@@ -80,7 +81,7 @@ class Experiment:
     @cached_property
     def shapes(self) -> TrainState:
         """The state with whole kernels, a `jax.ShapeDtypeStruct` for every array."""
-        return jax.eval_shape(self._state, self.network.variables)
+        return jax.eval_shape(self.state_of, self.network.variables)
 
     @cached_property
     def owners(self) -> TrainState:

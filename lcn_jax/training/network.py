@@ -30,13 +30,13 @@ class Network:
     """A model of images (H, W, C) = `image_shape`.
 
     If `divided`, the devices divide its local kernels in programs over `parallel.AXIS`; everywhere
-    else they are whole. If `joined`, all positions of a layer are one pool. `frozen` names what
-    does not learn (`freezing.py`).
+    else they are whole. `pools` is 'tiled' or 'joined': all positions of a layer are one pool.
+    `frozen` names what does not learn (`freezing.py`).
     """
 
     model: nn.Module
     image_shape: tuple[int, int, int]
-    joined: bool = False
+    pools: str = 'tiled'
     divided: bool = False
     frozen: str = ''
 
@@ -53,7 +53,7 @@ class Network:
         network = cls(
             make_model(config, dataset.num_classes),
             (config.image_size, config.image_size, dataset.image_shape[2]),
-            config.pools.kind == 'joined',
+            config.pools.kind,
             config.shard_kernels,
             config.freeze,
         )
@@ -82,8 +82,7 @@ class Network:
     @cached_property
     def grids(self) -> Mapping[str, Any]:
         """The `LocalParameter` of everything that is local, at its path in the params."""
-        found = self._variables_and_grids[1]
-        return local_parameters.joined(found) if self.joined else found
+        return local_parameters.in_pools(self._variables_and_grids[1], self.pools)
 
     @cached_property
     def plastic(self) -> Mapping[str, Any]:

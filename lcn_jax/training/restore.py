@@ -1,10 +1,7 @@
 """What a run has left in its workdir: its config, its experiment, and the state of a checkpoint."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import NamedTuple
 
-from absl import logging
 from ml_collections import ConfigDict
 
 from lcn_jax.training import checkpoint
@@ -32,19 +29,8 @@ def restore(workdir: str, which: str = 'latest', data_dir: str | None = None) ->
     whole = config.copy_and_resolve_references()
     whole.shard_kernels = False
     experiment = Experiment.create(whole)
-    with _quiet(), checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
+    with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         step = checkpoints.find(which)
         return Restored(
             config, experiment, step, checkpoints.restore(step, experiment.shapes).state
         )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the warnings of orbax that a workdir, which is only read, is only read."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(min(verbosity, logging.ERROR))
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)

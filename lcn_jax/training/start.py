@@ -7,7 +7,6 @@ start fresh, and so do the optimizer and the learning rate.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lcn_jax.errors import UsageError
-from lcn_jax.layer.local_parameters import LocalParameter, by_path, local_arrays, name_of
+from lcn_jax.layer.local_parameters import by_path, name_of
 from lcn_jax.training import checkpoint, parallel
 from lcn_jax.training.checkpoint import Checkpoints, Snapshot
 from lcn_jax.training.experiment import Experiment
@@ -50,12 +49,7 @@ def inherit(fresh: TrainState, experiment: Experiment) -> TrainState:
     for path, array in own.items():
         if path[1:-1] in taken:
             own[path] = np.array(np.broadcast_to(theirs[path], array.shape))
-    variables = unflatten_dict(own)
-    params, last_sleep = variables['params'], fresh.last_sleep
-    if last_sleep:
-        last_sleep = local_arrays(params, experiment.network.plastic)
-    batch_stats = variables.get('batch_stats', {})
-    return replace(fresh, params=params, batch_stats=batch_stats, last_sleep=last_sleep)
+    return jax.device_get(jax.jit(experiment.state_of)(unflatten_dict(own)))
 
 
 def inherited(experiment: Experiment) -> tuple[list[str], list[str]]:
@@ -86,12 +80,16 @@ def _arrays(variables: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
 
 
 def _that_fit(own: Mapping, theirs: Mapping, experiment: Experiment) -> set[tuple[str, ...]]:
-    """The paths of the modules all of whose arrays have a counterpart."""
-    local = by_path(experiment.network.grids)
+    """The modules all of whose arrays have the same shape there, or that of one position."""
+    of_one_position = {
+        ('params', *path): own['params', *path].shape[local.dimensions :]
+        for path, local in by_path(experiment.network.grids).items()
+        if not local.ensemble
+    }
     fitting = {path[1:-1] for path in own} - {
         path[1:-1]
         for path, array in own.items()
-        if path not in theirs or not _fits(theirs[path].shape, array.shape, local.get(path[1:]))
+        if path not in theirs or theirs[path].shape not in (array.shape, of_one_position.get(path))
     }
     if not fitting:
         raise UsageError(
@@ -99,9 +97,3 @@ def _that_fit(own: Mapping, theirs: Mapping, experiment: Experiment) -> set[tupl
             'shapes of one of this network.'
         )
     return fitting
-
-
-def _fits(theirs: tuple, own: tuple, local: LocalParameter | None) -> bool:
-    """Whether an array has the same shape, or that of one position."""
-    shared = local is not None and not local.ensemble and own[local.dimensions :] == theirs
-    return theirs == own or shared
