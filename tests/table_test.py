@@ -107,7 +107,7 @@ def make(out, *flags, config=CONFIG, status=0, **options):
     """Runs the binary; returns what it printed."""
     done = tiny_runs.call(
         'table', f'--config={config}', f'--out={out}', f'--config.data_dir={out}/../data', *flags,
-        stderr=subprocess.STDOUT, **options,
+        together=True, **options,
     )  # fmt: skip
     assert done.returncode == status, done.stdout
     return done.stdout
