@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest

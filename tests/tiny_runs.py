@@ -158,11 +158,12 @@ class Fork:
 
     def __init__(self, module: str, arguments, devices=1, before='', together=False):
         """`before`: Python statements to run first. `together`: errors go to the output."""
-        self._files = [tempfile.NamedTemporaryFile('r') for _ in range(1 if together else 2)]
-        names = self._files[0].name, self._files[-1].name
+        self._folder = tempfile.TemporaryDirectory()
+        names = ['output', 'output' if together else 'errors']
+        self._files = [Path(self._folder.name, name) for name in names]
         arguments = [module, *map(str, arguments)]
         self._process = _forks.Process(
-            target=_run, args=(arguments, devices, before, names), daemon=True
+            target=_run, args=(arguments, devices, before, self._files), daemon=True
         )
         self._process.start()
         self.kill = self._process.kill
@@ -170,10 +171,10 @@ class Fork:
     def output(self) -> str:
         """What it prints until it ends."""
         self._process.join(HANGS)
-        return self._files[0].read()
+        return self._files[0].read_text()
 
     def errors(self) -> str:
-        return self._files[-1].read()
+        return self._files[1].read_text()
 
     @property
     def returncode(self) -> int | None:
@@ -207,8 +208,8 @@ _forks.set_forkserver_preload(
 
 
 def _run(arguments, devices, before, streams):
-    for number, name in enumerate(streams, 1):
-        os.dup2(os.open(name, os.O_WRONLY | os.O_APPEND), number)
+    for number, path in enumerate(streams, 1):
+        os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
     os.chdir(ROOT)
     sys.argv = arguments
     jax.config.update('jax_platforms', 'cpu')
