@@ -21,8 +21,8 @@ os.environ |= {
 
 import jax  # noqa: E402
 
-# Tests compile much and compute little. With one piece of code a program, and older code generators
-# where JAX has them, compiling takes a quarter of the time. LCN_USERS_XLA=1 does without these flags.
+# Tests compile much and compute little. With one piece of code a program, and older generators of it
+# where JAX has them, compiling takes a quarter of the time. LCN_USERS_XLA=1 leaves these flags out.
 if 'LCN_USERS_XLA' not in os.environ:
     flags = [os.environ.get('XLA_FLAGS', ''), '--xla_cpu_parallel_codegen_split_count=1']
     if jax.__version_info__ < (0, 12):
