@@ -21,15 +21,20 @@ os.environ |= {
 
 import jax  # noqa: E402
 
-# Tests compile much and compute little. With one piece of code a program, and older generators of it
-# where JAX has them, compiling takes a quarter of the time. LCN_USERS_XLA=1 leaves these flags out.
+# Devices wait for each other on a busy machine, too. Tests compile much and compute little: with
+# one piece of code a program, and older generators of code where JAX has them, compiling takes a
+# quarter of the time. LCN_USERS_XLA=1 does without these two.
+flags = [
+    os.environ.get('XLA_FLAGS', ''),
+    '--xla_cpu_collective_call_terminate_timeout_seconds=1800',
+]
 if 'LCN_USERS_XLA' not in os.environ:
-    flags = [os.environ.get('XLA_FLAGS', ''), '--xla_cpu_parallel_codegen_split_count=1']
+    flags.append('--xla_cpu_parallel_codegen_split_count=1')
     if jax.__version_info__ < (0, 12):
         flags.append('--xla_cpu_use_fusion_emitters=false')
     else:
         flags.append('--xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE')
-    os.environ['XLA_FLAGS'] = ' '.join(flags)
+os.environ['XLA_FLAGS'] = ' '.join(flags)
 
 jax.config.update('jax_num_cpu_devices', 8)
 
