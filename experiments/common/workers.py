@@ -1,0 +1,144 @@
+"""Workers: processes that train the runs of a folder, each the next one that is free.
+
+They need nothing but the folder (`runs.py`), so they may be started by hand, on several hosts, by
+`--jobs` or by `--cluster`; and the run of one that dies is taken by another.
+"""
+
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import tqdm
+
+from experiments.common.runs import Runs
+from lcn_jax.errors import InUse, Stopped
+from lcn_jax.training import faults, ownership
+from lcn_jax.training.metrics import Report
+
+POLL_SECONDS = 0.5
+# The part of a GPU's memory that a process takes, and JAX' default of it.
+GPU_MEMORY, GPU_MEMORY_OF_ONE = 'XLA_PYTHON_CLIENT_MEM_FRACTION', '0.75'
+STOPPED = 'stopped; the same command continues from there.'
+
+
+class Announcer:
+    """Prints a line for each run that has ended since the last call."""
+
+    def __init__(self, runs: Runs):
+        self._runs, self._left, self._ended = runs, list(runs.configs), 0
+
+    def __call__(self) -> int:
+        """Returns the number of runs that have ended."""
+        left = self._runs.left()
+        for name in self._left:
+            if name not in left:
+                self._ended += 1
+                number = f'{self._ended}/{len(self._runs.configs)}'
+                tqdm.tqdm.write(f'{number}  {name}  {self._runs.outcome(name)}')
+        sys.stdout.flush()
+        self._left = left
+        return self._ended
+
+
+def work(runs: Runs, show: Callable[[str], Report], announce: Announcer, leaves: bool) -> None:
+    """Trains until all runs have ended; `show(name)` gets the records of each.
+
+    Where others have taken all that are left, this process waits, in case one of them dies. One
+    that `leaves` returns instead if another one already waits.
+
+    Raises:
+      Stopped: a signal came.
+    """
+    last = experiment = None
+    waits = not leaves
+    with faults.StopRequests() as requests, contextlib.ExitStack() as waiting:
+        while announce() < len(runs.configs):
+            if requests.should_stop():
+                raise Stopped(STOPPED)
+            with runs.taken(last) as name:
+                if name is not None:
+                    waiting.close()
+                    waits = not leaves
+                    experiment = runs.train(name, show(name), experiment)
+                    last = name
+                    continue
+            if not waits:
+                try:
+                    waiting.enter_context(ownership.owned(runs.out))
+                except InUse:
+                    return
+                waits = True
+            time.sleep(POLL_SECONDS)
+
+
+def launch(jobs: int, runs: Runs, announce: Announcer) -> None:
+    """Starts workers on this machine, which share its cores, and shows what they do.
+
+    Returns when they have ended, also if runs are left.
+
+    Raises:
+      Stopped: a signal came; the workers have saved what they did.
+    """
+    # Ctrl-C at a terminal reaches all processes; these hear of it from their parent, by SIGTERM.
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    workers = [start(jobs, cores) for cores in shares(jobs)]
+    signal.signal(signal.SIGINT, former)
+    stopping = False
+    bar = tqdm.tqdm(total=len(runs.configs), unit='run', disable=None, dynamic_ncols=True)
+    try:
+        with faults.StopRequests() as requests, bar:
+            while any(worker.poll() is None for worker in workers):
+                if requests.should_stop() and not stopping:
+                    stopping = True
+                    for worker in workers:
+                        worker.terminate()
+                ended = announce()
+                if not bar.disable:
+                    trained = {name: runs.progress(name) for name in runs.left()}
+                    begun = [f'{name} {part:.0%}' for name, part in trained.items() if part]
+                    bar.set_postfix_str(', '.join(begun), refresh=False)
+                    bar.update(ended + sum(trained.values()) - bar.n)
+                time.sleep(POLL_SECONDS)
+            announce()
+    finally:
+        for worker in workers:
+            worker.kill()  # after a second Ctrl-C, or an error
+    if stopping:
+        raise Stopped(STOPPED)
+
+
+def start(jobs: int, cores: Sequence[int]) -> subprocess.Popen:
+    """A worker, one of `jobs`, on some of the cores of this machine.
+
+    What it does is in the folder, so it prints errors and warnings only.
+    """
+    command = [sys.executable, '-m', 'lcn_jax.commands', *this_command(), '--worker']
+    share = float(os.environ.get(GPU_MEMORY, GPU_MEMORY_OF_ONE)) / jobs
+    environment = os.environ | {GPU_MEMORY: f'{share:.3f}'}
+    worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+    if cores:
+        os.sched_setaffinity(worker.pid, cores)  # before it has threads, which inherit it
+    return worker
+
+
+def this_command() -> list[str]:
+    """The name of the binary that runs, and its flags."""
+    return [pathlib.Path(sys.argv[0]).stem.removeprefix('lcn-'), *sys.argv[1:]]
+
+
+def shares(jobs: int) -> list[list[int]]:
+    """The cores of this process, divided among workers; [] for each where a system cannot."""
+    if not hasattr(os, 'sched_setaffinity'):
+        return [[]] * jobs
+    cores = sorted(os.sched_getaffinity(0))
+    if jobs > len(cores):
+        return [[cores[number % len(cores)]] for number in range(jobs)]
+    return [
+        cores[number * len(cores) // jobs : (number + 1) * len(cores) // jobs]
+        for number in range(jobs)
+    ]
