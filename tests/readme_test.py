@@ -77,7 +77,11 @@ def test_modules_flags_configs_and_fields_exist(command):
     if not module.startswith('experiments.'):
         return
     source = (ROOT / f'{module.replace(".", "/")}.py').read_text()
-    for name in ('trained', 'cli.define_config'):  # flags that are defined for several binaries
+    for name in (
+        'trained',
+        'cli.define_config',
+        'many.run',
+    ):  # flags that are defined for several binaries
         source += SHARED_FLAGS if name in source else ''
     for flag in flags:
         name, _, value = flag.removeprefix('--').partition('=')

@@ -57,7 +57,7 @@ def submit(tasks: int, out: str) -> None:
         slurm_partition=PARTITION.value,
         slurm_gres=GRES.value,
         slurm_signal_delay_s=SAVING_SECONDS,
-        slurm_additional_parameters=_options(),
+        slurm_additional_parameters=options(),
     )
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # what the error says, too
@@ -70,7 +70,7 @@ def submit(tasks: int, out: str) -> None:
     )
 
 
-def _options() -> dict[str, str]:
+def options() -> dict[str, str]:
     pairs = [option.partition('=') for option in OPTIONS.value]
     for name, equals, value in pairs:
         if not (name and equals and value):

@@ -112,17 +112,18 @@ def as_csv(compared: Comparison) -> str:
 
 def plot(compared: Comparison) -> Figure:
     """A point for each row, with the standard deviation over its runs."""
-    labels = [textwrap.fill(row.name, LONGEST_LABEL) for row in compared.rows]
-    lines = [line for label in labels for line in label.split('\n')]
-    width = 5.5 + INCHES * max(map(len, lines))
-    height = 1.2 + 0.24 * max(len(labels), len(lines))
+    # A line may end between the parts of a name, not within one.
+    names = [row.name.replace(' ', '\xa0').replace(',\xa0', ', ') for row in compared.rows]
+    labels = [textwrap.wrap(name, LONGEST_LABEL) for name in names]
+    width = 5.5 + INCHES * max(len(line) for lines in labels for line in lines)
+    height = 0.8 + 0.2 * (1 + len(labels) * max(map(len, labels)))
     figure = Figure(figsize=(width, height), layout='constrained')
     axes = figure.subplots()
     for place, row in enumerate(compared.rows):
         colour = COLOURS.get(row.kind.removeprefix('lc_'), COLOURS['lc'])
         axes.errorbar(row.mean, place, xerr=row.spread, fmt='o', color=colour, capsize=3)
-    axes.set_yticks(range(len(labels)), labels)
-    axes.invert_yaxis()
+    axes.set_yticks(range(len(labels)), ['\n'.join(lines) for lines in labels])
+    axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_xlabel(f'{compared.splits} top-1 accuracy (%)')
     axes.grid(axis='x', alpha=0.3)
     return figure

@@ -173,8 +173,8 @@ def _with_differences(rows: list[Row], baseline: str) -> list[Row]:
     found = [row for row in rows if row.name == baseline]
     if not found:
         raise UsageError(
-            f'--baseline={baseline} is no row: give a name as in the table without --baseline, such '
-            f'as {rows[0].name!r}.'
+            f'--baseline={baseline} is no row: give a name of the table without it, such as '
+            f'{rows[0].name!r}.'
         )
     return [
         dataclasses.replace(row, difference=paired(row.accuracies, found[0].accuracies))
@@ -202,7 +202,8 @@ def names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         parts = [name]
         for field in fields:
             value, short = config.get(field), field.rpartition('.')[2]
-            if field not in decided and value not in (False, None, ''):
+            shown = value is not False and value not in (None, '')
+            if shown and field not in decided:
                 label = short if last[short] == 1 else field
                 parts.append(label if value is True else f'{label} {value}')
         found.append(', '.join(parts))
