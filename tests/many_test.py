@@ -70,13 +70,19 @@ def test_one_worker_trains_all_and_says_so(few, capsys):
 
 def test_a_worker_takes_what_needs_no_new_programs(few):
     """Then what nobody else has begun, then the first that is free."""
-    with few.taken(None) as first, few.taken(None) as second:
+
+    def taken(last):
+        return few.taken(few.left(), last)
+
+    with taken(None) as first, taken(None) as second:
         assert (first, second) == ('a-0', 'b-0')
-        with few.taken('b-0') as third, few.taken('b-0') as fourth, few.taken(None) as none:
+        with taken('b-0') as third, taken('b-0') as fourth, taken(None) as none:
             assert (third, fourth, none) == ('b-1', 'a-1', None)
     end(few, 'a-0')
-    with few.taken(None) as name:  # a dead worker's: the folders are there, their owner is not
+    with taken(None) as name:  # a dead worker's: the folders are there, their owner is not
         assert name == 'a-1'
+    with few.taken(['a-0'], None) as none:  # which another process has just ended
+        assert none is None
 
 
 def test_what_fails_is_noted_and_the_others_go_on(few, monkeypatch, capsys):

@@ -59,7 +59,9 @@ def run(runs: Runs, report: Callable[[str], str]) -> None:
     failed = runs.failed()
     if len(failed) == len(runs.configs):
         raise UsageError(f'no run succeeded; {failed[0]}: {reason(runs.workdir(failed[0]))}')
-    print(f'\n{left} runs in {time.perf_counter() - started:.0f} s\n\n{report(runs.out)}')
+    if left:
+        print(f'\n{left} runs in {time.perf_counter() - started:.0f} s')
+    print(f'\n{report(runs.out)}')
     if failed:
         raise UsageError(
             f'{len(failed)} of {len(runs.configs)} runs failed: {", ".join(failed)}. The same '

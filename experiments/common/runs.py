@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -53,9 +53,10 @@ class Runs:
             if has(workdir, DONE) or checkpoint.latest_step(workdir) is not None:
                 checkpoint.check_same(workdir, config)
 
-    def left(self) -> list[str]:
-        """The names of the runs that have not ended, in their order."""
-        return [name for name in self.configs if not has_ended(self.workdir(name))]
+    def left(self, names: Iterable[str] | None = None) -> list[str]:
+        """Of these runs, or of all, those that have not ended, in their order."""
+        names = self.configs if names is None else names
+        return [name for name in names if not has_ended(self.workdir(name))]
 
     def outcome(self, name: str) -> str:
         """How a run has ended, in words."""
@@ -93,27 +94,33 @@ class Runs:
         }
 
     @contextlib.contextmanager
-    def taken(self, last: str | None) -> Iterator[str | None]:
-        """A context in which this process owns the workdir of a run that has not ended.
+    def taken(self, left: Sequence[str], last: str | None) -> Iterator[str | None]:
+        """A context in which this process owns the workdir of a run, one of those `left`.
 
-        Its name, or None if others have taken all that are left. Where it can choose, it takes one
-        that differs from the `last` only in its seed, and so needs no new programs; else one of
+        Its name, or None if others have taken or ended all of them. Where it can choose, it takes
+        one that differs from the `last` only in its seed, and so needs no new programs; else one of
         which nobody has begun such a run, to compile what nobody else does.
         """
         with contextlib.ExitStack() as stack:
-            yield self._take(stack, last)
+            yield self._take(stack, left, last)
 
-    def _take(self, stack: contextlib.ExitStack, last: str | None) -> str | None:
-        same = self._experiments
-        candidates = self.left()
+    def _take(
+        self, stack: contextlib.ExitStack, left: Sequence[str], last: str | None
+    ) -> str | None:
+        same, candidates = self._experiments, list(left)
+        begun = {
+            same[name]
+            for name in self.configs
+            if name not in left or os.path.isdir(self.workdir(name))
+        }
         while candidates:
-            begun = {same[name] for name in self.configs if os.path.isdir(self.workdir(name))}
             compiles = {
                 name: 0 if last and same[name] == same[last] else 1 + (same[name] in begun)
                 for name in candidates
             }
             name = min(candidates, key=compiles.__getitem__)
             candidates.remove(name)
+            begun.add(same[name])
             with contextlib.suppress(InUse):
                 stack.enter_context(ownership.owned(self.workdir(name)))
                 if not has_ended(self.workdir(name)):

@@ -30,19 +30,17 @@ class Announcer:
     """Prints a line for each run that has ended since the last call."""
 
     def __init__(self, runs: Runs):
-        self._runs, self._left, self._ended = runs, list(runs.configs), 0
+        self._runs, self._left = runs, list(runs.configs)
 
-    def __call__(self) -> int:
-        """Returns the number of runs that have ended."""
-        left = self._runs.left()
-        for name in self._left:
-            if name not in left:
-                self._ended += 1
-                number = f'{self._ended}/{len(self._runs.configs)}'
-                tqdm.tqdm.write(f'{number}  {name}  {self._runs.outcome(name)}')
+    def __call__(self) -> list[str]:
+        """Returns the names of the runs that have not ended."""
+        before, self._left = self._left, self._runs.left(self._left)
+        total = len(self._runs.configs)
+        ended = [name for name in before if name not in self._left]
+        for number, name in enumerate(ended, total - len(before) + 1):
+            tqdm.tqdm.write(f'{number}/{total}  {name}  {self._runs.outcome(name)}')
         sys.stdout.flush()
-        self._left = left
-        return self._ended
+        return self._left
 
 
 def work(runs: Runs, show: Callable[[str], Report], announce: Announcer, leaves: bool) -> None:
@@ -57,10 +55,10 @@ def work(runs: Runs, show: Callable[[str], Report], announce: Announcer, leaves:
     last = experiment = None
     waits = not leaves
     with faults.StopRequests() as requests, contextlib.ExitStack() as waiting:
-        while announce() < len(runs.configs):
+        while left := announce():
             if requests.should_stop():
                 raise Stopped(STOPPED)
-            with runs.taken(last) as name:
+            with runs.taken(left, last) as name:
                 if name is not None:
                     waiting.close()
                     waits = not leaves
@@ -97,12 +95,12 @@ def launch(jobs: int, runs: Runs, announce: Announcer) -> None:
                     stopping = True
                     for worker in workers:
                         worker.terminate()
-                ended = announce()
+                left = announce()
                 if not bar.disable:
-                    trained = {name: runs.progress(name) for name in runs.left()}
+                    trained = {name: runs.progress(name) for name in left}
                     begun = [f'{name} {part:.0%}' for name, part in trained.items() if part]
                     bar.set_postfix_str(', '.join(begun), refresh=False)
-                    bar.update(ended + sum(trained.values()) - bar.n)
+                    bar.update(bar.total - len(left) + sum(trained.values()) - bar.n)
                 time.sleep(POLL_SECONDS)
             announce()
     finally:
@@ -122,7 +120,8 @@ def start(jobs: int, cores: Sequence[int]) -> subprocess.Popen:
     environment = os.environ | {GPU_MEMORY: f'{share:.3f}'}
     worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
     if cores:
-        os.sched_setaffinity(worker.pid, cores)  # before it has threads, which inherit it
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(worker.pid, cores)  # before it has threads, which inherit it
     return worker
 
 
