@@ -194,14 +194,15 @@ def test_cores_are_divided(jobs, expected, monkeypatch):
 
 def test_two_jobs_are_for_cpus(monkeypatch):
     """As JAX sees them, which is not asked: it would take the memory of a GPU."""
-    monkeypatch.setattr(os, 'cpu_count', lambda: 8)
+    monkeypatch.setattr(many, 'cores', lambda: [0, 1, 5])
+    monkeypatch.delenv('JAX_PLATFORMS', raising=False)
     monkeypatch.setattr(many.metadata, 'entry_points', lambda group: [])
     monkeypatch.setattr(many.importlib.util, 'find_spec', lambda name: None)
     assert many.default_jobs() == 2
     monkeypatch.setattr(many.metadata, 'entry_points', lambda group: ['xla_cuda12'])
-    for platforms, jobs in ((None, 1), ('cuda', 1), ('cpu', 2)):
-        monkeypatch.setattr(many.jax, 'config', SimpleNamespace(jax_platforms=platforms))
-        assert many.default_jobs() == jobs
+    assert many.default_jobs() == 1
+    monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
+    assert many.default_jobs() == 2
 
 
 def test_progress_is_that_of_the_last_whole_record(few):

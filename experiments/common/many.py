@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 
-import jax
 from absl import flags
 
 from experiments.common import cluster, workers
+from experiments.common.provenance import cores
 from experiments.common.runs import Runs, reason
 from lcn_jax.errors import UsageError
 from lcn_jax.training.metrics import ignore
@@ -74,6 +74,6 @@ def default_jobs() -> int:
 
     Known without JAX, which would take the memory of a GPU when it looks for one.
     """
-    platforms = jax.config.jax_platforms
     others = metadata.entry_points(group='jax_plugins') or importlib.util.find_spec('libtpu')
-    return min(2, os.cpu_count() or 1) if platforms == 'cpu' or not others else 1
+    on_cpu = os.environ.get('JAX_PLATFORMS') == 'cpu' or not others
+    return min(2, len(cores())) if on_cpu else 1

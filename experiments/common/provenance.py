@@ -19,12 +19,19 @@ def provenance() -> dict[str, str | int | None]:
         jax.devices()[0].device_kind,
         jax.device_count(),
         _processor(),
-        len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
+        len(cores()),
         jax.__version__,
         platform.python_version(),
         os.environ.get('XLA_FLAGS', ''),
     )
     return dict(zip(FIELDS, values))
+
+
+def cores() -> list[int]:
+    """The cores that this process may use."""
+    if hasattr(os, 'sched_getaffinity'):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def common(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 import tqdm
 
+from experiments.common.provenance import cores
 from experiments.common.runs import Runs
 from lcn_jax.errors import InUse, Stopped
 from lcn_jax.training import faults, ownership
@@ -84,7 +85,7 @@ def launch(jobs: int, runs: Runs, announce: Announcer) -> None:
     """
     # Ctrl-C at a terminal reaches all processes; these hear of it from their parent, by SIGTERM.
     former = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    workers = [start(jobs, cores) for cores in shares(jobs)]
+    workers = [start(jobs, share) for share in shares(jobs)]
     signal.signal(signal.SIGINT, former)
     stopping = False
     bar = tqdm.tqdm(total=len(runs.configs), unit='run', disable=None, dynamic_ncols=True)
@@ -100,7 +101,8 @@ def launch(jobs: int, runs: Runs, announce: Announcer) -> None:
                     trained = {name: runs.progress(name) for name in left}
                     begun = [f'{name} {part:.0%}' for name, part in trained.items() if part]
                     bar.set_postfix_str(', '.join(begun), refresh=False)
-                    bar.update(bar.total - len(left) + sum(trained.values()) - bar.n)
+                    bar.n = round(bar.total - len(left) + sum(trained.values()), 2)
+                    bar.refresh()
                 time.sleep(POLL_SECONDS)
             announce()
     finally:
@@ -110,18 +112,18 @@ def launch(jobs: int, runs: Runs, announce: Announcer) -> None:
         raise Stopped(STOPPED)
 
 
-def start(jobs: int, cores: Sequence[int]) -> subprocess.Popen:
-    """A worker, one of `jobs`, on some of the cores of this machine.
+def start(jobs: int, share: Sequence[int]) -> subprocess.Popen:
+    """A worker, one of `jobs`, on its share of the cores of this machine.
 
     What it does is in the folder, so it prints errors and warnings only.
     """
     command = [sys.executable, '-m', 'lcn_jax.commands', *this_command(), '--worker']
-    share = float(os.environ.get(GPU_MEMORY, GPU_MEMORY_OF_ONE)) / jobs
-    environment = os.environ | {GPU_MEMORY: f'{share:.3f}'}
+    memory = float(os.environ.get(GPU_MEMORY, GPU_MEMORY_OF_ONE)) / jobs
+    environment = os.environ | {GPU_MEMORY: f'{memory:.3f}'}
     worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
-    if cores:
+    if share:
         with contextlib.suppress(ProcessLookupError):
-            os.sched_setaffinity(worker.pid, cores)  # before it has threads, which inherit it
+            os.sched_setaffinity(worker.pid, share)  # before it has threads, which inherit it
     return worker
 
 
@@ -134,10 +136,9 @@ def shares(jobs: int) -> list[list[int]]:
     """The cores of this process, divided among workers; [] for each where a system cannot."""
     if not hasattr(os, 'sched_setaffinity'):
         return [[]] * jobs
-    cores = sorted(os.sched_getaffinity(0))
-    if jobs > len(cores):
-        return [[cores[number % len(cores)]] for number in range(jobs)]
+    all_cores, count = cores(), len(cores())
+    if jobs > count:
+        return [[all_cores[number % count]] for number in range(jobs)]
     return [
-        cores[number * len(cores) // jobs : (number + 1) * len(cores) // jobs]
-        for number in range(jobs)
+        all_cores[number * count // jobs : (number + 1) * count // jobs] for number in range(jobs)
     ]
