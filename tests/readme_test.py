@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import pkgutil
 import re
+import shlex
 
 import jax
 import numpy as np
@@ -71,7 +72,7 @@ def test_make_targets_exist():
 
 @pytest.mark.parametrize('command', PYTHON_COMMANDS)
 def test_modules_flags_configs_and_fields_exist(command):
-    module, *flags = command.split()[2:]
+    module, *flags = shlex.split(command)[2:]
     spec = importlib.util.find_spec(module)
     assert spec is not None, f'no module {module}'
     if not module.startswith('experiments.'):
