@@ -126,9 +126,9 @@ def test_the_table_of_an_array_is_that_of_one_process(tmp_path, record_property)
         lambda: found if len(found := trained_now(out)) > 1 else {}, 'two do not train'
     )
     (stopped, _), (_, killed), *_ = of_tasks.items()
-    # It also complains that the task is in the queue again by then.
-    subprocess.run(['scancel', '--signal=TERM', f'{job}_{stopped}'], check=False)
     os.kill(killed, signal.SIGKILL)
+    # It tries again for a while, and complains that the task is in the queue by then.
+    subprocess.run(['scancel', '--signal=TERM', f'{job}_{stopped}'], check=False)
     until((out / 'table.png').exists, 'there is no table')
     assert measured(out) == measured(alone)
     for workdir in alone.glob('digits-0/*'):
