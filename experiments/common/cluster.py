@@ -22,8 +22,8 @@ GRES = flags.DEFINE_string('slurm_gres', None, 'Of each task, such as gpu:1.')
 MINUTES = flags.DEFINE_integer(
     'slurm_time',
     60,
-    'Minutes of a task. At its end it saves a checkpoint and goes into the queue again.',
-    lower_bound=1,
+    'Minutes of a task. Before its end it saves a checkpoint and goes into the queue again.',
+    lower_bound=5,
 )
 OPTIONS = flags.DEFINE_list(
     'slurm_options', [], 'More options of sbatch: account=NAME,cpus-per-task=8,mem=16G.'
@@ -71,6 +71,7 @@ def submit(tasks: int, out: str) -> None:
 
 
 def options() -> dict[str, str]:
+    """Those of sbatch, by their names; UsageError if one has no value."""
     pairs = [option.partition('=') for option in OPTIONS.value]
     for name, equals, value in pairs:
         if not (name and equals and value):

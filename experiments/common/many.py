@@ -48,10 +48,10 @@ def run(runs: Runs, report: Callable[[str], str]) -> None:
             report(runs.out)
         return
     runs.forget_failures()
-    if cluster.CLUSTER.value:
-        cluster.submit(JOBS.value or len(runs.left()), runs.out)
-        return
     started, left = time.perf_counter(), len(runs.left())
+    if cluster.CLUSTER.value and left:
+        cluster.submit(JOBS.value or left, runs.out)
+        return
     announce, jobs = workers.Announcer(runs), min(JOBS.value or default_jobs(), left)
     if jobs > 1:
         workers.launch(jobs, runs, announce)
