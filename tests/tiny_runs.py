@@ -161,9 +161,9 @@ class Fork:
         self._folder = tempfile.TemporaryDirectory()
         names = ['output', 'output' if together else 'errors']
         self._files = [Path(self._folder.name, name) for name in names]
-        arguments = [module, *map(str, arguments)]
+        arguments = list(map(str, arguments))
         self._process = _forks.Process(
-            target=_run, args=(arguments, devices, before, self._files), daemon=True
+            target=_run, args=(module, arguments, devices, before, self._files), daemon=True
         )
         self._process.start()
         self.kill = self._process.kill
@@ -207,16 +207,16 @@ _forks.set_forkserver_preload(
 )
 
 
-def _run(arguments, devices, before, streams):
+def _run(module, arguments, devices, before, streams):
     for number, path in enumerate(streams, 1):
         os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
     os.chdir(ROOT)
-    sys.argv = arguments
+    sys.argv = [str(ROOT / f'{module.replace(".", "/")}.py'), *arguments]  # as `python -m` does
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', devices)
     jax.config.update('jax_disable_most_optimizations', True)  # as in `environment`
     exec(before, {})
-    runpy.run_module(arguments[0], None, '__main__')
+    runpy.run_module(module, None, '__main__')
 
 
 def records(workdir: Path) -> list[dict]:
