@@ -1,6 +1,7 @@
 """Many runs in one folder: who takes which, what becomes of those that fail, and who waits."""
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -173,6 +174,22 @@ def test_what_cannot_be_trained_is_refused_before_anything_is(few):
     with pytest.raises(UsageError, match=r'config\.learning_rate is -1\.0; it must be'):
         many.run(few, lambda out: pytest.fail('a report'))
     assert not os.path.exists(few.workdir('a-0'))
+
+
+def test_several_workers_need_locks(few, monkeypatch):
+    def flock(file, operation):
+        raise OSError(errno.ENOLCK, 'No locks available')
+
+    monkeypatch.setattr(ownership.fcntl, 'flock', flock)
+    for flag in ({'jobs': 2}, {'worker': True}, {'cluster': 'local'}):
+        with flagsaver.flagsaver(**flag), pytest.raises(UsageError, match='has no locks, by which'):
+            many.run(few, lambda out: pytest.fail('a report'))
+    with flagsaver.flagsaver(jobs=1), pytest.warns(UserWarning, match='has no locks'):
+        many.run(few, lambda out: '')
+    monkeypatch.undo()
+    with ownership.owned(few.out):
+        assert ownership.has_locks(few.out)
+    assert ownership.has_locks(few.out)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from experiments.common import cluster, workers
 from experiments.common.provenance import cores
 from experiments.common.runs import Runs, reason
 from lcn_jax.errors import UsageError
+from lcn_jax.training import ownership
 from lcn_jax.training.metrics import ignore
 from lcn_jax.training.progress import Progress
 
@@ -42,6 +43,12 @@ def run(runs: Runs, report: Callable[[str], str]) -> None:
       Stopped: a signal came.
     """
     runs.check()
+    several = WORKER.value or cluster.CLUSTER.value or (JOBS.value or default_jobs()) > 1
+    if several and not ownership.has_locks(runs.out):
+        raise UsageError(
+            f'the file system of {runs.out} has no locks, by which workers know what others train: '
+            'choose another --out, or --jobs=1 and a single process.'
+        )
     if WORKER.value:
         workers.work(runs, lambda name: ignore, workers.Announcer(runs), leaves=True)
         if not runs.left() and len(runs.failed()) < len(runs.configs):
