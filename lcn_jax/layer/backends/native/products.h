@@ -1,5 +1,6 @@
 // Sums of matrix products of which a part of the right factors is packed, so that it stays in the
 // first cache, and the left factors are multiplied by it in tiles, whose sums are in registers.
+// What is as if it were packed is read where it is.
 // Meanwhile the right factors of the next sum are fetched from memory.
 
 #pragma once
@@ -18,10 +19,10 @@ constexpr Index kDepth = 192;  // rows of packed right factors that stay in the 
 
 constexpr Index ceil(Index a, Index b) { return (a + b - 1) / b; }
 constexpr int vectors_of(int columns) { return columns > kLanes ? columns / kLanes : 1; }
-// The rows whose sums fit into the registers beside a row of `right` and a number. More than this
-// many rows are slower: their addresses do not fit into registers, too.
+// The rows whose sums fit into the registers beside a row of `right` and a number. More than 8 are
+// slower, unless they are a fixed distance apart: their addresses do not fit into registers, too.
 constexpr int most_rows(int columns) {
-  return std::min(vectors_of(columns) > 1 ? 10 : 8, (kRegisters - 1) / vectors_of(columns) - 1);
+  return std::min(8, (kRegisters - 1) / vectors_of(columns) - 1);
 }
 // Of the tile for a product of this width, or for the next columns of a wider one.
 constexpr int columns_of(Index width) {
@@ -31,17 +32,18 @@ constexpr int columns_of(Index width) {
 }
 
 // Row r of left factor b begins at left[b] + offsets[r]; its `depth` numbers are `step` apart.
-// The right factors, (depth, columns) each, are packed one after the other.
+// The right factors are (depth, columns) each.
 struct Factors {
-  const float* const* left;
+  const float *const *left, *const *right;
   const Index* offsets;
   Index count, depth, step;
-  const float* right;
 };
 
-// sums (rows, columns) = the sum of the products, added to what is there if `add`.
-template <int rows, int columns>
-void tile(const Factors& factors, float* sums, Index stride, bool add) {
+// sums (rows, columns) = the sum of the products, added to what is there if `add`. If the rows of
+// `left` are `apart` from each other, their addresses cost nothing; 0 stands for any distances. It is
+// not inlined, so that its addresses and sums have the registers for themselves.
+template <int rows, int columns, int apart = 0>
+__attribute__((noinline)) void tile(const Factors& factors, float* sums, Index stride, bool add) {
   constexpr int vectors = vectors_of(columns), lanes = columns / vectors;
   static const float zeros[columns] = {};
   const float* before = add ? sums : zeros;
@@ -50,14 +52,18 @@ void tile(const Factors& factors, float* sums, Index stride, bool add) {
   for (int r = 0; r < rows; ++r)
     for (int v = 0; v < vectors; ++v)
       sum[r][v] = load<lanes>(before + r * stride_before + v * lanes);
-  const float* right = factors.right;
+  Index offsets[rows];
+  for (int r = 0; r < rows; ++r)
+    offsets[r] = apart ? r * apart : factors.offsets[r] - factors.offsets[0];
   for (Index b = 0; b < factors.count; ++b) {
-    const float* left[rows];
-    for (int r = 0; r < rows; ++r) left[r] = factors.left[b] + factors.offsets[r];
-    for (Index d = 0; d < factors.depth; ++d, right += columns)
+    const float* right = factors.right[b];
+    const float* left = factors.left[b] + factors.offsets[0];
+    for (Index d = 0; d < factors.depth; ++d, left += factors.step, right += columns) {
+      if (apart == 1) __builtin_prefetch(left + 16 * factors.step);  // they are in other lines
       for (int r = 0; r < rows; ++r)
         for (int v = 0; v < vectors; ++v)
-          sum[r][v] += left[r][d * factors.step] * load<lanes>(right + v * lanes);
+          sum[r][v] += left[offsets[r]] * load<lanes>(right + v * lanes);
+    }
   }
   for (int r = 0; r < rows; ++r)
     for (int v = 0; v < vectors; ++v)
@@ -70,8 +76,21 @@ void call_tile(Index rows, const Factors& factors, float* sums, Index stride, bo
   if constexpr (size > 1) call_tile<columns, size - 1>(rows, factors, sums, stride, add);
 }
 
-// The same as `tile`, with any number of rows: it takes tiles of nearly the same size, and calls
-// between() before each.
+// A tile of the first `size` rows, if they are there, `apart` from each other and not too many for
+// the registers. Returns their number, or else 0.
+template <int size, int apart, int columns>
+Index tile_apart(Index rows, const Factors& factors, float* sums, Index stride, bool add) {
+  if constexpr ((size + 1) * vectors_of(columns) < kRegisters) {
+    if (rows < size) return 0;
+    for (int r = 1; r < size; ++r)
+      if (factors.offsets[r] != factors.offsets[0] + r * apart) return 0;
+    tile<size, columns, apart>(factors, sums, stride, add);
+    return size;
+  }
+  return 0;
+}
+
+// The same as `tile`, with any number of rows: it takes tiles, and calls between() before each.
 template <int size = kColumns, typename Between>
 void multiply(int columns, Factors factors, Index rows, float* sums, Index stride, bool add,
               Between& between) {
@@ -80,11 +99,17 @@ void multiply(int columns, Factors factors, Index rows, float* sums, Index strid
       multiply<size / 2>(columns, factors, rows, sums, stride, add, between);
     return;
   }
-  for (Index most = most_rows(size), now; rows > 0; rows -= now) {
-    now = ceil(rows, ceil(rows, most));
+  for (Index now; rows > 0; rows -= now, factors.offsets += now, sums += now * stride) {
     between();
+    // Channels of a kernel's gradient, and examples of few channels.
+    if ((now = tile_apart<16, 1, size>(rows, factors, sums, stride, add))) continue;
+    if ((now = tile_apart<8, 1, size>(rows, factors, sums, stride, add))) continue;
+    if constexpr (size == kLanes) {
+      if ((now = tile_apart<12, kLanes, size>(rows, factors, sums, stride, add))) continue;
+      if ((now = tile_apart<12, 2 * kLanes, size>(rows, factors, sums, stride, add))) continue;
+    }
+    now = ceil(rows, ceil(rows, most_rows(size)));  // tiles of nearly the same size
     call_tile<size>(now, factors, sums, stride, add);
-    factors.offsets += now, sums += now * stride;
   }
 }
 
@@ -207,19 +232,23 @@ struct SumOfProducts {
   void add(const Product<T>* products, Index count, Index first, Index part,
            const std::vector<Index>& offsets, float* packed, float* sums, Index stride, bool add,
            Fetcher<T>& fetch) const {
-    const float* left[kDepth];
+    const float *left[kDepth], *right[kDepth];
     for (Index b = 0; b < count; ++b) left[b] = products[b].left + first * step;
-    const Factors factors{left, offsets.data(), count, part, step, packed};
+    const Factors factors{left, right, offsets.data(), count, part, step};
     for (Index i = 0; i < width; i += kColumns) {
       const Index wide = std::min<Index>(kColumns, width - i);
       const int columns = columns_of(wide);
-      float* to = packed;
-      for (Index b = 0; b < count; ++b, to += part * columns) {
-        const T* right = products[b].right;
+      for (Index b = 0; b < count; ++b) {
+        const Index row = transposed ? i : first, column = transposed ? first : i;
+        const T* from = products[b].right + row * right_stride + column;
+        float* to = packed + b * part * columns;
+        right[b] = to;
         if (transposed)
-          pack_transposed(right + i * right_stride + first, right_stride, part, wide, columns, to);
+          pack_transposed(from, right_stride, part, wide, columns, to);
+        else if (std::is_same_v<T, float> && columns == right_stride)
+          right[b] = reinterpret_cast<const float*>(from);
         else
-          pack(right + first * right_stride + i, right_stride, part, wide, columns, to);
+          pack(from, right_stride, part, wide, columns, to);
       }
       multiply(columns, factors, offsets.size(), sums + i, stride, add, fetch);
     }
