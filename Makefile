@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# XLA's large buffers on huge pages: about a quarter off the time of a training step on CPU.
-export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+# XLA's large buffers on huge pages: about a quarter off the time of a training step on CPU. Half a
+# gigabyte of freed memory stays for the next step, instead of being cleared for it: a tenth more.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=536870912
 # Vectors as long as the CPU has them: another fifth off a locally connected layer with AVX-512.
 export XLA_FLAGS ?= --xla_cpu_prefer_vector_width=512
 
