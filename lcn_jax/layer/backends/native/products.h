@@ -40,10 +40,9 @@ struct Factors {
 };
 
 // sums (rows, columns) = the sum of the products, added to what is there if `add`. If the rows of
-// `left` are `apart` from each other, their addresses cost nothing; 0 stands for any distances. It is
-// not inlined, so that its addresses and sums have the registers for themselves.
+// `left` are `apart` from each other, their addresses cost nothing; 0 stands for any distances.
 template <int rows, int columns, int apart = 0>
-__attribute__((noinline)) void tile(const Factors& factors, float* sums, Index stride, bool add) {
+void tile(const Factors& factors, float* sums, Index stride, bool add) {
   constexpr int vectors = vectors_of(columns), lanes = columns / vectors;
   static const float zeros[columns] = {};
   const float* before = add ? sums : zeros;
@@ -52,17 +51,15 @@ __attribute__((noinline)) void tile(const Factors& factors, float* sums, Index s
   for (int r = 0; r < rows; ++r)
     for (int v = 0; v < vectors; ++v)
       sum[r][v] = load<lanes>(before + r * stride_before + v * lanes);
-  Index offsets[rows];
-  for (int r = 0; r < rows; ++r)
-    offsets[r] = apart ? r * apart : factors.offsets[r] - factors.offsets[0];
   for (Index b = 0; b < factors.count; ++b) {
     const float* right = factors.right[b];
-    const float* left = factors.left[b] + factors.offsets[0];
+    const float* left = factors.left[b] + (apart ? factors.offsets[0] : 0);
     for (Index d = 0; d < factors.depth; ++d, left += factors.step, right += columns) {
       if (apart == 1) __builtin_prefetch(left + 16 * factors.step);  // they are in other lines
       for (int r = 0; r < rows; ++r)
         for (int v = 0; v < vectors; ++v)
-          sum[r][v] += left[offsets[r]] * load<lanes>(right + v * lanes);
+          sum[r][v] +=
+              left[apart ? r * apart : factors.offsets[r]] * load<lanes>(right + v * lanes);
     }
   }
   for (int r = 0; r < rows; ++r)
