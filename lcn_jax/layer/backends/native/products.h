@@ -129,6 +129,24 @@ void pack_transposed_4x4(const T* from, Index stride, Index columns, float* to) 
     for (int i = 0; i < 4; ++i) to[r * columns + i] = to_float(from[i * stride + r]);
 }
 
+#ifdef __has_builtin
+#if __has_builtin(__builtin_shufflevector)  // GCC has it from version 12 on
+inline void pack_transposed_4x4(const float* from, Index stride, Index columns, float* to) {
+  const Vector<4> a = load<4>(from), b = load<4>(from + stride), c = load<4>(from + 2 * stride),
+                  d = load<4>(from + 3 * stride);
+  const Vector<4> ab = __builtin_shufflevector(a, b, 0, 4, 1, 5),
+                  cd = __builtin_shufflevector(c, d, 0, 4, 1, 5),
+                  ab_end = __builtin_shufflevector(a, b, 2, 6, 3, 7),
+                  cd_end = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  const Vector<4> rows[] = {__builtin_shufflevector(ab, cd, 0, 1, 4, 5),
+                            __builtin_shufflevector(ab, cd, 2, 3, 6, 7),
+                            __builtin_shufflevector(ab_end, cd_end, 0, 1, 4, 5),
+                            __builtin_shufflevector(ab_end, cd_end, 2, 3, 6, 7)};
+  for (int r = 0; r < 4; ++r) std::memcpy(to + r * columns, &rows[r], sizeof rows[r]);
+}
+#endif
+#endif
+
 // (width, depth) -> floats (depth, columns). Columns from `width` on are 0.
 template <typename T>
 void pack_transposed(const T* from, Index stride, Index depth, Index width, Index columns,
