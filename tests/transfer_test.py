@@ -69,9 +69,12 @@ def variables(workdir, which='latest'):
     return flax.traverse_util.flatten_dict(state.variables, sep='/')
 
 
-def test_a_frozen_module_stays_bit_for_bit_and_its_moments_take_no_memory(make, conv, tmp_path):
+@pytest.mark.parametrize('divided', [False, True])
+def test_a_frozen_module_stays_bit_for_bit_and_its_moments_take_no_memory(
+    make, conv, tmp_path, divided
+):
     frozen = 'stem_.*|stage1_block1_conv2/kernel'
-    config = make(init_from=f'{conv}@latest', freeze=frozen, seed=1)
+    config = make(init_from=f'{conv}@latest', freeze=frozen, seed=1, shard_kernels=divided)
     tiny_runs.train(config, tmp_path)
     own, theirs = variables(tmp_path), variables(conv)
     kept = [name for name in own if 'stem_' in name or name.endswith('block1_conv2/kernel')]
