@@ -120,6 +120,17 @@ def test_modules_of_other_shapes_start_fresh_and_the_run_says_so(make, conv, tmp
     )
 
 
+def test_a_run_may_start_from_a_network_in_a_file(make, conv, tmp_path):
+    path = tmp_path / 'conv.npz'
+    lcn_jax.load(conv).save(path)
+    experiment = tiny_runs.experiment(make(init_from=str(path)))
+    assert start.inherited(experiment)[1] == []
+    fresh = jax.device_get(jax.jit(experiment.initial_state)(jax.random.key(0)))
+    own = start.inherit(fresh, experiment).params['stem_conv']['kernel']
+    theirs = variables(conv)['params/stem_conv/kernel'].astype(np.float16)
+    np.testing.assert_array_equal(own, np.broadcast_to(theirs, own.shape))
+
+
 @pytest.mark.parametrize(
     'text, expected',
     [
