@@ -1,8 +1,10 @@
 """What becomes of records: one's own loggers, curves, the page that explains them; and traces."""
 
 import os
+import pathlib
 import re
 import sys
+import time
 
 import jax
 import pytest
@@ -125,6 +127,13 @@ def test_programs_are_kept_in_the_cache_of_the_user(tmp_path, monkeypatch):
         assert 'JAX_COMPILATION_CACHE_DIR' not in os.environ
         monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
         programs.share()
-        assert jax.config.jax_compilation_cache_dir.startswith(str(tmp_path / 'lcn_jax/programs-'))
+        folder = pathlib.Path(jax.config.jax_compilation_cache_dir)
+        assert str(folder).startswith(str(tmp_path / 'lcn_jax/programs-'))
+        for days in (29, 31):
+            (folder / f'{days}').write_text('')
+            os.utime(folder / f'{days}', (time.time() - days * 24 * 3600,) * 2)
+        monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
+        programs.share()
+        assert [program.name for program in folder.iterdir()] == ['29']
     finally:
         jax.config.update('jax_compilation_cache_dir', before)

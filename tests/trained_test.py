@@ -1,6 +1,7 @@
 """What `lcn_jax.load` gives of a run, compared with Flax, with the records and by counting."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import tiny_runs
 import lcn_jax
 from lcn_jax.errors import UsageError
 from lcn_jax.layer.local_parameters import by_path
+from lcn_jax.training import network_file
 
 SIZE = 8  # pixels; the images of the data have 16
 
@@ -145,6 +147,38 @@ def test_files_that_hold_no_network_are_refused(content, tmp_path):
         path.write_bytes(content)
     with pytest.raises(UsageError, match=r'net\.npz'):
         lcn_jax.load(path)
+
+
+@pytest.mark.parametrize('name', network_file.pretrained())
+@pytest.mark.optimised
+def test_a_network_of_the_package_scores_what_its_card_says(name, data_dir):
+    card = json.loads((network_file.PRETRAINED / f'{name}.json').read_text())
+    network = lcn_jax.load(name, data_dir=str(data_dir))
+    test = network.source.split('test').read()
+    right = (network.predict(test.images) == test.labels).sum()
+    assert abs(right - card['test_top1'] * len(test.labels)) <= 1  # but for rounding
+    assert card['bytes'] == (network_file.PRETRAINED / f'{name}.npz').stat().st_size <= 3e6
+    command = card['command'].split()
+    assert command[:3] == ['python', '-m', 'experiments.train']
+    assert not card['commit'].endswith('+')
+
+
+def test_the_page_has_the_cards():
+    page = (tiny_runs.ROOT / 'docs/after_training.md').read_text()
+    for name in network_file.pretrained():
+        card = json.loads((network_file.PRETRAINED / f'{name}.json').read_text())
+        accuracy, size = 100 * card['test_top1'], card['bytes'] / 1e6
+        row = f'| `{name}` | {card["parameters"]:,} | {accuracy:.1f} | {size:.2f} |'
+        assert row in page, row
+
+
+def test_what_exists_comes_before_the_networks_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r'digits/lc_hebian holds no run.* digits/conv, digits/lc'):
+        lcn_jax.load('digits/lc_hebian')
+    pathlib.Path('digits/conv').mkdir(parents=True)
+    with pytest.raises(UsageError, match=r'digits/conv holds no run: there is no .*config\.json'):
+        lcn_jax.load('digits/conv')
 
 
 def test_the_binary_writes_the_matrix(workdir, tmp_path):

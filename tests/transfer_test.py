@@ -69,9 +69,12 @@ def variables(workdir, which='latest'):
     return flax.traverse_util.flatten_dict(state.variables, sep='/')
 
 
-def test_a_frozen_module_stays_bit_for_bit_and_its_moments_take_no_memory(make, conv, tmp_path):
+@pytest.mark.parametrize('divided', [False, True])
+def test_a_frozen_module_stays_bit_for_bit_and_its_moments_take_no_memory(
+    make, conv, tmp_path, divided
+):
     frozen = 'stem_.*|stage1_block1_conv2/kernel'
-    config = make(init_from=f'{conv}@latest', freeze=frozen, seed=1)
+    config = make(init_from=f'{conv}@latest', freeze=frozen, seed=1, shard_kernels=divided)
     tiny_runs.train(config, tmp_path)
     own, theirs = variables(tmp_path), variables(conv)
     kept = [name for name in own if 'stem_' in name or name.endswith('block1_conv2/kernel')]
@@ -115,6 +118,17 @@ def test_modules_of_other_shapes_start_fresh_and_the_run_says_so(make, conv, tmp
     np.testing.assert_array_equal(
         state.params['logits']['kernel'], fresh.params['logits']['kernel']
     )
+
+
+def test_a_run_may_start_from_a_network_in_a_file(make, conv, tmp_path):
+    path = tmp_path / 'conv.npz'
+    lcn_jax.load(conv).save(path)
+    experiment = tiny_runs.experiment(make(init_from=str(path)))
+    assert start.inherited(experiment)[1] == []
+    fresh = jax.device_get(jax.jit(experiment.initial_state)(jax.random.key(0)))
+    own = start.inherit(fresh, experiment).params['stem_conv']['kernel']
+    theirs = variables(conv)['params/stem_conv/kernel'].astype(np.float16)
+    np.testing.assert_array_equal(own, np.broadcast_to(theirs, own.shape))
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,10 @@ from absl import flags
 from lcn_jax.errors import UsageError
 from lcn_jax.trained.load import Trained
 from lcn_jax.trained.load import load as load_network
-from lcn_jax.training.checkpoint import read_config
-from lcn_jax.training.restore import Restored
-from lcn_jax.training.restore import restore as restore_run
+from lcn_jax.training.restore import Restored, restore
 
 WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Folder that experiments.train wrote.', required=True
+    'workdir', None, 'Folder of a run, a file, or the name of a network.', required=True
 )
 CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Replaces the run's own config.data_dir.")
@@ -23,9 +21,10 @@ def load() -> Trained:
 
 def restore_local() -> Restored:
     """The run; UsageError if there is none, or it has no local kernels."""
-    if read_config(WORKDIR.value).connectivity != 'lc':
+    run = restore(WORKDIR.value, CHECKPOINT.value, DATA_DIR.value)
+    if run.config.connectivity != 'lc':
         raise UsageError(
             f'the network in {WORKDIR.value} has no local kernels: choose a run with '
             'config.connectivity=lc.'
         )
-    return restore_run(WORKDIR.value, CHECKPOINT.value, DATA_DIR.value)
+    return run

@@ -24,7 +24,6 @@ import lcn_jax
 from lcn_jax.data import sources
 from lcn_jax.sleep import similarity
 from lcn_jax.sleep.pools import pool_numbers
-from lcn_jax.training import checkpoint
 from lcn_jax.training import config as configs
 
 devices = f'{jax.device_count()} × {jax.devices()[0].device_kind}'
@@ -101,22 +100,12 @@ plt.show()
 # We take the LC network that never slept and put it to sleep by the Hebbian rule. The model itself
 # says which of its kernels are local, and where their positions are.
 
-
 # %%
-def weights_of(kind):
-    """The experiment of a run, and the variables of its network at the end of training."""
-    experiment = lcn_jax.Experiment.create(checkpoint.read_config(f'{folder}/{kind}'))
-    with checkpoint.Checkpoints(f'{folder}/{kind}', read_only=True) as checkpoints:
-        trained = checkpoints.restore(checkpoints.find('latest'), experiment.shapes).state
-    return experiment, trained.variables
-
-
-# %%
-experiment, lc = weights_of('lc')
-lc_model, grids = experiment.network.model, experiment.network.grids
+lc = lcn_jax.load(f'{folder}/lc')
+grids = lc.grids
 options = {'border': 'include', 'gamma': 1e-5, 'learning_rate': 0.1, 'momentum': 0.0}
 rule = lcn_jax.resolve('hebbian', {**options, 'steps': 100, 'patterns_per_step': 128})
-awake = lc['params']
+awake = lc.variables['params']
 slept = jax.jit(lambda params: lcn_jax.share(params, grids, rule, jax.random.key(0)))(awake)
 snrs = [similarity.layer_snrs(params, grids, 'include') for params in (awake, slept)]
 for name, before in snrs[0].items():
@@ -159,9 +148,9 @@ plt.show()
 # positions.
 
 # %%
-shared, conv = weights_of('conv')
-tiled = conv | {'params': lcn_jax.to_local(conv['params'], grids)}
-x = np.random.RandomState(0).randn(8, *experiment.network.image_shape).astype(np.float32)
-expected = np.asarray(shared.network.model.apply(conv, x, train=False))
-difference = np.abs(np.asarray(lc_model.apply(tiled, x, train=False)) - expected).max()
+conv = lcn_jax.load(f'{folder}/conv')
+tiled = {**conv.variables, 'params': lcn_jax.to_local(conv.variables['params'], grids)}
+x = np.random.RandomState(0).randn(8, *conv.image_shape).astype(np.float32)
+expected = np.asarray(conv.model.apply(conv.variables, x, train=False))
+difference = np.abs(np.asarray(lc.model.apply(tiled, x, train=False)) - expected).max()
 print(f'logits up to {np.abs(expected).max():.2f}; the largest difference is {difference:.1e}')

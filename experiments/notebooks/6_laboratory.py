@@ -18,9 +18,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import lcn_jax
-from lcn_jax.data import sources
-from lcn_jax.data.batches import Pixels, eval_batch
-from lcn_jax.training import checkpoint
 from lcn_jax.training import config as configs
 
 devices = f'{jax.device_count()} × {jax.devices()[0].device_kind}'
@@ -52,14 +49,6 @@ def records_of(name, kind, **fields):
     return measured
 
 
-def weights_of(name):
-    """The experiment of a run, and the variables of its network at the end of training."""
-    experiment = lcn_jax.Experiment.create(checkpoint.read_config(f'{folder}/{name}'))
-    with checkpoint.Checkpoints(f'{folder}/{name}', read_only=True) as checkpoints:
-        trained = checkpoints.restore(checkpoints.find('latest'), experiment.shapes).state
-    return experiment, trained.variables
-
-
 # %% [markdown]
 # ## A few kernels
 #
@@ -82,8 +71,8 @@ records['from the start'] = records_of('a kernel everywhere', 'lc')
 # everywhere at the start.
 
 # %%
-_, variables = weights_of('two kernels')
-layers = {name: layer for name, layer in variables['params'].items() if 'rows' in layer}
+params = lcn_jax.load(f'{folder}/two kernels').variables['params']
+layers = {name: layer for name, layer in params.items() if 'rows' in layer}
 figure, axes = plt.subplots(1, len(layers), figsize=(9, 3.2), layout='constrained', squeeze=False)
 for ax, (name, layer) in zip(axes[0], layers.items()):
     mixing = jax.nn.softmax(layer['rows'][:, None] + layer['columns'])
@@ -134,29 +123,28 @@ plt.show()
 
 # %%
 names = {'from the start': 'a kernel everywhere', 'after epoch 6': 'relaxed after epoch 6'}
-experiment, _ = weights_of('relaxed after epoch 6')
-source = sources.Source('digits', f'{folder}/data')
-test = source.split('test').read()
-pixels = Pixels(test.images, test.labels, *source.pixel_statistics())
-images, labels, _ = eval_batch(pixels, jnp.array(0), batch_size=len(test.labels), size=16)
+networks = {label: lcn_jax.load(f'{folder}/{name}') for label, name in names.items()}
+relaxed = networks['after epoch 6']
+test = relaxed.source.split('test').read()
+images = relaxed.normalise(test.images)
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def accuracy_after_sleep(variables, rank):
     """In percent, of a network with this many kernels in each layer."""
     rule = lcn_jax.resolve('low_rank', {'border': 'include', 'rank': rank})
-    grids = experiment.network.grids  # all positions of a layer are one pool
+    grids = relaxed.grids  # all positions of a layer are one pool
     params = lcn_jax.share(variables['params'], grids, rule, jax.random.key(0))
     variables = {**variables, 'params': params}
-    logits = jnp.asarray(experiment.network.model.apply(variables, images, train=False))
-    return 100 * (logits.argmax(-1) == labels).mean()
+    logits = jnp.asarray(relaxed.model.apply(variables, images, train=False))
+    return 100 * (logits.argmax(-1) == test.labels).mean()
 
 
 ranks = (1, 2, 4, 16, 64, 256)
 plt.figure(figsize=(6, 3.4), layout='constrained')
-for label, name in names.items():
-    _, variables = weights_of(name)
-    plt.plot(ranks, [accuracy_after_sleep(variables, rank) for rank in ranks], 'o-', label=label)
+for label, network in networks.items():
+    accuracies = [accuracy_after_sleep(network.variables, rank) for rank in ranks]
+    plt.plot(ranks, accuracies, 'o-', label=label)
 plt.xscale('log', base=2)
 plt.xlabel('kernels that the sleep leaves')
 plt.ylabel('test accuracy (%)')

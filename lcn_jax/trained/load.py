@@ -1,4 +1,4 @@
-"""`load`: a run's workdir, or a file -> the network that was trained."""
+"""`load`: a run's workdir, a file or a name -> the network that was trained."""
 
 import dataclasses
 import os
@@ -18,10 +18,10 @@ from lcn_jax.data.sources import Source
 from lcn_jax.errors import UsageError
 from lcn_jax.files import Path
 from lcn_jax.layer.local_parameters import arrays_by_path, name_of
-from lcn_jax.trained import activations, files
+from lcn_jax.trained import activations
 from lcn_jax.trained.scores import Scores
 from lcn_jax.training import config as configs
-from lcn_jax.training import inputs, measures, sharding, train
+from lcn_jax.training import inputs, measures, network_file, sharding, train
 from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.network import Network
 from lcn_jax.training.restore import restore
@@ -30,30 +30,23 @@ BATCH_SIZE = 64  # images that go to the device at once
 
 
 def load(workdir: Path, checkpoint: str | int = 'latest', data_dir: str | None = None) -> 'Trained':
-    """The network of a run at a checkpoint, or of a file.
+    """The network of a run at a checkpoint, or of a file, or one that comes with the package.
 
     Kernels are whole, also if devices divided them in training. The data is read when it is first
     needed: for `class_names`, `evaluate`, and the mean and std of the pixels, if the config has
     none.
 
     Args:
-      workdir: of a run; or the path of a file, NAME.npz, that `Trained.save` wrote.
+      workdir: of a run; or the path of a file, NAME.npz, that `Trained.save` wrote; or the name of
+        a network that comes with the package, such as 'digits/lc_hebbian_joined'.
       checkpoint: of a run: 'latest', 'best' or the number of a step.
       data_dir: replaces config.data_dir.
 
     Raises:
-      UsageError: there is no such run, checkpoint or file.
+      UsageError: there is no such run, file, name or checkpoint.
     """
-    path = os.fspath(workdir)
-    if path.endswith('.npz'):
-        config, step, variables = files.read(path)
-        config.data_dir = data_dir or config.data_dir
-        network = Network.create(config)
-    else:
-        run = restore(path, str(checkpoint), data_dir)
-        config, step, variables = run.config, run.step, run.state.variables
-        network = run.experiment.network
-    return Trained(config, network, jax.device_put(variables), step)
+    config, experiment, step, state = restore(os.fspath(workdir), str(checkpoint), data_dir)
+    return Trained(config, experiment.network, jax.device_put(state.variables), step)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -201,7 +194,7 @@ class Trained:
         config = self.config.copy_and_resolve_references()
         config.mean, config.std = (tuple(values.tolist()) for values in self.mean_std)
         config.data_dir, config.shard_kernels = configs.default().data_dir, False
-        files.write(path, config, self.step, jax.device_get(self.variables))
+        network_file.write(path, config, self.step, jax.device_get(self.variables))
 
     def evaluate(self, dataset: str | None = None, data_dir: str | None = None) -> Scores:
         """Accuracy on the images that the run was evaluated on, or on those of another dataset.

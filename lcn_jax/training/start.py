@@ -1,9 +1,9 @@
 """The state that a run begins with: of its latest checkpoint, with another run's weights, or fresh.
 
-`config.init_from` names the other run, WORKDIR or WORKDIR@CHECKPOINT. A module gets its weights and
-statistics from the module of the same name, if all of them have the same shapes there. A module
-that is local here may be shared there: then all positions get the shared kernel. Other modules
-start fresh, and so do the optimizer and the learning rate.
+`config.init_from` names the other run, WORKDIR or WORKDIR@CHECKPOINT, or a network in a file or of
+the package. A module gets its weights and statistics from the module of the same name, if all of
+them have the same shapes there. A module that is local here may be shared there: then all positions
+get the shared kernel. Other modules start fresh, and so do the optimizer and the learning rate.
 """
 
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lcn_jax.errors import UsageError
 from lcn_jax.layer.local_parameters import by_path, name_of
-from lcn_jax.training import checkpoint, parallel
+from lcn_jax.training import parallel
 from lcn_jax.training.checkpoint import Checkpoints, Snapshot
 from lcn_jax.training.experiment import Experiment
-from lcn_jax.training.restore import restore
+from lcn_jax.training.restore import read_config, restore
 from lcn_jax.training.state import TrainState
 
 
@@ -43,9 +43,10 @@ def inherit(fresh: TrainState, experiment: Experiment) -> TrainState:
     Raises:
       UsageError: there is no such run or checkpoint, or no module fits.
     """
-    workdir, which = named(experiment.config.init_from)
-    own, theirs = (_arrays(v) for v in (fresh.variables, restore(workdir, which).state.variables))
-    taken = _that_fit(own, theirs, experiment)
+    init_from = experiment.config.init_from
+    other = restore(*named(init_from)).state.variables
+    own, theirs = _arrays(fresh.variables), _arrays(other)
+    taken = _that_fit(own, theirs, experiment.network.grids, init_from)
     for path, array in own.items():
         if path[1:-1] in taken:
             own[path] = np.array(np.broadcast_to(theirs[path], array.shape))
@@ -58,10 +59,10 @@ def inherited(experiment: Experiment) -> tuple[list[str], list[str]]:
     Raises:
       UsageError: there is no such run, or no module fits.
     """
-    workdir, _ = named(experiment.config.init_from)
-    source = Experiment.create(checkpoint.read_config(workdir)).shapes.variables
-    own, theirs = (_arrays(variables) for variables in (experiment.shapes.variables, source))
-    taken = _that_fit(own, theirs, experiment)
+    init_from = experiment.config.init_from
+    other = Experiment.create(read_config(named(init_from)[0])).shapes.variables
+    own, theirs = _arrays(experiment.shapes.variables), _arrays(other)
+    taken = _that_fit(own, theirs, experiment.network.grids, init_from)
     modules = dict.fromkeys(path[1:-1] for path in own)
     fresh = [name_of(module) for module in modules if module not in taken]
     return [name_of(module) for module in modules if module in taken], fresh
@@ -79,11 +80,13 @@ def _arrays(variables: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
     return flatten_dict(dict(variables))
 
 
-def _that_fit(own: Mapping, theirs: Mapping, experiment: Experiment) -> set[tuple[str, ...]]:
+def _that_fit(
+    own: Mapping, theirs: Mapping, grids: Mapping, init_from: str
+) -> set[tuple[str, ...]]:
     """The modules all of whose arrays have the same shape there, or that of one position."""
     of_one_position = {
         ('params', *path): own['params', *path].shape[local.dimensions :]
-        for path, local in by_path(experiment.network.grids).items()
+        for path, local in by_path(grids).items()
         if not local.ensemble
     }
     fitting = {path[1:-1] for path in own} - {
@@ -93,7 +96,7 @@ def _that_fit(own: Mapping, theirs: Mapping, experiment: Experiment) -> set[tupl
     }
     if not fitting:
         raise UsageError(
-            f'config.init_from={experiment.config.init_from}: no module there has the name and the '
+            f'config.init_from={init_from}: no module there has the name and the '
             'shapes of one of this network.'
         )
     return fitting

@@ -2,10 +2,14 @@
 
 The file is an npz archive with the arrays of the variables under their paths, 'params/logits/bias',
 and an entry 'network', JSON with the step and the config.
+
+Some come with the package, as lcn_jax/pretrained/DATASET/NAME.npz. Beside each is its card,
+NAME.json: how good it is, and how `experiments.pretrain` trained it.
 """
 
 import io
 import json
+import pathlib
 import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,6 +21,8 @@ from ml_collections import ConfigDict
 from lcn_jax.errors import UsageError
 from lcn_jax.files import Path, locate, make_folder, reading, writing
 from lcn_jax.training import config as configs
+
+PRETRAINED = pathlib.Path(__file__).parents[1] / 'pretrained'
 
 
 class Stored(NamedTuple):
@@ -52,3 +58,24 @@ def read(path: Path) -> Stored:
     variables = {name: array.astype(np.float32) for name, array in arrays.items()}
     config = configs.complete(known['config'])
     return Stored(config, known['step'], unflatten_dict(variables, sep='/'))
+
+
+def find(name: str) -> str:
+    """The file of a pretrained network, 'DATASET/NAME'; what exists at a path `name` comes first.
+
+    UsageError, which lists the networks, if there is neither.
+    """
+    with reading(name):
+        if locate(name).exists():
+            return name
+    if name not in pretrained():
+        raise UsageError(
+            f'{name} holds no run: there is no such folder or file, nor is it one of the networks '
+            f'that come with lcn_jax: {", ".join(pretrained())}.'
+        )
+    return str(PRETRAINED / f'{name}.npz')
+
+
+def pretrained() -> list[str]:
+    """The names of the networks that come with the package, 'DATASET/NAME'."""
+    return sorted(f'{path.parent.name}/{path.stem}' for path in PRETRAINED.glob('*/*.npz'))
