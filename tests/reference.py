@@ -44,26 +44,47 @@ def pool_means(kernel: np.ndarray, neurons: Neurons, border: str) -> np.ndarray:
     return means
 
 
+def compiled(function, **options):
+    """The function in one program, with results in numpy; the options are those of `jax.jit`."""
+    program = jax.jit(function, **options)
+    return lambda *arguments, **named: jax.device_get(program(*arguments, **named))
+
+
+def over_cases(function, cases, operands):
+    """`function(case, *operands(case))` of all cases in one program; compiling each takes longer.
+
+    Returns a function case -> (operands, what `function` returns), in numpy.
+    """
+
+    @functools.cache
+    def computed():
+        given = [operands(case) for case in cases]
+
+        @compiled
+        def program(given):
+            return [function(case, *arrays) for case, arrays in zip(cases, given, strict=True)]
+
+        return list(zip(given, program(given), strict=True))
+
+    return lambda case: computed()[cases.index(case)]
+
+
 def over_grids(function, neurons, borders=('include', 'exclude')):
     """`function(kernel, grid, border)` of random kernels, for all grids and borders in one program.
 
     Returns a function (grid, border) -> (kernel, what `function` returns), in numpy.
     """
-    kernels = [random_kernel(grid) for grid in neurons]
-    cases = [(number, border) for number in range(len(neurons)) for border in borders]
+    of_case = over_cases(
+        lambda case, kernel: function(kernel, *case),
+        [(grid, border) for grid in neurons for border in borders],
+        lambda case: (random_kernel(case[0]),),
+    )
 
-    @functools.cache
-    def computed():
-        def program(kernels):
-            return [function(kernels[number], neurons[number], border) for number, border in cases]
+    def of_grid(grid, border):
+        (kernel,), found = of_case((grid, border))
+        return kernel, found
 
-        return jax.device_get(jax.jit(program)(kernels))
-
-    def of_case(grid, border):
-        number = neurons.index(grid)
-        return kernels[number], computed()[cases.index((number, border))]
-
-    return of_case
+    return of_grid
 
 
 def initial_state(model, optimizer, image_shape: tuple[int, ...], key: jax.Array) -> TrainState:
@@ -238,7 +259,7 @@ def inverse_weight_snr(weights: jax.Array, members: jax.Array | None = None) -> 
     return jnp.where(var > 0, var / jnp.where(var > 0, mean, 1) ** 2, 0).mean(-1)
 
 
-def interior_mean_over_std(kernel: jax.Array, grid: Grid) -> jax.Array:
+def interior_mean_over_std(kernel: np.ndarray, grid: Grid) -> np.ndarray:
     """Mean over all weights of |mean| / std over the positions that do not touch the border.
 
     What the authors' training logs call SNR: it is not squared, takes all positions for one pool,
@@ -246,4 +267,4 @@ def interior_mean_over_std(kernel: jax.Array, grid: Grid) -> jax.Array:
     NaN if there are fewer than two such positions.
     """
     interior = kernel[~grid.touches_border()]
-    return (jnp.abs(interior.mean(0)) / interior.std(0, ddof=1)).mean()
+    return (np.abs(interior.mean(0)) / interior.std(0, ddof=1)).mean()
