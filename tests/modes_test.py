@@ -6,10 +6,12 @@ import sys
 import chex
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_runs
 from flax import nnx
+from reference import compiled, over_cases
 
 import lcn_jax.nnx
 from lcn_jax import LocalConv, Rule, conv_local, grids, mean, share, to_shared
@@ -44,27 +46,33 @@ LAYERS = {
 }
 
 
+def initialised_and_applied(name, x):
+    layer, random = LAYERS[name], np.random.default_rng(1)
+    x = jnp.moveaxis(x, 0, 2) if layer.layout == 'HWNC' else x
+    variables = layer.init(KEY, x)
+    noisy = jax.tree.map(
+        lambda leaf: leaf + random.normal(size=leaf.shape).astype(np.float32), variables
+    )
+    return variables, layer.apply(noisy, x)
+
+
+promoting = over_cases(initialised_and_applied, list(LAYERS), lambda name: (X,))
+not_promoting = over_cases(initialised_and_applied, list(LAYERS), lambda name: (X,))
+
+
 @pytest.mark.parametrize('name', LAYERS)
 def test_no_layer_promotes_ranks(name):
-    """`jax_numpy_rank_promotion` finds broadcasts that were not meant."""
-    layer = LAYERS[name]
-    x = np.moveaxis(X, 0, 2) if layer.layout == 'HWNC' else X
-
-    def outputs():  # JAX promotes ranks while it traces
-        variables = jax.device_get(jax.jit(layer.init)(KEY, x))
-        random = np.random.default_rng(1)
-        noisy = jax.tree.map(lambda leaf: leaf + random.normal(size=leaf.shape), variables)
-        noisy = jax.tree.map(np.float32, noisy)
-        return variables, jax.device_get(jax.jit(lambda: layer.apply(noisy, x))())
-
-    expected = outputs()
+    """`jax_numpy_rank_promotion` finds broadcasts that were not meant, while JAX traces."""
+    _, expected = promoting(name)
     with jax.numpy_rank_promotion('raise'):
-        chex.assert_trees_all_equal(outputs(), expected)
+        _, found = not_promoting(name)
+    chex.assert_trees_all_equal(found, expected)
 
 
 def test_neither_nnx_nor_sleep_nor_conversion_promotes_ranks():
     layer = LocalConv(4, 3, local_bias=True)
-    params, of_layer = jax.jit(layer.init)(KEY, X)['params'], grids(layer, X.shape[1:])
+    params = jax.eval_shape(layer.init, KEY, X)['params']
+    of_layer = grids(layer, X.shape[1:])
 
     def everything(params):
         y = lcn_jax.nnx.LocalConv(3, 4, (3, 3), input_size=(6, 6), rngs=nnx.Rngs(0))(X)
@@ -185,52 +193,71 @@ def ensemble(members, kernel_size, input_size, axis=0, **options):
     return make(nnx.Rngs(0))
 
 
-@pytest.mark.parametrize('members, kernel_size, input_size', [(7, 3, 7), (6, (3, 3), (6, 6))])
-def test_members_of_an_nnx_ensemble_sleep_by_themselves(members, kernel_size, input_size):
+@pytest.mark.parametrize('members, size', [(7, (7,)), (6, (6, 6))])
+def test_members_of_an_nnx_ensemble_sleep_by_themselves(members, size):
     """As many members as positions: only the order of the axes tells them apart."""
-    kernel_size, input_size = np.atleast_1d(kernel_size), np.atleast_1d(input_size)
-    model = ensemble(members, tuple(kernel_size), tuple(input_size))
-    state, of_model = nnx.state(model, nnx.Param), lcn_jax.nnx.grids(model)
-    asleep = lcn_jax.nnx.share(state, of_model, Rule(mean), KEY)
-    np.testing.assert_array_equal(asleep['bias'][...], model.bias[...])
-    for kernel, expected in zip(asleep['kernel'][...], model.kernel[...]):
-        expected = share({'kernel': expected}, of_model, Rule(mean), KEY)['kernel']
-        np.testing.assert_allclose(kernel, expected, atol=1e-6)
-        assert np.abs(kernel - model.kernel[...]).max() > 0.1
+
+    @compiled
+    def awake_asleep_and_alone():
+        model = ensemble(members, (3,) * len(size), size)
+        state, of_model = nnx.state(model, nnx.Param), lcn_jax.nnx.grids(model)
+        asleep = lcn_jax.nnx.share(state, of_model, Rule(mean), KEY)
+        alone = [
+            share({'kernel': kernel}, of_model, Rule(mean), KEY)['kernel']
+            for kernel in model.kernel[...]
+        ]
+        return nnx.to_pure_dict(state), nnx.to_pure_dict(asleep), alone
+
+    awake, asleep, alone = awake_asleep_and_alone()
+    np.testing.assert_array_equal(asleep['bias'], awake['bias'])
+    np.testing.assert_allclose(asleep['kernel'], alone, atol=1e-6)
+    for before, after in zip(awake['kernel'], asleep['kernel']):
+        assert np.abs(after - before).max() > 0.1
 
 
 @pytest.mark.parametrize('options', [{}, {'use_bias': False}, {'local_bias': True}], ids=str)
 @pytest.mark.parametrize('axis', [0, 1, -1])
 def test_members_along_any_axis_sleep_as_each_would_alone(axis, options):
-    model = ensemble(5, (3,), (7,), axis, **options)
-    before = nnx.state(model, nnx.Param)
-    together = lcn_jax.nnx.share(before, lcn_jax.nnx.grids(model), Rule(mean), KEY)
-    before, together = (jax.device_get(nnx.to_pure_dict(state)) for state in (before, together))
-    one = {'kernel': LocalParameter(model.grid)}
-    if 'local_bias' in options:
-        one['bias'] = LocalParameter(model.grid, per_neuron=True)
-    for number in range(5):
-        member, asleep = (
-            {name: np.take(array, number, axis) for name, array in state.items()}
-            for state in (before, together)
+    @compiled
+    def members_asleep_and_alone():
+        model = ensemble(5, (3,), (7,), axis, **options)
+        one = {'kernel': LocalParameter(model.grid)}
+        if 'local_bias' in options:
+            one['bias'] = LocalParameter(model.grid, per_neuron=True)
+        state = nnx.state(model, nnx.Param)
+        together = lcn_jax.nnx.share(state, lcn_jax.nnx.grids(model), Rule(mean), KEY)
+        members, asleep = (
+            [{name: jnp.take(of[name], number, axis) for name in one} for number in range(5)]
+            for of in (nnx.to_pure_dict(state), nnx.to_pure_dict(together))
         )
-        alone = share(member, one, Rule(mean), KEY)
-        for name in one:
+        return members, asleep, [share(member, one, Rule(mean), KEY) for member in members]
+
+    for member, asleep, alone in zip(*members_asleep_and_alone(), strict=True):
+        for name in alone:
             np.testing.assert_allclose(asleep[name], alone[name], atol=1e-6)
             assert np.abs(asleep[name] - member[name]).max() > 0.1
+
+
+def shapes_of_ensemble(*arguments, **options):
+    return nnx.eval_shape(lambda: ensemble(*arguments, **options))
 
 
 @pytest.mark.parametrize('options', [{'use_bias': False}, {'local_bias': True}], ids=str)
 def test_members_whose_axis_no_shape_tells_are_refused(options):
     for axis in (0, 1):
+        model = shapes_of_ensemble(7, (3,), (7,), axis, **options)
         with pytest.raises(ValueError, match=r'copies along axes \(0,\) or \(1,\), for sizes are'):
-            lcn_jax.nnx.grids(ensemble(7, (3,), (7,), axis, **options))
-    of_model = lcn_jax.nnx.grids(ensemble(7, (3,), (7,), 1))  # whose bias tells it
+            lcn_jax.nnx.grids(model)
+    of_model = lcn_jax.nnx.grids(shapes_of_ensemble(7, (3,), (7,), 1))  # whose bias tells it
     assert of_model['kernel'].ensemble == (1,)
 
 
 def test_an_nnx_kernel_of_another_shape_is_refused():
-    model = ensemble(5, (3,), (7,))
-    model.kernel = nnx.Param(model.kernel[..., :1])
+    def changed():
+        model = ensemble(5, (3,), (7,))
+        model.kernel = nnx.Param(model.kernel[..., :1])
+        return model
+
+    model = nnx.eval_shape(changed)
     with pytest.raises(ValueError, match=r'is not that of copies of one layer, \(7, 3, 3, 4\)'):
         lcn_jax.nnx.grids(model)
