@@ -6,6 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from reference import over_cases
 from tiny_runs import ROOT
 
 from lcn_jax import convert
@@ -14,6 +15,8 @@ from lcn_jax.layer.parameters import kernel_from_convlocal
 
 KERAS = ROOT / 'tests/keras'
 LAYERS = dict(np.load(KERAS / 'layers.npz'))
+NAMES = sorted({key.split('/')[0] for key in LAYERS})
+each_layer = pytest.mark.parametrize('name', NAMES)
 
 
 def random(*shape, seed=0):
@@ -26,18 +29,33 @@ def keras_layer(name):
     return json.loads(str(LAYERS[f'{name}/config'])), weights
 
 
-@pytest.mark.parametrize('name', sorted({key.split('/')[0] for key in LAYERS}))
-def test_a_layer_of_keras_gives_the_same(name):
+def channels_last(name, array):
+    first = keras_layer(name)[0]['data_format'] == 'channels_first'
+    return np.moveaxis(array, 1, -1) if first else array
+
+
+def converted(name):
+    """The parameters and an input."""
     config, weights = keras_layer(name)
-    x, y = LAYERS[f'{name}/x'], LAYERS[f'{name}/y']
-    params = convert.from_keras(config, weights, x.shape)
-    if config['data_format'] == 'channels_first':
-        x, y = np.moveaxis(x, 1, -1), np.moveaxis(y, 1, -1)
-    layer = LocalConv(**convert.keras_arguments(config, LAYERS[f'{name}/x'].shape))
-    np.testing.assert_allclose(layer.apply({'params': params}, x), y, atol=1e-5)
+    x = LAYERS[f'{name}/x']
+    return convert.from_keras(config, weights, x.shape), channels_last(name, x)
 
 
-@pytest.mark.parametrize('name', sorted({key.split('/')[0] for key in LAYERS}))
+def applied(name, params, x):
+    arguments = convert.keras_arguments(keras_layer(name)[0], LAYERS[f'{name}/x'].shape)
+    return LocalConv(**arguments).apply({'params': params}, x)
+
+
+outputs = over_cases(applied, NAMES, converted)
+
+
+@each_layer
+def test_a_layer_of_keras_gives_the_same(name):
+    _, y = outputs(name)
+    np.testing.assert_allclose(y, channels_last(name, LAYERS[f'{name}/y']), atol=1e-5)
+
+
+@each_layer
 def test_weights_for_keras_are_those_it_had(name):
     config, weights = keras_layer(name)
     shape = LAYERS[f'{name}/x'].shape
