@@ -13,6 +13,7 @@ import pytest
 from agreement import assert_same
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from reference import compiled
 
 from lcn_jax.layer.backends.native import library
 from lcn_jax.layer.backends.sums import scaled, summed
@@ -31,6 +32,7 @@ def backend(request, monkeypatch):
         monkeypatch.setattr(library, 'computes', lambda dtype: False)
     elif not library.available():
         pytest.skip(library.describe())
+    return request.param
 
 
 def normal(*shape, dtype='float32'):
@@ -62,17 +64,23 @@ def layer(module, variables, residual):
 # ---- Values and derivatives. ---------------------------------------------------------------------
 
 
-@each_norm
-@pytest.mark.parametrize('training', [True, False], ids=['training', 'evaluation'])
-def test_values_statistics_and_derivatives_are_those_of_flax(backend, norm, training):
+@functools.cache
+def operands(norm, training):
+    """Both modules, variables, x and residual, and tangents of x and the parameters."""
     modules, variables = pair(norm, training)
-    x, residual = 3 + 2 * normal(*SHAPE), normal(*SHAPE)
     tangents = normal(*SHAPE), jax.tree.map(np.cos, variables['params'])
+    return modules, variables, 3 + 2 * normal(*SHAPE), normal(*SHAPE), tangents
 
-    def everything(module, x, params):
-        apply = layer(module, variables, residual)
-        loss = lambda x, params: jnp.sin(apply(x, params)[0]).sum()  # noqa: E731
-        gradients = jax.grad(loss, (0, 1))
+
+def everything(norm, training, which):
+    """Of the first or the second module."""
+    modules, variables, x, residual, tangents = operands(norm, training)
+    apply = layer(modules[which], variables, residual)
+    loss = lambda x, params: jnp.sin(apply(x, params)[0]).sum()  # noqa: E731
+    gradients = jax.grad(loss, (0, 1))
+
+    @compiled
+    def program(x, params):
         return {
             'value': apply(x, params),
             'gradients': gradients(x, params),
@@ -85,27 +93,43 @@ def test_values_statistics_and_derivatives_are_those_of_flax(backend, norm, trai
             ),
         }
 
-    found, expected = (
-        jax.jit(functools.partial(everything, module))(x, variables['params']) for module in modules
-    )
+    return program(x, variables['params'])
+
+
+of_flax = functools.cache(functools.partial(everything, which=1))
+
+
+@each_norm
+@pytest.mark.parametrize('training', [True, False], ids=['training', 'evaluation'])
+def test_values_statistics_and_derivatives_are_those_of_flax(backend, norm, training):
+    found, expected = everything(norm, training, 0), of_flax(norm, training)
     second = {'forward over reverse'}
     for name in expected:
         assert_same(found[name], expected[name], 1e-4 if name in second else 1e-5)
 
 
-@pytest.mark.parametrize('shape', [(1, 1, 5, 1), (2, 3, 5, 3), (7, 7, 9, 17), (2, 2, 700, 40)])
-def test_any_number_of_channels_and_examples(backend, shape):
-    norm, reference = BatchNorm(use_running_average=False), nn.BatchNorm(use_running_average=False)
-    x = normal(*shape)
+INPUTS = {
+    shape: normal(*shape) for shape in [(1, 1, 5, 1), (2, 3, 5, 3), (7, 7, 9, 17), (2, 2, 700, 40)]
+}
 
-    def gradient(module):
+
+@functools.cache
+def variables_and_gradients(kind, backend):
+    """Of all these inputs, in one program; the backend that is in force only names the result."""
+    module = kind(use_running_average=False)
+
+    def of_input(x):
         variables = module.init(jax.random.key(0), x)
         apply = layer(module, variables, 0)
         return variables, jax.grad(lambda x: (apply(x, variables['params'])[0] ** 2).sum())(x)
 
-    assert_same(
-        *(jax.jit(gradient, static_argnums=0)(module) for module in (norm, reference)), 2e-5
-    )
+    return dict(zip(INPUTS, compiled(lambda xs: [of_input(x) for x in xs])(list(INPUTS.values()))))
+
+
+@pytest.mark.parametrize('shape', INPUTS)
+def test_any_number_of_channels_and_examples(backend, shape):
+    found = variables_and_gradients(BatchNorm, backend)[shape]
+    assert_same(found, variables_and_gradients(nn.BatchNorm, None)[shape], 2e-5)
 
 
 @each_norm
@@ -119,8 +143,8 @@ def test_bfloat16(backend, norm):
         y, pullback, _ = jax.vjp(apply, x, variables['params'], has_aux=True)
         return y, pullback(residual)
 
-    compiled = jax.jit(value_and_gradients, static_argnums=0)
-    found, expected = compiled(module), compiled(reference)
+    both = compiled(lambda: [value_and_gradients(m) for m in (module, reference)])
+    found, expected = both()
     assert found[0].dtype == jnp.bfloat16 and found[1][0].dtype == jnp.bfloat16
     assert found[1][1]['scale'].dtype == jnp.float32
     # Two roundings to 8 binary digits can differ by a unit in the last one.
@@ -134,11 +158,13 @@ def test_other_dtypes_are_computed_in_plain_jax(dtype):
             kind(use_running_average=False, dtype=dtype) for kind in (BatchNorm, nn.BatchNorm)
         )
         x = normal(*SHAPE, dtype=dtype)
-        variables = jax.jit(module.init)(jax.random.key(0), x)
-        found, expected = (
-            jax.jit(functools.partial(m.apply, mutable=['batch_stats']))(variables, x)
-            for m in (module, reference)
-        )
+
+        @compiled
+        def both(x):
+            variables = module.init(jax.random.key(0), x)
+            return [m.apply(variables, x, mutable=['batch_stats']) for m in (module, reference)]
+
+        found, expected = both(x)
         assert found[0].dtype == dtype
         assert_same(found[0], expected[0], 2 * float(jnp.finfo(dtype).eps) + 1e-6)
 
@@ -153,26 +179,23 @@ def test_synchronised_statistics_of_two_devices(backend, norm):
     params, examples = variables['params'], SHAPE[-2]
     x, residual = 1 + normal(2, *SHAPE), normal(2, *SHAPE)
 
-    def on_device(module, x, residual):
+    def with_module(module, x, residual):
         apply = layer(module, variables, residual)
         loss = lambda x, params: jnp.sin(apply(x, params)[0]).sum()  # noqa: E731
         dx, dparams = jax.grad(loss, (0, 1))(x, params)
         return apply(x, params), dx, jax.lax.psum(dparams, 'devices')
 
-    found, expected = (
-        jax.device_get(
-            jax.pmap(functools.partial(on_device, module), 'devices', devices=jax.devices()[:2])(
-                x, residual
-            )
-        )
-        for module in modules
-    )
+    def on_device(x, residual):
+        return [with_module(module, x, residual) for module in modules]
+
+    on_two = jax.pmap(on_device, 'devices', devices=jax.devices()[:2])
+    found, expected = jax.device_get(on_two(x, residual))
     assert_same(found, expected)
 
     together = [np.concatenate(list(array), axis=-2) for array in (x, residual)]
     alone, _ = pair(norm)
-    on_one = jax.vmap(functools.partial(on_device, alone[0]), axis_name='devices')
-    (y, updated), dx, dparams = jax.device_get(jax.jit(on_one)(*(a[None] for a in together)))
+    on_one = jax.vmap(functools.partial(with_module, alone[0]), axis_name='devices')
+    (y, updated), dx, dparams = compiled(on_one)(*(a[None] for a in together))
     for device in range(2):
         own = slice(device * examples, (device + 1) * examples)
         assert_same(found[0][0][device], y[0, :, :, own])
@@ -207,7 +230,7 @@ def test_in_shard_map():
     x, mesh = normal(3, 4, 16, 6), jax.make_mesh((8,), ('devices',), axis_types=(AxisType.Auto,))
     specs = P(None, None, 'devices'), P()
 
-    def gradient(module):
+    def gradient(module, x, params):
         def loss(x, params):
             y = jax.shard_map(
                 lambda x, params: layer(module, variables, 0)(x, params)[0],
@@ -215,9 +238,10 @@ def test_in_shard_map():
             )(x, params)  # fmt: skip
             return (y**3).sum()
 
-        return jax.jit(jax.grad(loss, (0, 1)))(x, variables['params'])
+        return jax.grad(loss, (0, 1))(x, params)
 
-    assert_same(gradient(module), gradient(reference))
+    both = compiled(lambda *arguments: [gradient(m, *arguments) for m in (module, reference)])
+    assert_same(*both(x, variables['params']))
 
 
 @native_only
@@ -232,16 +256,27 @@ def test_the_custom_call_is_used_where_arrays_are_whole():
 # ---- The sums. -----------------------------------------------------------------------------------
 
 
+SUMS = {
+    (shape, dtype): (
+        2 + normal(*shape, dtype=dtype), normal(shape[0], 1, shape[2]), normal(*shape, dtype=dtype)
+    )
+    for shape in [(1, 1, 1), (1, 40_000, 16), (3, 257, 5), (5, 100, 32), (2, 3, 300), (1, 0, 4)]
+    for dtype in ('float32', 'bfloat16')
+}  # fmt: skip
+
+
+@functools.cache
+def sums_of_all(backend):
+    """In one program; the backend that is in force only names the result."""
+    program = compiled(lambda operands: [summed(*arrays, (1,)) for arrays in operands])
+    return dict(zip(SUMS, program(list(SUMS.values()))))
+
+
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-@pytest.mark.parametrize(
-    'shape', [(1, 1, 1), (1, 40_000, 16), (3, 257, 5), (5, 100, 32), (2, 3, 300), (1, 0, 4)]
-)
+@pytest.mark.parametrize('shape', dict.fromkeys(shape for shape, _ in SUMS))
 def test_sums_are_those_of_float64(backend, shape, dtype):
-    x, z = 2 + normal(*shape, dtype=dtype), normal(*shape, dtype=dtype)
-    center = normal(shape[0], 1, shape[2])
-    wide_x, wide_z = (np.asarray(array, np.float64) for array in (x, z))
-    terms = (wide_x - np.asarray(center, np.float64)) * wide_z
-    for got, of in zip(jax.jit(summed, static_argnums=3)(x, center, z, (1,)), (terms, wide_z)):
+    x, center, z = (np.asarray(array, np.float64) for array in SUMS[shape, dtype])
+    for got, of in zip(sums_of_all(backend)[shape, dtype], ((x - center) * z, z), strict=True):
         assert got.dtype == np.float32
         assert (np.abs(got[:, 0] - of.sum(1)) <= 2e-6 * np.abs(of).sum(1)).all()
 
@@ -249,8 +284,8 @@ def test_sums_are_those_of_float64(backend, shape, dtype):
 def test_not_finite_numbers_stay_in_their_channel(backend):
     x = np.zeros((1, 50, 5), np.float32)
     x[0, 3, 1], x[0, 7, 4] = np.nan, np.inf
-    compiled = jax.jit(functools.partial(summed, axes=(1,)))
-    products, sums = compiled(x, np.zeros((1, 1, 5), np.float32), x)
+    program = compiled(lambda *arrays: summed(*arrays, axes=(1,)))
+    products, sums = program(x, np.zeros((1, 1, 5), np.float32), x)
     for found in (products, sums):
         assert list(np.isfinite(found[0, 0])) == [True, False, True, True, False]
 
@@ -258,7 +293,10 @@ def test_not_finite_numbers_stay_in_their_channel(backend):
 def test_scaled_is_linear_and_summed_its_transpose(backend):
     x, z = normal(2, 30, 3), normal(2, 30, 3)
     center, scale, bias = normal(2, 1, 3), normal(2, 1, 3), normal(2, 1, 3)
-    y = jax.jit(functools.partial(scaled, axes=(1,)))(x, center, scale, bias)
-    products, sums = jax.jit(functools.partial(summed, axes=(1,)))(x, center, z)
-    products, sums, y = map(np.asarray, (products, sums, y))
+
+    @compiled
+    def both(x, z, center, scale, bias):
+        return scaled(x, center, scale, bias, (1,)), summed(x, center, z, (1,))
+
+    y, (products, sums) = both(x, z, center, scale, bias)
     np.testing.assert_allclose((y * z).sum(), (scale * products + bias * sums).sum(), rtol=1e-4)
