@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 import tiny_config
+from reference import compiled
 
 from lcn_jax import convert
 from lcn_jax.errors import UsageError
@@ -83,8 +84,13 @@ def trained(of, steps, state=None, learner=None):
 
 def from_local(conv, state, grids):
     """The first state of a convolutional network that starts as this local one does."""
-    shared = convert.to_shared(state.params, grids)
-    return of_variables(state.variables | {'params': shared}, conv.optimizer(STEPS), {})
+
+    @compiled
+    def first(variables):
+        shared = convert.to_shared(variables['params'], grids)
+        return of_variables(variables | {'params': shared}, conv.optimizer(STEPS), {})
+
+    return first(state.variables)
 
 
 def assert_near(one, other, atol):
@@ -103,8 +109,9 @@ def test_sleeping_after_every_step_in_joined_pools_is_a_convolution(norm):
     local, conv = experiment('lc', **SLEEP | norm), experiment('conv', **norm)
     start = initial(local)
     convolutional = trained(conv, 8, from_local(conv, start, local.network.grids))
+    to_local = compiled(lambda params: convert.to_local(params, local.network.grids))
     for one, other in zip(trained(local, 8), convolutional):
-        assert_near(one.params, convert.to_local(other.params, local.network.grids), atol=2e-5)
+        assert_near(one.params, to_local(other.params), atol=2e-5)
     moved = jax.tree.map(np.subtract, start.params, one.params)
     assert max(map(np.ptp, jax.tree.leaves(moved))) > 0.1
 
@@ -116,12 +123,11 @@ def test_the_last_sleep_relaxes_a_convolution_as_tiling_it_with_its_moments_does
     conv, free = experiment('conv'), experiment('lc', **{'pools.kind': 'joined'})
     start = initial(local)
     *_, tiled = trained(conv, EPOCH, from_local(conv, start, local.network.grids))
-    trace = convert.to_local(
-        optax.tree_utils.tree_get(tiled.opt_state, 'trace'), local.network.grids
-    )
+    params, trace = compiled(
+        lambda *trees: [convert.to_local(tree, local.network.grids) for tree in trees]
+    )(tiled.params, optax.tree_utils.tree_get(tiled.opt_state, 'trace'))
     tiled = tiled.replace(
-        params=convert.to_local(tiled.params, local.network.grids),
-        opt_state=optax.tree_utils.tree_set(tiled.opt_state, trace=trace),
+        params=params, opt_state=optax.tree_utils.tree_set(tiled.opt_state, trace=trace)
     )
     *_, relaxed, later, last = trained(local, EPOCH + 2)
     plain = optimizer.make(free.config, {}, STEPS)  # without grids no gradient is multiplied
@@ -231,20 +237,25 @@ def test_steps_of_beta_lasso_by_hand():
     config.learning_rate, config.drop, config.drops_at = 0.5, 0.5, (0.5,)
     config.lasso, config.beta = 0.2, 2.0
     learner = optimizer.make(config, {}, 2)
-    others = {'bias': jnp.array([0.1]), 'scale': jnp.array([0.1])}
-    params = {'layer': {'kernel': jnp.array([1.0, -1.0, 0.55, 0.0, 0.0]), **others}}
-    state = learner.init(params)
+    others = {'bias': np.float32([0.1]), 'scale': np.float32([0.1])}
+    params = {'layer': {'kernel': np.float32([1.0, -1.0, 0.55, 0.0, 0.0]), **others}}
+    state = compiled(learner.init)(params)
     grads = {
-        'layer': {'kernel': jnp.array([0.0, 0.4, 0.2, 0.4, -2.0])} | dict.fromkeys(others, 0.2)
+        'layer': {'kernel': np.float32([0.0, 0.4, 0.2, 0.4, -2.0])} | dict.fromkeys(others, 0.2)
     }
+
+    @compiled
+    def step(params, state):
+        updates, state = learner.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
     # v = g: 1 - 0.1; -1 - 0.2 + 0.1; 0.55 - 0.1 - 0.1 = 0.35 and -0.2, below 0.4; 1.
     # v = 1.5 g: 0.9 - 0.05; -1.1 - 0.15 + 0.05; -0.075, below; -0.15, below; 1 + 0.75 - 0.05.
     for kernel, other in (
         ([0.9, -1.1, 0, 0, 1], 0.1 - 0.1),
         ([0.85, -1.2, 0, 0, 1.7], 0.1 - 0.1 - 0.075),
     ):
-        updates, state = learner.update(grads, state, params)
-        params = optax.apply_updates(params, updates)
+        params, state = step(params, state)
         np.testing.assert_allclose(params['layer']['kernel'], kernel, rtol=1e-6)
         assert ((params['layer']['kernel'] == 0) == (np.array(kernel) == 0)).all()
         for name in others:
@@ -255,7 +266,7 @@ def test_every_drop_counts_also_those_that_fall_on_one_step():
     config = tiny_config.get_config('conv')
     config.learning_rate, config.drop, config.drops_at = 1.0, 0.5, (0.5, 0.5, 0.55, 0.8)
     rate = optimizer.learning_rate(config, 10)
-    found = [float(rate(step)) for step in (0, 4, 5, 7, 8, 9)]
+    found = compiled(lambda steps: [rate(step) for step in steps])([0, 4, 5, 7, 8, 9])
     np.testing.assert_allclose(found, [1, 1, 1 / 8, 1 / 8, 1 / 16, 1 / 16])
 
 
