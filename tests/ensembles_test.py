@@ -3,11 +3,14 @@
 There are as many of them as the layer has rows and columns, so that sizes do not tell the axes.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import compiled
 
 import lcn_jax
 from lcn_jax import LocalConv, sleep
@@ -21,6 +24,8 @@ MEMBERS, KEY = 6, jax.random.key(0)
 GRID = Grid.create((6, 6), 3)
 SPLIT = dict(split_rngs={'params': True})
 HEBBIAN = dict(gamma=0.1, learning_rate=0.05, steps=20, patterns_per_step=16, momentum=0.0)
+RULES = {'mean': {}, 'hebbian': HEBBIAN}
+MEASURES = similarity.layer_snrs, similarity.layer_deviations
 
 
 class Vmapped(nn.Module):
@@ -88,21 +93,48 @@ def grids_of_one(model):
     return {'layers': {'conv': local}} if isinstance(model, Scanned) else {'conv': local}
 
 
-@pytest.mark.parametrize('rule, options', [('mean', {}), ('hebbian', HEBBIAN)])
-@each_case
-def test_each_member_sleeps_as_it_would_alone(model, rule, options):
+def treated(params, grids):
+    """All that treats each member by itself, by name."""
+    scale = optimizer.times_pool_size(grids, 'exclude')
+    found = {'gradients': scale.update(params, scale.init(params))[0]}
+    for rule, options in RULES.items():
+        resolved = sleep.resolve(rule, {'border': 'include', **options})
+        found[rule] = sleep.share(params, grids, resolved, KEY)
+    for measure in MEASURES:
+        (found[measure.__name__],) = measure(params, grids, 'include').values()
+    for name in penalties.PENALTIES:
+        penalty = penalties.resolve(name, {'border': 'include'})
+        found[name] = penalties.total(params, grids, penalty)
+    return found
+
+
+@functools.cache
+def of_one(kind, local_bias):
+    """The program that treats a single member of such a model."""
+    grids = grids_of_one(kind(0, local_bias))
+    return compiled(lambda params: treated(params, grids))
+
+
+@functools.cache
+def together_and_alone(model):
+    """What becomes of an ensemble, and of each of its members alone."""
     params, grids = params_and_grids(model)
-    rule = sleep.resolve(rule, {'border': 'include', **options})
+    one = of_one(type(model), model.local_bias)
+    alone = [one(member) for member in members(params, model)]
+    return compiled(lambda params: treated(params, grids))(params), alone
 
-    @jax.jit
-    def asleep(params, of_members):
-        alone = [sleep.share(one, grids_of_one(model), rule, KEY) for one in of_members]
-        return sleep.share(params, grids, rule, KEY), alone
 
-    together, alone = jax.device_get(asleep(params, members(params, model)))
-    assert jax.tree.map(jnp.shape, together) == jax.tree.map(jnp.shape, params)
-    for before, after, by_itself in zip(members(params, model), members(together, model), alone):
-        for (path, got), want in zip(jax.tree.leaves_with_path(after), jax.tree.leaves(by_itself)):
+@pytest.mark.parametrize('rule', RULES)
+@each_case
+def test_each_member_sleeps_as_it_would_alone(model, rule):
+    params, _ = params_and_grids(model)
+    together, alone = together_and_alone(model)
+    slept = together[rule]
+    assert jax.tree.map(jnp.shape, slept) == jax.tree.map(jnp.shape, params)
+    for before, after, by_itself in zip(members(params, model), members(slept, model), alone):
+        for (path, got), want in zip(
+            jax.tree.leaves_with_path(after), jax.tree.leaves(by_itself[rule])
+        ):
             np.testing.assert_allclose(got, want, atol=1e-5, err_msg=str(path))
         (was, *_), (now, *_) = map(kernels_and_biases, (before, after))
         assert np.abs(was - now).max() > 0.1
@@ -127,49 +159,35 @@ def kernels_and_biases(params):
     return layer['kernel'], layer['bias']
 
 
-@pytest.mark.parametrize('measure', [similarity.layer_snrs, similarity.layer_deviations])
+@pytest.mark.parametrize('measure', [measure.__name__ for measure in MEASURES])
 @each_case
 def test_each_member_is_measured_alone(model, measure):
-    params, grids = params_and_grids(model)
-
-    @jax.jit
-    def measured(params, of_members):
-        alone = [measure(one, grids_of_one(model), 'include') for one in of_members]
-        return measure(params, grids, 'include'), alone
-
-    found, alone = measured(params, members(params, model))
-    (found,) = found.values()
-    np.testing.assert_allclose(found, [of_one.popitem()[1] for of_one in alone], rtol=1e-5)
+    together, alone = together_and_alone(model)
+    found = together[measure]
+    np.testing.assert_allclose(found, [one[measure] for one in alone], rtol=1e-5)
     assert np.ptp(found) > 1e-3
+
+
+@functools.cache
+def without_biases(name):
+    penalty = penalties.resolve(name, {'border': 'include'})
+    return compiled(lambda kernel: penalty(kernel, None, GRID))
 
 
 @pytest.mark.parametrize('name', penalties.PENALTIES)
 @each_case
 def test_penalties_of_members_add_up(model, name):
-    params, grids = params_and_grids(model)
-    penalty = penalties.resolve(name, {'border': 'include'})
-
-    @jax.jit
-    def totals(params, of_members):
-        alone = [penalties.total(one, grids_of_one(model), penalty) for one in of_members]
-        without = [penalty(kernels_and_biases(one)[0], None, GRID) for one in of_members]
-        return penalties.total(params, grids, penalty), sum(alone), sum(without)
-
-    found, alone, without = totals(params, members(params, model))
-    np.testing.assert_allclose(found, alone, rtol=1e-5)
+    together, alone = together_and_alone(model)
+    found = together[name]
+    np.testing.assert_allclose(found, sum(one[name] for one in alone), rtol=1e-5)
+    params, _ = params_and_grids(model)
+    kernels = [kernels_and_biases(member)[0] for member in members(params, model)]
+    without = sum(map(without_biases(name), kernels))
     assert (np.abs(found - without) > 1e-3) == (name == 'smoothness')  # which looks at the bias
 
 
 @each_case
 def test_gradients_of_each_member_are_multiplied_by_the_sizes_of_its_pools(model):
-    params, grids = params_and_grids(model)
-    scale = optimizer.times_pool_size(grids, 'exclude')
-    of_one = optimizer.times_pool_size(grids_of_one(model), 'exclude')
-
-    @jax.jit
-    def updates(params, of_members):
-        alone = [of_one.update(one, of_one.init(one))[0] for one in of_members]
-        return scale.update(params, scale.init(params))[0], alone
-
-    scaled, alone = jax.device_get(updates(params, members(params, model)))
-    jax.tree.map(np.testing.assert_array_equal, members(scaled, model), alone)
+    together, alone = together_and_alone(model)
+    updates = [one['gradients'] for one in alone]
+    jax.tree.map(np.testing.assert_array_equal, members(together['gradients'], model), updates)
