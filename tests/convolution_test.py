@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from reference import compiled
 
 from lcn_jax.layer.backends.native import library
 from lcn_jax.layer.functional import conv_local, conv_shared
@@ -86,19 +87,29 @@ def test_it_is_conv_local_of_the_tiled_kernel(monkeypatch, native, options, layo
     arguments = ('padding', 'kernel_dilation', 'input_dilation', 'stride')
     geometry = {name: options[name] for name in options if name in arguments}
     grid = Grid.create((6, 7), (3, 2), **geometry)
-    tiled = np.broadcast_to(kernel, (*grid.output_size, *kernel.shape))
-    local = functools.partial(conv_local, layout=layout, implementation='lax', **options)
-    shared = functools.partial(conv_shared, layout=layout, **options)
-    assert_same(jax.jit(shared)(x, kernel), jax.jit(local)(x, tiled))
+
+    @compiled
+    def shared_and_local(x, kernel):
+        tiled = jnp.broadcast_to(kernel, (*grid.output_size, *kernel.shape))
+        return (
+            conv_shared(x, kernel, layout=layout, **options),
+            conv_local(x, tiled, layout=layout, implementation='lax', **options),
+        )
+
+    assert_same(*shared_and_local(x, kernel))
 
 
 @pytest.mark.parametrize('dtype', ['float16', 'float64', 'bfloat16', 'float32'])
 def test_dtypes(dtype):
     with jax.enable_x64(True):
         x, kernel = (normal(*s).astype(dtype) for s in ((2, 5, 5, 3), (3, 3, 3, 4)))
-        y = jax.jit(conv_shared)(x, kernel)
+
+        @compiled
+        def in_both(x, kernel):
+            return conv_shared(x, kernel), reference(x.astype('float64'), kernel.astype('float64'))
+
+        y, wide = in_both(x, kernel)
         assert y.dtype == dtype
-        wide = jax.jit(reference)(x.astype('float64'), kernel.astype('float64'))
         assert_same(y, wide, 4 * float(jnp.finfo(dtype).eps))
 
 
@@ -138,11 +149,12 @@ def expected():
 
 
 def test_on_one_device():
-    found, wanted = (
-        jax.jit(functools.partial(transformed, *layer_and_gradients(convolution)))(X, KERNEL)
-        for convolution in (conv_shared, reference)
-    )
-    assert_same(found, wanted)
+    @compiled
+    def found_and_wanted(x, kernel):
+        both = map(layer_and_gradients, (conv_shared, reference))
+        return [transformed(*functions, x, kernel) for functions in both]
+
+    assert_same(*found_and_wanted(X, KERNEL))
 
 
 @native_only

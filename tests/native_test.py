@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import compiled, over_cases
 
 from lcn_jax.layer.backends import native
 from lcn_jax.layer.backends.native import library
@@ -75,18 +76,13 @@ def _brute_force_shared(x, kernel, dy, grid, groups):
     return y, dx, dkernel.sum(positions)
 
 
-def _sums(x, kernel, dy, grid, groups, dtype):
+def _sums(x, kernel, dy, grid, groups):
     of = native if kernel.ndim == 2 * grid.dimensions + 2 else native.Convolution
-
-    @jax.jit
-    def sums(x, kernel, dy):
-        return (
-            of.forward(x, kernel, grid, groups),
-            of.input_gradient(dy, kernel, grid, groups),
-            of.kernel_gradient(x, dy, grid, groups),
-        )
-
-    return jax.device_get(sums(*(array.astype(dtype) for array in (x, kernel, dy))))
+    return (
+        of.forward(x, kernel, grid, groups),
+        of.input_gradient(dy, kernel, grid, groups),
+        of.kernel_gradient(x, dy, grid, groups),
+    )
 
 
 # (grid, groups, examples, channels, features): whole and broken tiles of every width, parts of the
@@ -112,21 +108,39 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize('case', CASES)
-@pytest.mark.parametrize('shared', [False, True], ids=['local', 'shared'])
-@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
-def test_sums_are_those_of_brute_force(built, case, shared, dtype):
+def _operands(case, shared):
     grid, groups, *sizes = CASES[case]
     x, kernel, dy = _arrays(grid, groups, *sizes)
-    if shared:
-        kernel = kernel[(0,) * grid.dimensions]
+    return x, kernel[(0,) * grid.dimensions] if shared else kernel, dy
+
+
+@functools.cache
+def _expected(case, shared):
+    """The sums, and those of absolute values, which bound what rounding in float32 can do."""
+    grid, groups, *_ = CASES[case]
     brute_force = _brute_force_shared if shared else _brute_force
-    arrays = x, kernel, dy
-    expected = brute_force(*arrays, grid, groups)
-    # The sums of absolute values bound what rounding in float32 can do to each sum.
-    bounds = brute_force(*map(np.abs, arrays), grid, groups)
-    relative = 2.0**-8 if dtype == jnp.bfloat16 else 0  # half a unit in the last of 8 digits
-    for got, want, bound in zip(_sums(*arrays, grid, groups, dtype), expected, bounds):
+    arrays = _operands(case, shared)
+    return (
+        brute_force(*arrays, grid, groups),
+        brute_force(*map(np.abs, arrays), grid, groups),
+    )
+
+
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+_all_sums = over_cases(
+    lambda case, *arrays: _sums(*arrays, *CASES[case[0]][:2]),
+    [(case, shared, dtype) for case in CASES for shared in (False, True) for dtype in DTYPES],
+    lambda case: [array.astype(DTYPES[case[2]]) for array in _operands(*case[:2])],
+)
+
+
+@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('shared', [False, True], ids=['local', 'shared'])
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_sums_are_those_of_brute_force(built, case, shared, dtype):
+    _, sums = _all_sums((case, shared, dtype))
+    relative = 2.0**-8 if dtype == 'bfloat16' else 0  # half a unit in the last of 8 digits
+    for got, want, bound in zip(sums, *_expected(case, shared), strict=True):
         assert got.dtype == dtype and got.shape == want.shape
         error = np.abs(np.asarray(got, np.float64) - want)
         assert (error <= relative * np.abs(want) + 1e-6 * bound).all()
@@ -134,21 +148,23 @@ def test_sums_are_those_of_brute_force(built, case, shared, dtype):
 
 def test_infinity_times_zero_is_nan_where_it_is_seen_and_nowhere_else(built):
     grid = _grid((5, 5), (3, 3))
-    x, kernel, dy = _arrays(grid, 1, 3, 2, 3)
+    x, kernel, _ = _arrays(grid, 1, 3, 2, 3)
     x[2, 4, 1, 0] = np.inf
     kernel[:] = 0
     sees = np.zeros((5, 5), bool)
     sees[:3, 2:5] = True  # a 3×3 receptive field that begins at row i, column j
-    y, _, _ = _sums(x, kernel, dy, grid, 1, jnp.float32)
+    forward = compiled(functools.partial(native.forward, grid=grid, groups=1))
+    y = forward(x.astype(np.float32), kernel.astype(np.float32))
     assert (np.isnan(y[:, :, 1]) == sees[..., None]).all()
     assert not np.isnan(y[:, :, [0, 2]]).any()
 
 
 def test_nan_survives_rounding_to_bfloat16(built):
     grid = _grid((1,), (1,))
-    x, kernel, dy = _arrays(grid, 1, 2, 1, 1)
+    x, kernel, _ = _arrays(grid, 1, 2, 1, 1)
     x[0, 1] = np.nan
-    y, _, _ = _sums(x, kernel, dy, grid, 1, jnp.bfloat16)
+    forward = compiled(functools.partial(native.forward, grid=grid, groups=1))
+    y = forward(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
     assert list(np.isnan(np.asarray(y, np.float32).ravel())) == [False, True]
 
 
