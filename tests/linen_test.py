@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import compiled, over_cases
 
 from lcn_jax import convert
 from lcn_jax.layer.linen import LocalConv
@@ -56,8 +57,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize('name', CASES)
-def test_with_the_parameters_of_convlocal_the_outputs_are_its(name):
+def layers(name):
+    """Ours and theirs, an input, and the parameters of theirs."""
     x, arguments = CASES[name]
     theirs = nn.ConvLocal(3, **{key: arguments[key] for key in arguments.keys() - {'mask'}})
     params = jax.tree.map(
@@ -67,12 +68,27 @@ def test_with_the_parameters_of_convlocal_the_outputs_are_its(name):
         mask = np.random.RandomState(2).randint(2, size=params['kernel'].shape)
         arguments = arguments | {'mask': mask}
         theirs = theirs.clone(mask=mask)
-    ours = LocalConv(3, **arguments, local_bias=True)
-    converted = convert.from_convlocal(params, arguments['kernel_size'])
-    initial = jax.eval_shape(ours.init, KEY, x)['params']
+    return LocalConv(3, **arguments, local_bias=True), theirs, x, params
+
+
+def by_both(name, x, params, converted):
+    ours, theirs, *_ = layers(name)
+    return ours.apply({'params': converted}, x), theirs.apply({'params': params}, x)
+
+
+def operands(name):
+    _, theirs, x, params = layers(name)
+    return x, params, convert.from_convlocal(params, theirs.kernel_size)
+
+
+applied = over_cases(by_both, list(CASES), operands)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_with_the_parameters_of_convlocal_the_outputs_are_its(name):
+    (x, _, converted), (y, expected) = applied(name)
+    initial = jax.eval_shape(layers(name)[0].init, KEY, x)['params']
     assert jax.tree.map(jnp.shape, initial) == jax.tree.map(jnp.shape, converted)
-    y = jax.jit(ours.apply)({'params': converted}, x)
-    expected = jax.jit(theirs.apply)({'params': params}, x)
     assert y.dtype == expected.dtype
     tolerance = 1e-5 if y.dtype == jnp.float32 else 3e-2
     np.testing.assert_allclose(
@@ -83,7 +99,7 @@ def test_with_the_parameters_of_convlocal_the_outputs_are_its(name):
 def test_with_ones_every_output_is_the_size_of_a_patch():
     ones = dict(kernel_init=nn.initializers.ones, bias_init=nn.initializers.ones)
     layer = LocalConv(4, kernel_size=(3,), padding='VALID', local_bias=True, **ones)
-    y, variables = layer.init_with_output(KEY, jnp.ones((1, 8, 3)))
+    y, variables = compiled(layer.init_with_output)(KEY, np.ones((1, 8, 3), np.float32))
     np.testing.assert_allclose(y, np.full((1, 6, 4), 3 * 3 + 1))
     assert variables['params']['kernel'].shape == (6, 3, 3, 4)
     assert variables['params']['bias'].shape == (6, 4)
@@ -93,7 +109,7 @@ def test_an_initialiser_may_give_the_layout_of_convlocal():
     """A kernel of its own at each of five positions on a circle, without channels to order."""
     kernel = np.arange(15).reshape(5, 3, 1)
     layer = LocalConv(1, (3,), padding='CIRCULAR', kernel_init=lambda *_: kernel)
-    y, variables = layer.init_with_output(KEY, np.arange(1.0, 6.0)[None, :, None])
+    y, variables = compiled(layer.init_with_output)(KEY, np.arange(1.0, 6.0)[None, :, None])
     assert variables['params']['kernel'].shape == (5, 3, 1, 1)
     circle = [5, 1, 2, 3, 4, 5, 1]
     expected = [np.dot(kernel[i, :, 0], circle[i : i + 3]) for i in range(5)]
@@ -102,18 +118,21 @@ def test_an_initialiser_may_give_the_layout_of_convlocal():
 
 def test_a_box_around_the_kernel_stays():
     init = nn.with_partitioning(nn.initializers.ones, ('rows', 'taps', None, 'features'))
-    variables = LocalConv(2, (3,), kernel_init=init).init(KEY, jnp.ones((1, 4, 1)))
+    variables = jax.eval_shape(LocalConv(2, (3,), kernel_init=init).init, KEY, np.ones((1, 4, 1)))
     assert variables['params']['kernel'].names == ('rows', 'taps', None, 'features')
 
 
 def test_local_bias_in_the_layout_with_examples_inside():
     x = random(3, 4, 5, 2)
     layer = LocalConv(3, (3, 3), local_bias=True)
-    params = layer.init(KEY, x)['params'] | {'bias': random(4, 5, 3, seed=1)}
-    y = layer.clone(layout='HWNC').apply({'params': params}, x.transpose(1, 2, 0, 3))
-    np.testing.assert_allclose(
-        y.transpose(2, 0, 1, 3), layer.apply({'params': params}, x), atol=1e-5
-    )
+
+    @compiled
+    def both_layouts(x, bias):
+        variables = {'params': layer.init(KEY, x)['params'] | {'bias': bias}}
+        inside = layer.clone(layout='HWNC').apply(variables, x.transpose(1, 2, 0, 3))
+        return inside.transpose(2, 0, 1, 3), layer.apply(variables, x)
+
+    np.testing.assert_allclose(*both_layouts(x, random(4, 5, 3, seed=1)), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +156,7 @@ def test_local_bias_in_the_layout_with_examples_inside():
 )
 def test_what_does_not_fit_is_refused_in_one_line(arguments, message):
     with pytest.raises(ValueError) as error:
-        LocalConv(**{'features': 2, 'kernel_size': (3,)} | arguments).init(KEY, jnp.ones((4, 1)))
+        LocalConv(**{'features': 2, 'kernel_size': (3,)} | arguments).init(KEY, np.ones((4, 1)))
     assert '\n' not in str(error.value) and re.search(message, str(error.value))
 
 
