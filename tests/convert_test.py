@@ -1,7 +1,7 @@
 """Conversion between shared and local weights: what a network computes, and what is refused."""
 
 import math
-from functools import partial
+from functools import cache, partial
 
 import chex
 import flax.linen as nn
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import compiled
 
 from lcn_jax import convert, sleep
 from lcn_jax.convert.shared import kernel_to_shared
@@ -34,11 +35,11 @@ each_network = pytest.mark.parametrize('options', NETWORKS.values(), ids=NETWORK
 
 
 def to_local(params, grids, *noise):
-    return jax.device_get(jax.jit(lambda p: convert.to_local(p, grids, *noise))(params))
+    return compiled(lambda p: convert.to_local(p, grids, *noise))(params)
 
 
 def to_shared(params, grids):
-    return jax.device_get(jax.jit(lambda p: convert.to_shared(p, grids))(params))
+    return compiled(lambda p: convert.to_shared(p, grids))(params)
 
 
 def shapes(model):
@@ -60,9 +61,14 @@ def as_if_trained(model):
     return jax.tree.map_with_path(fill, shapes(model))
 
 
+@cache
+def applied(model):
+    return compiled(partial(model.apply, train=False))
+
+
 def logits(model, variables):
     images = np.random.RandomState(1).randn(4, *SHAPE) * np.arange(1, 5)[:, None, None, None]
-    return jax.jit(partial(model.apply, train=False))(variables, images.astype(np.float32))
+    return applied(model)(variables, images.astype(np.float32))
 
 
 def assert_same_function(model, variables, other, converted):
@@ -100,12 +106,16 @@ def test_there_and_back_gives_the_same_bits():
 def test_the_convolution_is_the_mean_over_positions_before_and_after_a_sleep():
     grid = Grid.create((8, 7), 3)  # pools of 9, 6 and 4 positions
     kernel = np.random.RandomState(0).randn(8, 7, 3, 3, 2, 4).astype(np.float32)
-    mean_of_all = jax.jit(partial(kernel_to_shared, grid=grid))
-    shared = np.asarray(mean_of_all(kernel))
+
+    @compiled
+    def shared_slept_and_both(kernel):
+        slept = sleep.mean(kernel, grid, KEY, border='include')
+        return kernel_to_shared(kernel, grid), slept, kernel_to_shared(slept, grid)
+
+    shared, slept, both = shared_slept_and_both(kernel)
     np.testing.assert_allclose(shared, kernel.mean((0, 1)), atol=1e-6)
-    slept = np.asarray(jax.jit(lambda k: sleep.mean(k, grid, KEY, border='include'))(kernel))
     assert np.abs(slept - shared).max() > 0.1  # the pools still differ
-    np.testing.assert_allclose(mean_of_all(slept), shared, atol=1e-6)
+    np.testing.assert_allclose(both, shared, atol=1e-6)
 
 
 def test_layers_of_other_models_convert_too():

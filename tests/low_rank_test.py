@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_config
-from reference import over_grids, pool_means, random_kernel
+from reference import compiled, over_grids, pool_means, random_kernel
 
 from lcn_jax import sleep
 from lcn_jax.errors import UsageError
@@ -63,9 +63,10 @@ def test_values_and_gradients_are_those_of_the_local_layer_with_these_kernels(
         y, backwards = jax.vjp(layer, *arrays)
         return y, backwards(jnp.cos(jnp.arange(y.size)).reshape(y.shape))
 
-    ours, theirs = (jax.jit(value_and_gradients, static_argnums=0)(layer, *arrays)
-                    for layer in (mixed, local))  # fmt: skip
-    chex.assert_trees_all_close(ours, theirs, atol=1e-3)
+    both = compiled(
+        lambda *arrays: [value_and_gradients(layer, *arrays) for layer in (mixed, local)]
+    )
+    chex.assert_trees_all_close(*both(*arrays), atol=1e-3)
 
 
 def test_one_kernel_at_each_position_is_any_local_layer():

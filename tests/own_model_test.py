@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 import tiny_runs
+from reference import compiled
 
 from lcn_jax import LocalConv
 from lcn_jax.data.batches import BatchSpec, Pixels
@@ -132,8 +133,12 @@ class Drops(nn.Module):
 def test_dropout_differs_between_steps_and_devices_and_repeats_with_the_key():
     """Devices average their batch statistics: if all dropped the same they would be 0 and 2."""
     model, optimizer = Drops(), optax.sgd(0.1)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
-    start = parallel.replicate(of_variables(variables, optimizer, {}))
+
+    @compiled
+    def initial(key):
+        return of_variables(model.init(key, jnp.zeros((1, 8, 8, 1)), train=False), optimizer, {})
+
+    start = parallel.replicate(initial(jax.random.key(0)))
     learner = wake.Learner(model, optimizer, batch=BatchSpec(batch_size=8, size=8))
     step = parallel.per_device(
         functools.partial(wake.step, learner=learner), (0, 0, None, None, None)
@@ -141,7 +146,7 @@ def test_dropout_differs_between_steps_and_devices_and_repeats_with_the_key():
     pixels = Pixels(np.zeros((8, 8, 8, 1), np.uint8), np.zeros(8, np.int32), *np.ones((2, 1)))
 
     def kept(state):
-        return parallel.first(state.batch_stats)['kept']
+        return np.asarray(parallel.first(state.batch_stats)['kept'])
 
     sums = parallel.replicate(Sums.zero())
     arguments = pixels, np.arange(8), jax.random.key(1)
@@ -184,7 +189,8 @@ def test_dropout_is_for_training_alone(config, tmp_path):
     assert results['dropout']['train_loss'] != results['box']['train_loss']
     experiment = tiny_runs.experiment(named(config, 'dropout'))
     model, state = experiment.network.model, tiny_runs.snapshot(tmp_path / 'dropout').state
-    logits = [model.apply(state.variables, jnp.ones((1, 8, 8, 1)), train=False) for _ in range(2)]
+    apply = compiled(functools.partial(model.apply, train=False))
+    logits = [apply(state.variables, np.ones((1, 8, 8, 1), np.float32)) for _ in range(2)]
     np.testing.assert_array_equal(*logits)
 
 
