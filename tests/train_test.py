@@ -1,5 +1,6 @@
 """Training from config to metrics, on digits."""
 
+import functools
 import json
 import math
 import pathlib
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_runs
+from reference import compiled
 
 from experiments.configs import cifar10, digits
 from lcn_jax import sleep
@@ -56,18 +58,24 @@ def run(config, workdir):
     return [json.loads(line) for line in lines], result
 
 
+@pytest.fixture(scope='session')
+def trained(tiny, tmp_path_factory):
+    """Records and result of a run of a kind as it is, which tests share."""
+    return functools.cache(lambda kind: run(tiny(kind), tmp_path_factory.mktemp(kind)))
+
+
 def without_times(records):
     return [{k: v for k, v in record.items() if k != 'seconds'} for record in records]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
-def test_every_kind_learns_and_its_metrics_are_those_recorded_before(kind, tiny, tmp_path):
+def test_every_kind_learns_and_its_metrics_are_those_recorded_before(kind, trained):
     """The golden numbers are this code's own: they guard against change, not against error.
 
     If a change of the numbers is meant, delete tests/golden_metrics.json and run this test again.
     """
-    records, result = run(tiny(kind), tmp_path)
+    records, result = trained(kind)
     assert records[-1]['train_loss'] < records[0]['train_loss']
     assert result['step'] == records[-1]['step'] == 2 * (50 if 'translations' in kind else 25)
     golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
@@ -82,8 +90,8 @@ def test_every_kind_learns_and_its_metrics_are_those_recorded_before(kind, tiny,
 
 
 @pytest.mark.slow
-def test_a_seed_fixes_every_number(tiny, tmp_path):
-    first, _ = run(tiny('lc_hebbian'), tmp_path / 'first')
+def test_a_seed_fixes_every_number(tiny, trained, tmp_path):
+    first, _ = trained('lc_hebbian')
     again, _ = run(tiny('lc_hebbian'), tmp_path / 'again')
     other, _ = run(tiny('lc_hebbian', seed=1), tmp_path / 'other')
     assert without_times(first) == without_times(again)
@@ -135,8 +143,8 @@ def test_options_of_a_rule_of_ones_own_are_under_its_name(tiny, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_convolution_has_no_similarity_and_records_epochs(tiny, tmp_path):
-    records, result = run(tiny('conv'), tmp_path)
+def test_convolution_has_no_similarity_and_records_epochs(trained):
+    records, result = trained('conv')
     assert all(record['weight_snr'] is record['weight_deviation'] is None for record in records)
     assert [r['epoch'] for r in records if 'test_loss' in r] == [1, 2]
     assert result['parameters'] == 4 * 9 + 2 * 4 + 2 * (4 * 4 * 9 + 2 * 4) + 4 * 10 + 10
@@ -168,14 +176,17 @@ def test_evaluation_counts_every_example_once(tiny):
     test = source.split('test').read()
     mean, std = source.split('train').read().pixel_statistics()
     one = train.parallel.first(state)
-    logits = experiment.network.model.apply(
-        {'params': one.params, 'batch_stats': one.batch_stats},
-        (test.images / np.float32(255) - mean) / std,
-        train=False,
-    )
+
+    @compiled
+    def logits_and_logarithms(images):
+        variables = {'params': one.params, 'batch_stats': one.batch_stats}
+        logits = experiment.network.model.apply(variables, images, train=False)
+        return logits, jax.nn.log_softmax(logits)
+
+    logits, logarithms = logits_and_logarithms((test.images / np.float32(255) - mean) / std)
     labels = test.labels
     hits = (np.argmax(logits, 1) == labels).sum()
-    log_likelihood = jax.nn.log_softmax(logits)[np.arange(597), labels]
+    log_likelihood = logarithms[np.arange(597), labels]
     np.testing.assert_allclose(counted.loss, -log_likelihood.sum(), rtol=1e-4)
     assert counted.top1 == hits
 

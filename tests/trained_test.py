@@ -1,11 +1,13 @@
 """What `lcn_jax.load` gives of a run, compared with Flax, with the records and by counting."""
 
+import functools
 import json
 import pathlib
 
 import numpy as np
 import pytest
 import tiny_runs
+from reference import compiled
 
 import lcn_jax
 from lcn_jax.errors import UsageError
@@ -45,7 +47,8 @@ def test_images(trained):
 def test_logits_are_those_of_the_model(trained, test_images):
     images = test_images[0][:70]  # more than a batch
     normalised = (images / 255 - trained.mean_std[0]) / trained.mean_std[1]
-    expected = trained.model.apply(trained.variables, normalised.astype(np.float32), train=False)
+    apply = compiled(functools.partial(trained.model.apply, train=False))
+    expected = apply(trained.variables, normalised.astype(np.float32))
     logits = trained.logits(images)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(trained.logits(images / 255), logits, rtol=1e-4, atol=1e-5)
