@@ -128,7 +128,7 @@ def test_bfloat16_is_float32_rounded():
 def test_arguments_that_do_not_fit_are_refused(rank, positions, layout, message):
     x, kernels, _ = operands(Grid.create(SIZE, 3, 1, 1), 2)
     with pytest.raises(ValueError, match=message) as error:
-        LowRankConv(4, 3, rank=rank, padding=1, layout=layout).init(KEY, x)
+        jax.eval_shape(LowRankConv(4, 3, rank=rank, padding=1, layout=layout).init, KEY, x)
         conv_low_rank(x, kernels, np.ones((positions, 6, 2), np.float32), padding=1)
     assert '\n' not in str(error.value)
 
