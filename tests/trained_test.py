@@ -1,5 +1,6 @@
 """What `lcn_jax.load` gives of a run, compared with Flax, with the records and by counting."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -96,6 +97,18 @@ def test_scores_are_those_of_the_records_and_add_up(trained, workdir, test_image
     for number, accuracy in enumerate(scores.per_class.values()):
         of_class = labels == number
         np.testing.assert_allclose(accuracy, (predicted[of_class] == number).mean())
+
+
+def test_another_dataset_is_normalised_as_the_images_of_the_training(trained, test_images):
+    config = trained.config.copy_and_resolve_references()
+    config.mean, config.std = (0.8,), (0.1,)  # as if it had been trained on other images
+    other = dataclasses.replace(trained, config=config)
+    images, labels = test_images
+    logits = other.logits(images)
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(labels)), labels]
+    loss = other.evaluate('digits').metrics['test_loss']
+    np.testing.assert_allclose(loss, losses.mean(), rtol=1e-4)
+    assert loss > 1.1 * trained.evaluate('digits').metrics['test_loss']
 
 
 @pytest.mark.parametrize(
