@@ -130,8 +130,12 @@ def test_fields_that_nobody_reads_are_refused(values, refused, remedy):
 # ---- Earlier versions. ---------------------------------------------------------------------------
 
 
+OF_ALL_TNN = ('features', 'kernel_sizes', 'strides', 'pooled')
+
 # Later fields, and the values with which runs do what they did before.
 SINCE = {'times_pool_size': True, 'init_from': '', 'freeze': '', 'report': '', 'profile': 0}
+SINCE |= {'clip': 0.0, 'model.dropout': 0.0}
+SINCE |= {f'model.{name}': configs.FIELDS[f'model.{name}'][0] for name in OF_ALL_TNN}
 
 
 @pytest.mark.parametrize('name', BEFORE['configs'])

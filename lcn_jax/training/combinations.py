@@ -6,11 +6,12 @@ from ml_collections import ConfigDict
 
 from lcn_jax.data.sources import Source
 from lcn_jax.errors import UsageError
+from lcn_jax.networks import all_tnn
 
 # What acts on local kernels, and its values where there are none.
 WITHOUT_LOCAL_KERNELS = {
     'shard_kernels': (False,),
-    'model.norm': ('shared', 'none'),
+    'model.norm': ('shared', 'none', 'layer'),
     'model.init': ('independent',),
     'penalty.name': ('none',),
     'sleep.rule': ('none',),
@@ -22,6 +23,10 @@ def check(config: ConfigDict) -> None:
     if config.connectivity != 'lc':
         _check_without_local_kernels(config)
     _check_network(config)
+    if config.model.name == 'all_tnn':
+        _check_all_tnn(config)
+    elif config.model.norm == 'layer':
+        raise UsageError('config.model.norm=layer needs config.model.name=all_tnn.')
     _check_images(config)
 
 
@@ -52,6 +57,35 @@ def _check_network(config: ConfigDict) -> None:
         raise UsageError(
             'config.feedback=alignment makes whole kernels in every step: set '
             'config.shard_kernels=False.'
+        )
+
+    if config.shard_kernels and config.clip:
+        raise UsageError(
+            'config.clip needs the gradients of whole kernels: set config.clip=0 or '
+            'config.shard_kernels=False.'
+        )
+
+
+def _check_all_tnn(config: ConfigDict) -> None:
+    model = config.model
+    if config.connectivity == 'low_rank' or model.norm not in all_tnn.NORMS:
+        raise UsageError(
+            'config.model.name=all_tnn needs config.connectivity lc or conv, and config.model.norm '
+            f'one of {", ".join(all_tnn.NORMS)}.'
+        )
+    counts = [len(field) for field in (model.features, model.kernel_sizes, model.strides)]
+    if len(set(counts)) > 1 or not all(layer <= counts[0] for layer in model.pooled):
+        raise UsageError(
+            'config.model.features, kernel_sizes and strides must have a number for each layer, '
+            f'and there are {", ".join(map(str, counts))}; config.model.pooled '
+            f'{tuple(model.pooled)} are numbers of layers, from 1.'
+        )
+    sizes = all_tnn.sizes(config.image_size, model.kernel_sizes, model.strides, model.pooled)
+    if min(sizes) < 1:
+        raise UsageError(
+            f'config.image_size={config.image_size} leaves no position for layer '
+            f'{[size > 0 for size in sizes].index(False) + 1} of the All-TNN: make the images '
+            'larger, or config.model.kernel_sizes, strides or pooled smaller.'
         )
 
 

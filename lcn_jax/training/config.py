@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from lcn_jax.errors import UsageError
 from lcn_jax.layer.local_parameters import POOLS
 from lcn_jax.learning import feedback
+from lcn_jax.networks import all_tnn
 from lcn_jax.networks.resnet import STEMS
 from lcn_jax.sleep.pools import BORDERS
 from lcn_jax.training import combinations
@@ -51,18 +52,24 @@ FIELDS = {
     'translations.repetitions': (1, whole(1)),  # copies of an image in a batch, each moved
     # ---- The network.
     'connectivity': ('conv', one_of('conv', 'lc', 'low_rank')),  # docs/laboratory.md: low rank
-    'model.name': ('resnet', TEXT),  # or 'module:function' for your own: docs/models.md
+    'model.name': ('resnet', TEXT),  # or all_tnn, or 'module:function' for your own: docs/models.md
     'model.stage_sizes': ((3, 3, 3), each(whole(1))),  # residual blocks in each stage
     'model.width': (16, whole(1)),  # channels of the first stage
     'model.stem': ('cifar', one_of(*STEMS)),  # the first convolution
     'model.n_first_conv': (0, whole(0)),  # this many convolutions, from the input on, stay shared
     'model.shared': ('', PATTERN),  # others that stay shared: matches their whole names
     'model.dtype': ('float32', one_of('float32', 'bfloat16')),  # to compute in; parameters: float32
-    'model.norm': ('shared', one_of('shared', 'local', 'none')),  # BatchNorm; none: biases instead
+    # BatchNorm; none: biases instead; layer: LayerNorm over the features of a position (all_tnn).
+    'model.norm': ('shared', one_of('shared', 'local', 'none', 'layer')),
     'model.sync_batch_norm': (False, FLAG),  # batch statistics over all devices
     'model.init': ('independent', one_of('independent', 'common')),  # common: all start alike ...
     'model.init_noise': (0.0, number(0)),  # ... plus noise, as a fraction of their deviation
     'model.rank': (2, whole(1)),  # of connectivity low_rank: kernels that each layer mixes
+    'model.features': (all_tnn.FEATURES, each(whole(1))),  # of all_tnn, a number for each layer ...
+    'model.kernel_sizes': (all_tnn.KERNEL_SIZES, each(whole(1))),
+    'model.strides': (all_tnn.STRIDES, each(whole(1))),
+    'model.pooled': (all_tnn.POOLED, each(whole(1))),  # ... those with a max pool behind them
+    'model.dropout': (0.0, number(0, 1, but=1)),  # ... and the rate of dropout behind each
     # ---- Training.
     'batch_size': (512, whole(1)),  # over all devices
     'epochs': (200, whole(1)),
@@ -70,8 +77,9 @@ FIELDS = {
     'drop': (0.25, number(0)),  # factor on the learning rate ...
     'drops_at': ((0.5, 0.75), each(number(0, 1), 'fractions of the training')),  # ... when
     'weight_decay': (1e-2, number(0)),
-    'optimizer': ('adamw', one_of('adamw', 'sgd', 'beta_lasso')),
-    'momentum': (0.9, number(0, 1, but=1)),  # adamw: the decay of its first moment
+    'optimizer': ('adamw', one_of('adamw', 'adam', 'sgd', 'beta_lasso')),  # adam: of Keras, with L2
+    'momentum': (0.9, number(0, 1, but=1)),  # adamw, adam: the decay of the first moment
+    'clip': (0.0, number(0)),  # largest norm of the gradient by each parameter; 0: any
     'lasso': (1e-5, number(0)),  # of beta_lasso: strength of the L1 penalty on kernels ...
     'beta': (50.0, number(0)),  # ... and weights below beta × lasso become 0
     # ---- Errors of hidden layers.
@@ -154,7 +162,7 @@ def check_names(config: ConfigDict) -> None:
     values = flatten_dict(config.to_dict(), sep='.')
     chosen = {section: values.get(f'{section}.{name}', '') for section, name in CHOICES.items()}
     known = [f'{section}.{_function(name)}.' for section, name in chosen.items()]
-    known += ['model.'] if values.get('model.name') != 'resnet' else []
+    known += ['model.'] if ':' in str(values.get('model.name')) else []
     for field in values:
         if field in RENAMED:
             raise UsageError(f'config.{field} is now config.{RENAMED[field]}: change its name.')

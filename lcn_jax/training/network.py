@@ -21,6 +21,7 @@ from lcn_jax.layer import local_parameters
 from lcn_jax.layer.grids import grids, variables_and_grids
 from lcn_jax.layer.linen import LocalConv
 from lcn_jax.layer.low_rank import LowRankConv
+from lcn_jax.networks.all_tnn import AllTNN
 from lcn_jax.networks.resnet import ResNet
 from lcn_jax.training import freezing, parallel
 
@@ -57,7 +58,7 @@ class Network:
             config.shard_kernels,
             config.freeze,
         )
-        if config.model.name != 'resnet':
+        if config.model.name not in NETWORKS:
             _check_own_model(network, config.model.name, dataset.num_classes)
         _check_connectivity(network, config)
         freezing.check(config.freeze, network.variables['params'])
@@ -110,28 +111,51 @@ def make_model(config: ml_collections.ConfigDict, num_classes: int) -> nn.Module
     A model of the user's own, `config.model.name = 'module:function'`, is what
     `function(config, num_classes)` returns; docs/models.md says what it must be able to do.
     """
-    if config.model.name != 'resnet':
-        function = plugins.load(config.model.name, 'model', ['resnet'])
-        plugins.check_options(function, 2, {}, f'model {config.model.name!r}')
+    name = config.model.name
+    if name not in NETWORKS:
+        function = plugins.load(name, 'model', NETWORKS)
+        plugins.check_options(function, 2, {}, f'model {name!r}')
         return function(config, num_classes)
     if config.connectivity == 'low_rank':
         local_conv = partial(LowRankConv, rank=config.model.rank)
     else:
         shard_axis = parallel.AXIS if config.shard_kernels else None
         local_conv = partial(LocalConv, shard_axis=shard_axis)
-    return ResNet(
-        stage_sizes=tuple(config.model.stage_sizes),
-        width=config.model.width,
-        stem=config.model.stem,
+    return NETWORKS[name](
+        config.model,
         num_classes=num_classes,
         local=config.connectivity != 'conv',
-        n_first_conv=config.model.n_first_conv,
-        shared=config.model.shared,
         norm=config.model.norm,
         dtype=jnp.dtype(config.model.dtype),
         batch_axis=parallel.AXIS if config.model.sync_batch_norm else None,
         local_conv=local_conv,
     )
+
+
+def _resnet(fields: ml_collections.ConfigDict, **arguments: Any) -> nn.Module:
+    return ResNet(
+        stage_sizes=tuple(fields.stage_sizes),
+        width=fields.width,
+        stem=fields.stem,
+        n_first_conv=fields.n_first_conv,
+        shared=fields.shared,
+        **arguments,
+    )
+
+
+def _all_tnn(fields: ml_collections.ConfigDict, **arguments: Any) -> nn.Module:
+    return AllTNN(
+        features=tuple(fields.features),
+        kernel_sizes=tuple(fields.kernel_sizes),
+        strides=tuple(fields.strides),
+        pooled=tuple(fields.pooled),
+        dropout=fields.dropout,
+        **arguments,
+    )
+
+
+# The project's own, by name.
+NETWORKS = {'resnet': _resnet, 'all_tnn': _all_tnn}
 
 
 def _check_own_model(network: Network, name: str, num_classes: int) -> None:

@@ -11,7 +11,9 @@ import optax
 
 from lcn_jax.layer.each_local import map_parts
 from lcn_jax.sleep.pools import pool_sizes
-from lcn_jax.training.adamw import AdamW
+from lcn_jax.training.adamw import B2, AdamW
+
+KERAS_EPSILON = 1e-7
 
 
 def learning_rate(config: ml_collections.ConfigDict, total_steps: int) -> optax.Schedule:
@@ -24,7 +26,11 @@ def learning_rate(config: ml_collections.ConfigDict, total_steps: int) -> optax.
 def make(
     config: ml_collections.ConfigDict, grids: Mapping, total_steps: int
 ) -> optax.GradientTransformation:
-    """AdamW, SGD or β-LASSO, with momentum; all decay parameters by learning rate × weight decay.
+    """AdamW, Adam, SGD or β-LASSO, with momentum, of gradients as `config.clip` leaves them.
+
+    All but Adam decay parameters by learning rate × weight decay. Adam is that of Keras, with an
+    L2 penalty of kernels in the loss, weight decay / 2 · |p|²: Keras's L2(l) is a weight decay of
+    2 l.
 
     With SGD, the gradient of a local kernel is that of its position alone, a small part of the
     gradient of a shared one. With `config.times_pool_size` it is multiplied by the size of the
@@ -40,9 +46,19 @@ def make(
     These are all parameters called 'kernel', shared and local ones and those of dense layers;
     biases and the scales of norms are not among them.
     """
+    made = _make(config, grids, total_steps)
+    return optax.chain(clipped(config.clip), made) if config.clip else made
+
+
+def _make(
+    config: ml_collections.ConfigDict, grids: Mapping, total_steps: int
+) -> optax.GradientTransformation:
     rate = learning_rate(config, total_steps)
     if config.optimizer == 'adamw':  # which divides by the size of the gradient
         return AdamW(rate, config.momentum, config.weight_decay)
+    if config.optimizer == 'adam':
+        decay = _of_kernels(lambda gradient, p: gradient + config.weight_decay * p)
+        return optax.chain(decay, optax.adam(rate, config.momentum, B2, KERAS_EPSILON))
     lasso = config.lasso if config.optimizer == 'beta_lasso' else 0
     scaled = optax.identity()
     if config.times_pool_size:
@@ -58,6 +74,16 @@ def make(
         optax.scale_by_learning_rate(rate),
         *([threshold(config.beta * lasso)] if lasso else []),
     )
+
+
+def clipped(largest: float) -> optax.GradientTransformation:
+    """Scales the gradient by each parameter down to this norm, if it is larger, as Keras does."""
+
+    def of_leaf(gradient):
+        norm = jnp.sqrt((gradient**2).sum())
+        return gradient * jnp.minimum(1, largest / jnp.where(norm > 0, norm, 1))
+
+    return optax.stateless(lambda updates, params: jax.tree.map(of_leaf, updates))
 
 
 def times_pool_size(grids: Mapping, border: str) -> optax.GradientTransformation:
