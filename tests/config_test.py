@@ -130,11 +130,14 @@ def test_fields_that_nobody_reads_are_refused(values, refused, remedy):
 # ---- Earlier versions. ---------------------------------------------------------------------------
 
 
+OF_SMOOTHNESS = {'circular': False, 'neighbours': 4, 'by_direction': False}
 OF_ALL_TNN = ('features', 'kernel_sizes', 'strides', 'pooled')
 
 # Later fields, and the values with which runs do what they did before.
 SINCE = {'times_pool_size': True, 'init_from': '', 'freeze': '', 'report': '', 'profile': 0}
 SINCE |= {'clip': 0.0, 'model.dropout': 0.0}
+SINCE |= {'penalty.factors': (), 'penalty.schedule': 'constant'}
+SINCE |= {f'penalty.smoothness.{name}': value for name, value in OF_SMOOTHNESS.items()}
 SINCE |= {f'model.{name}': configs.FIELDS[f'model.{name}'][0] for name in OF_ALL_TNN}
 
 

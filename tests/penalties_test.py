@@ -1,5 +1,6 @@
 """Penalties: by brute force and in closed form, and once in the loss on any number of devices."""
 
+import dataclasses
 import functools
 
 import jax
@@ -45,6 +46,37 @@ def test_smoothness_is_that_of_a_loop_over_all_pairs_of_neurons(bias):
     ]
     assert len(halves) == 8 * 14 + 7 * 15
     np.testing.assert_allclose(smoothness(KERNEL, bias, GRID), np.mean(halves), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    'circular, neighbours, by_direction',
+    [(True, 4, True), (False, 4, True), (True, 8, True), (False, 8, True), (False, 8, False)],
+)
+def test_the_published_smoothness_is_that_of_a_loop(circular, neighbours, by_direction):
+    """The lower and the right neighbour of each neuron, and both diagonal ones of eight."""
+    bias, height, width = BIASES[2], 8, 15
+    rows = penalties.sheet(np.concatenate([KERNEL.reshape(4, 5, 12, 6), bias[:, :, None]], 2)
+                           .transpose(0, 1, 3, 2))  # fmt: skip
+    assert rows.shape == (height, width, 13)
+    halves = {}
+    for direction in [(0, 1), (1, 0), (1, 1), (1, -1)][: neighbours // 2]:
+        of_pairs = halves[direction] = []
+        for i, j in np.ndindex(height, width):
+            down, right = i + direction[0], j + direction[1]
+            if circular:
+                down, right = down % height, right % width
+            if 0 <= down < height and 0 <= right < width:
+                one, other = rows[i, j], rows[down, right]
+                cosine = one @ other / np.sqrt((one @ one) * (other @ other))
+                of_pairs.append((1 - cosine) / 2)
+    expected = np.mean([np.mean(of_pairs) for of_pairs in halves.values()])
+    if not by_direction:
+        expected = np.mean(np.concatenate(list(halves.values())))
+    options = dict(circular=circular, neighbours=neighbours, by_direction=by_direction)
+    penalty = functools.partial(penalties.smoothness, border='include', **options)
+    found = jax.jit(penalty, static_argnums=2)(KERNEL, bias, GRID)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert abs(expected - smoothness(KERNEL, bias, GRID)) > 1e-5  # which is another number
 
 
 @pytest.mark.parametrize('features, rows', [(1, 1), (5, 1), (8, 2), (9, 3), (12, 3)])
@@ -118,8 +150,9 @@ def learn(of, devices):
         jax.pmap, axis_name=parallel.AXIS, devices=jax.devices()[:devices]
     )
     start = jax.device_get(jax.jit(of.initial_state)(jax.random.key(0)))
+    start = dataclasses.replace(start, step=start.step + 1)  # in the middle of the training
     state = on_devices(lambda _: sharding.own(start, of.owners))(np.zeros(devices))
-    step = functools.partial(wake.update, learner=of.learner(total_steps=1))
+    step = functools.partial(wake.update, learner=of.learner(total_steps=2))
     state, sums = jax.device_get(on_devices(step)(state, images, labels))
     params = jax.tree.map(lambda leaf: leaf[0], state.params)
     if of.network.divided:
@@ -134,7 +167,8 @@ def learn(of, devices):
 def test_a_step_descends_the_weighted_penalty_on_any_number_of_devices(name):
     """The difference to a step without one; SGD multiplies by the size of the pool."""
     before, without, loss = learn(experiment('none'), 1)
-    of = experiment(name, 0.5)
+    linear = {'penalty.schedule': 'linear'}  # half of the weight in the middle
+    of = experiment(name, 1.0, **linear)
     kernel, grid = before['stem_conv']['kernel'], of.network.grids['stem_conv']['kernel']
     penalty = functools.partial(penalties.PENALTIES[name], border='include')
     pool = np.bincount(pool_numbers(grid).ravel())[pool_numbers(grid)]
@@ -142,7 +176,7 @@ def test_a_step_descends_the_weighted_penalty_on_any_number_of_devices(name):
     gradient = jax.jit(jax.grad(penalty), static_argnums=2)(kernel, None, grid)
     expected = -0.1 * 0.5 * pool * np.asarray(gradient)
     assert np.abs(expected).max() > 1e-3
-    sharded = experiment(name, 0.5, shard_kernels=True)
+    sharded = experiment(name, 1.0, shard_kernels=True, **linear)
     for network, devices in ((of, 1), (of, 4), (sharded, 4)):
         _, after, same_loss = learn(network, devices)
         difference = jax.tree.map(np.subtract, after, without)
@@ -166,6 +200,34 @@ def test_layers_members_and_biases_add_up_in_float32():
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert penalties.total(params, {}, smoothness) == 0
+
+
+def test_a_layer_has_its_factor_by_the_order_of_names():
+    params = {'b': {'kernel': np.ones(SHAPE)}, 'a': {'kernel': 2 * np.ones((4, 5, 2, 3, 1, 1))}}
+    grids = {name: {'kernel': GRID} for name in params}
+
+    def total_weight(kernel, bias, neurons):
+        return kernel.sum()
+
+    program = functools.partial(penalties.total, grids=grids, penalty=total_weight)
+    found = jax.jit(functools.partial(program, factors=(3, 0.5)))(params)
+    assert found == 3 * 2 * 120 + 0.5 * 120 * 12
+    with pytest.raises(ValueError, match='there are 3 factors, but the layers are a, b'):
+        program(params, factors=(1, 2, 3))
+
+
+def test_a_schedule_is_a_share_of_the_weight_by_time():
+    t = np.linspace(0, 1, 9, dtype=np.float32)
+    expected = {
+        'constant': np.ones(9),
+        'linear': t,
+        'sigmoid': 1 / (1 + np.exp(-20 * (t - 0.5))),
+        'decreasing_sigmoid': 1 - 1 / (1 + np.exp(-20 * (t - 0.5))),
+    }
+    schedules = penalties.SCHEDULES
+    found = jax.jit(lambda t: {name: of_time(t) for name, of_time in schedules.items()})(t)
+    for name in schedules.keys() | expected.keys():
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-6)
 
 
 def of_ones_own(kernel, bias, grid, *, border, power):
@@ -199,6 +261,15 @@ def test_what_is_added_to_the_loss_is_recorded():
         ({'penalty.name': f'{__name__}:of_ones_own'}, "cannot take options \\['border'\\].*power"),
         ({'penalty.name': f'{__name__}:not_a_scalar'}, 'must be a scalar'),
         ({'penalty.weight': -1.0}, r'config\.penalty\.weight is -1'),
+        (
+            {'penalty.name': 'smoothness', 'penalty.smoothness.neighbours': 6},
+            r'config\.penalty\.smoothness: neighbours must be one of \(4, 8\), got 6',
+        ),
+        (
+            {'penalty.name': 'smoothness', 'penalty.factors': (1.0, 2.0)},
+            'there are 2 factors, but the layers are stem_conv',
+        ),
+        ({'penalty.schedule': 'cosine'}, 'schedule is .cosine.; it must be one of constant'),
         (
             {'connectivity': 'conv', 'penalty.name': 'deviation'},
             'name=deviation acts on local kernels',

@@ -23,4 +23,5 @@ def get_config(kind: str = 'lc'):
     config.weight_decay, config.clip = 2e-6, 500.0
     if config.connectivity == 'lc':
         config.penalty.name, config.penalty.weight = 'smoothness', 10.0
+        config.penalty.smoothness.circular = config.penalty.smoothness.by_direction = True
     return config

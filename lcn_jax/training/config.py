@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from lcn_jax.errors import UsageError
 from lcn_jax.layer.local_parameters import POOLS
-from lcn_jax.learning import feedback
+from lcn_jax.learning import feedback, penalties
 from lcn_jax.networks import all_tnn
 from lcn_jax.networks.resnet import STEMS
 from lcn_jax.sleep.pools import BORDERS
@@ -93,6 +93,11 @@ FIELDS = {
     # ---- Penalty on local weights, added to the loss.
     'penalty.name': ('none', TEXT),  # lcn_jax/learning/penalties.py; or 'module:function'
     'penalty.weight': (1.0, number(0)),  # times the sum over layers
+    'penalty.factors': ((), each(number(0))),  # of each local layer, in the order of names; (): 1
+    'penalty.schedule': ('constant', one_of(*penalties.SCHEDULES)),  # share of the weight by time
+    'penalty.smoothness.circular': (False, BY_RULE),  # opposite borders of the sheet are neighbours
+    'penalty.smoothness.neighbours': (4, BY_RULE),  # or 8
+    'penalty.smoothness.by_direction': (False, BY_RULE),  # mean of each direction's mean
     # ---- Sleep.
     'sleep.rule': ('none', TEXT),  # lcn_jax/sleep/rules.py; or 'module:function' for your own
     'sleep.every': (10, whole(1)),  # wake steps between sleeps

@@ -123,7 +123,7 @@ class Experiment:
 
     @cached_property
     def penalty(self) -> Callable | None:
-        """params -> what is added to the loss, of one device; None if nothing is.
+        """params -> the penalty of one device, at its full weight; None if there is none.
 
         Raises:
           UsageError: there is no such penalty, or it cannot be computed for this network.
@@ -135,7 +135,7 @@ class Experiment:
         penalty = penalties.resolve(chosen.name, options)
 
         def weighted(params, grids):
-            return chosen.weight * penalties.total(params, grids, penalty)
+            return chosen.weight * penalties.total(params, grids, penalty, chosen.factors)
 
         with plugins.usage_errors('config.penalty', chosen.name):
             jax.eval_shape(partial(weighted, grids=network.grids), network.variables['params'])
@@ -143,12 +143,17 @@ class Experiment:
 
     def learner(self, total_steps: int) -> wake.Learner:
         """How the network learns in a training of this many steps."""
-        config = self.config
+        config, full = self.config, self.penalty
+        share = penalties.SCHEDULES[config.penalty.schedule]
+
+        def penalty(params, step):
+            return share(step / total_steps) * full(params)
+
         return wake.Learner(
             model=self.network.model,
             optimizer=self.optimizer(total_steps),
             forward=feedback.RULES[config.feedback],
-            penalty=self.penalty,
+            penalty=penalty if full is not None else None,
             frozen=config.freeze,
             mean=partial(sharding.mean, grids=self.network.grids_on_devices),
             batch=BatchSpec(

@@ -25,16 +25,16 @@ from lcn_jax.training.state import TrainState
 class Learner:
     """How a network learns.
 
-    forward: a rule of `lcn_jax/learning/feedback.py`. penalty: of the params, added to the loss but
-    not to the metrics; None for none. frozen: names what does not learn (`freezing.py`); the
-    optimizer knows it, too. mean: (gradients, batch statistics) -> their means over the devices.
-    batch: a `BatchSpec`, for `step`.
+    forward: a rule of `lcn_jax/learning/feedback.py`. penalty: of the params and the step, added to
+    the loss but not to the metrics; None for none. frozen: names what does not learn
+    (`freezing.py`); the optimizer knows it, too. mean: (gradients, batch statistics) -> their means
+    over the devices. batch: a `BatchSpec`, for `step`.
     """
 
     model: nn.Module
     optimizer: optax.GradientTransformation
     forward: feedback.Rule = feedback.backprop
-    penalty: Callable[[Any], jax.Array] | None = None
+    penalty: Callable[[Any, jax.Array], jax.Array] | None = None
     frozen: str = ''
     mean: Callable[[Any, Any], tuple[Any, Any]] = sharding.mean
     batch: Any = None
@@ -64,7 +64,7 @@ def update(
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         loss = losses.mean()
         if learner.penalty is not None:
-            loss += learner.penalty(params)
+            loss += learner.penalty(params, state.step)
         return loss, (logits, updated.get('batch_stats', {}))
 
     grads, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
