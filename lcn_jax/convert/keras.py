@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from lcn_jax.convert.convlocal import kernel_of, local_bias
+from lcn_jax.errors import UsageError
+from lcn_jax.files import reading
 from lcn_jax.layer import arguments
 from lcn_jax.layer.grid import Grid
 
@@ -102,6 +104,30 @@ def to_keras(
     if layer.channels_first:
         bias = np.moveaxis(bias, -1, 0).reshape(bias.shape)
     return [of_keras, bias]
+
+
+def keras_weights(path: Any) -> dict[str, list[np.ndarray]]:
+    """The weights of each layer that has some, by name, in the order of the layers; needs h5py.
+
+    path: of an h5 file that `model.save` or `model.save_weights` of Keras 2 wrote. UsageError for
+    another.
+    """
+    import h5py
+
+    with reading(path), h5py.File(path) as file:
+        layers: Any = file.get('model_weights', file)
+        if 'layer_names' not in layers.attrs:
+            raise UsageError(f'{path} has no layers of Keras 2: write it with model.save_weights.')
+        groups = {_text(name): layers[_text(name)] for name in layers.attrs['layer_names']}
+        return {
+            name: [group[_text(key)][()] for key in group.attrs['weight_names']]
+            for name, group in groups.items()
+            if len(group.attrs['weight_names'])
+        }
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode() if isinstance(name, bytes) else name
 
 
 @dataclasses.dataclass(frozen=True)
