@@ -12,7 +12,8 @@ all channels). Right after a sleep little is left to share: --checkpoint chooses
 
 With --map, the layer is any activation (N, H, W, O) of the network, for example that after a ReLU.
 The picture is its sheet of neurons, with the class that each neuron prefers, the entropy of its
-mean responses to the classes, or the d' of the preferred class (`reports/sheets.py`). The images
+mean responses to the classes, or the d' of the preferred class (`lcn_jax/trained/maps.py`; for all
+layers at once, and more: experiments.maps). The images
 are those that the run was evaluated on.
 """
 
@@ -24,12 +25,12 @@ from matplotlib.figure import Figure
 
 from experiments.common import cli, pictures, trained
 from experiments.reports import kernels, sheets
-from lcn_jax.brain import features
 from lcn_jax.errors import UsageError
 from lcn_jax.files import local_folder
 from lcn_jax.layer import local_parameters
 from lcn_jax.layer.local_parameters import by_path
 from lcn_jax.learning.penalties import sheet
+from lcn_jax.trained import maps
 from lcn_jax.training import parallel, train
 from lcn_jax.training.experiment import Experiment
 
@@ -42,7 +43,7 @@ LAYER = flags.DEFINE_string(
 OUT = flags.DEFINE_string('out', None, 'The PNG to write.', required=True)
 CHANNEL = flags.DEFINE_integer('channel', 0, 'Input channel to show.', lower_bound=0)
 FEATURE = flags.DEFINE_integer('feature', 0, 'Output feature to show.', lower_bound=0)
-MAP = flags.DEFINE_enum('map', None, list(sheets.MAPS), 'Draw this map of the layer instead.')
+MAP = flags.DEFINE_enum('map', None, list(maps.TUNING), 'Draw this map of the layer instead.')
 
 
 def main(argv):
@@ -53,19 +54,10 @@ def main(argv):
 
 def draw_map(name: str) -> Figure:
     network = trained.load()
-    config, source = network.config, network.source
-    if not source.spec.fits:
-        raise UsageError(
-            f'--map needs all images in memory, and {config.dataset} is too large for that.'
-        )
-    images = source.train_and_evaluated(config.validation, config.train_images)[1].read()
-    activations = features.extract(network, images.images, [LAYER.value])[LAYER.value]
-    if activations.ndim != 4:
-        raise UsageError(f'{LAYER.value} cannot be mapped: it has no rows and columns of neurons.')
-    maps = sheets.tuning(activations, images.labels)
-    near, by_chance = sheets.alike(sheet(maps['preferred']))
+    found = maps.tuning(trained.moments(network, [LAYER.value])[LAYER.value])
+    near, by_chance = maps.alike(sheet(found['preferred']))
     print(f'neighbours that prefer the same class: {near:.1%}; any two neurons: {by_chance:.1%}')
-    return sheets.draw(maps[name], name, title=f'{LAYER.value} at step {network.step}')
+    return sheets.draw({f'{LAYER.value} at step {network.step}': found[name]}, name)
 
 
 def draw_kernels() -> Figure:

@@ -1,4 +1,8 @@
-"""Maps of what the neurons of a layer respond to, drawn on the layer's sheet."""
+"""Maps of neurons, drawn on the sheets of their layers."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,78 +13,85 @@ MAPS = {
     'preferred': 'preferred class',
     'entropy': 'entropy of the class profile (bits)',
     'selectivity': "d' of the preferred class",
+    'preference': 'preferred orientation (°); pale: weak',
+    'strength': 'strength of the preference',
+    'energy': 'mean absolute activity',
+    'wiring': 'wiring: Σ |weight| · distance (sides of the sheet)',
 }
+LAYOUT = (
+    'The features of a position are a small sheet, row by row; those of neighbouring positions lie '
+    'side by side, with lines between them.'
+)
 
 
-def tuning(activations: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """What each neuron prefers among the classes that occur in `labels` (N,) int.
+def draw(
+    maps: Mapping[str, np.ndarray], name: str, strengths: Mapping[str, np.ndarray] | None = None
+) -> Figure:
+    """The map `name` of MAPS, (H, W, O) by layer or other title, each on its sheet.
 
-    activations: (N, O, H, W), for N images. The response of a neuron is the part above 0, and its
-    profile is the mean response to each class. The maps are
-
-      preferred    the class with the highest mean response
-      entropy      of the profile divided by its sum: 0 to log2(classes) bits
-      selectivity  d' of the preferred class: the difference between the mean responses to it and to
-                   all other classes, divided by the root of the mean of the two variances
-
-    Returns:
-      float (H, W, O) each; NaN for a neuron that never responds.
+    strengths: for the map 'preference', in radians: what makes its colours strong or pale.
     """
-    responses = np.maximum(activations, 0).astype(float).transpose(0, 2, 3, 1)
-    classes = np.unique(labels)
-    profile = np.stack([responses[labels == c].mean(0) for c in classes])
-    best = profile.argmax(0)
-    total = profile.sum(0)
-    share = profile / np.where(total > 0, total, 1)
-    entropy = -(share * np.log2(np.where(share > 0, share, 1))).sum(0)
-
-    is_best = (labels == classes[best][..., None]).transpose(3, 0, 1, 2)  # (N, H, W, O)
-    means, variances = [], []
-    for chosen in (is_best, ~is_best):
-        count = chosen.sum(0)
-        means.append((responses * chosen).sum(0) / count)
-        variances.append(((responses - means[-1]) ** 2 * chosen).sum(0) / count)
-    spread = np.sqrt((variances[0] + variances[1]) / 2)
-    dprime = (means[0] - means[1]) / np.where(spread > 0, spread, 1)
-    found = dict(zip(MAPS, (classes[best].astype(float), entropy, dprime)))
-    return {name: np.where(total > 0, values, np.nan) for name, values in found.items()}
-
-
-def alike(preferred: np.ndarray) -> tuple[float, float]:
-    """The share of neighbours on a `sheet` that prefer the same class, and that of all pairs.
-
-    The neighbours of a neuron are to the right and below. Neurons that never respond (NaN) are left
-    out.
-    """
-    pairs = np.concatenate(
-        [
-            np.stack([preferred[:, :-1].ravel(), preferred[:, 1:].ravel()]),
-            np.stack([preferred[:-1].ravel(), preferred[1:].ravel()]),
-        ],
-        axis=1,
-    )
-    one, other = pairs[:, ~np.isnan(pairs).any(0)]
-    neurons = preferred[~np.isnan(preferred)]
-    counts = np.unique(neurons, return_counts=True)[1]
-    by_chance = (counts * (counts - 1)).sum() / max(1, len(neurons) * (len(neurons) - 1))
-    return float((one == other).mean()) if len(one) else float('nan'), float(by_chance)
+    columns = min(3, len(maps))
+    rows = math.ceil(len(maps) / columns)
+    figure = Figure(figsize=(max(7.0, 4.6 * columns), 4.4 * rows + 0.5), layout='constrained')
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes[len(maps) :]:
+        ax.set_axis_off()
+    for ax, (title, values) in zip(axes, maps.items()):
+        strength = None if strengths is None else strengths[title]
+        shown = _draw_one(ax, values, name, strength)
+        height, width, _ = values.shape
+        a, b = (size // of for size, of in zip(sheet(values).shape, (height, width)))
+        ax.set_title(f'{title}: {height} × {width} positions of {a} × {b} features', fontsize=9)
+        bar = figure.colorbar(shown, ax=ax, label=MAPS[name], shrink=0.85)
+        if name == 'preference':
+            bar.set_ticks([0, 45, 90, 135, 180])
+    figure.supxlabel(LAYOUT, fontsize=7)
+    return figure
 
 
-def draw(values: np.ndarray, name: str, title: str) -> Figure:
-    """The map `name` of `tuning` (H, W, O) on the sheet, with lines between positions."""
+def _draw_one(ax: Any, values: np.ndarray, name: str, strength: np.ndarray | None) -> Any:
     on_sheet = sheet(values)
-    figure = Figure(figsize=(7, 6.4 * on_sheet.shape[0] / on_sheet.shape[1]), layout='constrained')
-    ax = figure.subplots()
-    last = np.nanmax(values)
+    last = np.nanmax(values, initial=0)
     style: dict = dict(cmap='viridis', vmin=0)
     if name == 'preferred':
         style = dict(cmap='tab10' if last < 10 else 'turbo', vmin=-0.5, vmax=max(last, 9) + 0.5)
+    elif name == 'preference':  # 0 and 180° are the same
+        on_sheet = np.degrees(on_sheet)
+        style = dict(cmap='hsv', vmin=0, vmax=180)
+        if strength is not None:
+            most = max(np.nanmax(strength, initial=0), 1e-9)
+            style['alpha'] = np.nan_to_num(sheet(np.clip(strength / most, 0.1, 1)))
     shown = ax.imshow(on_sheet, interpolation='nearest', **style)
     rows, columns = (on_sheet.shape[axis] // values.shape[axis] for axis in (0, 1))
+    line = dict(color='0.5' if name == 'preference' else 'white', linewidth=0.4)
     for i in range(1, values.shape[0]):
-        ax.axhline(i * rows - 0.5, color='white', linewidth=0.4)
+        ax.axhline(i * rows - 0.5, **line)
     for j in range(1, values.shape[1]):
-        ax.axvline(j * columns - 0.5, color='white', linewidth=0.4)
-    ax.set(xticks=[], yticks=[], title=title)
-    figure.colorbar(shown, ax=ax, label=MAPS[name], shrink=0.9)
+        ax.axvline(j * columns - 0.5, **line)
+    ax.set(xticks=[], yticks=[])
+    _draw_scale(ax, *on_sheet.shape)
+    return shown
+
+
+def _draw_scale(ax: Any, rows: int, columns: int) -> None:
+    """A bar below the sheet, as long as a round number of neurons, about a fifth of it."""
+    fifth = max(1, columns // 5)
+    unit = 10 ** (len(str(fifth)) - 1)
+    length = max(unit * step for step in (1, 2, 5) if unit * step <= fifth)
+    below = rows - 0.5 + 0.03 * rows
+    ax.plot([-0.5, length - 0.5], [below, below], color='black', linewidth=2, clip_on=False)
+    text = f'{length} neuron{"s" if length > 1 else ""}'
+    ax.text(length - 0.5 + 0.02 * columns, below, text, va='center', fontsize=7)
+    ax.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
+
+
+def draw_smoothness(powers: Mapping[str, np.ndarray]) -> Figure:
+    """The mean power at each frequency of some maps, by title, as `maps.radial_power` has it."""
+    figure = Figure(figsize=(6, 4), layout='constrained')
+    ax = figure.subplots()
+    for title, power in powers.items():
+        ax.plot(np.arange(1, len(power)), power[1:] / power[1:].sum(), label=title)
+    ax.set(xlabel='frequency (cycles per sheet)', ylabel='share of the power', yscale='log')
+    ax.legend(fontsize=7, frameon=False)
     return figure

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -147,26 +147,32 @@ class Trained:
           ValueError: the images are not as in `logits`; or a UsageError with all layers, if there
             is no such layer.
         """
+        found = list(self.batches(images, layers, batch_size))
+        return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+    def batches(
+        self, images: Any, layers: Sequence[str] | None = None, batch_size: int = BATCH_SIZE
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """As `activations`, but a batch after the other, of which only one is held in memory."""
         names = tuple(self.layers if layers is None else layers)
-        normalised = self.normalise(images)
-        count = len(normalised)
+        images = np.asarray(images)
+        images = images[None] if images.ndim == 3 else images
+        count = len(images)
         batch_size = max(1, min(batch_size, count))
-        # Padded, so that all batches run the same program.
-        fill = max(-count % batch_size, 1 - count)
-        padded = np.pad(normalised, [(0, fill)] + [(0, 0)] * 3)
-        found = []
-        for batch in padded.reshape(-1, batch_size, *padded.shape[1:]):
+        for start in range(0, max(1, count), batch_size):
+            batch = self.normalise(images[start : start + batch_size])
+            # Padded, so that all batches run the same program.
+            padded = np.pad(batch, [(0, batch_size - len(batch))] + [(0, 0)] * 3)
             try:
                 of_batch = activations.activations(
-                    self.variables, jnp.asarray(batch), model=self.model, layers=names
+                    self.variables, jnp.asarray(padded), model=self.model, layers=names
                 )
             except flax.errors.ScopeParamShapeError:
                 raise ValueError(
                     f'the network does not take images {batch.shape[1:]}; it was trained on '
                     f'{self.image_shape}.'
                 ) from None
-            found.append(jax.device_get(of_batch))
-        return {name: np.concatenate([part[name] for part in found])[:count] for name in names}
+            yield {name: values[: len(batch)] for name, values in jax.device_get(of_batch).items()}
 
     def kernel(self, layer: str) -> np.ndarray:
         """The kernel of a layer, named by its path: (*output, *kernel, C // groups, O) if local.
