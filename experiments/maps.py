@@ -20,6 +20,7 @@ Memory does not depend on the number of images, but for the images themselves.
 """
 
 import io
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -65,7 +66,7 @@ def main(argv):
             found |= {f'{layer}/{name}': of_images[name] for name in names}
     if 'wiring' in kinds:
         found |= wirings(network)
-    arrays = found | (smoothness(found) if 'smoothness' in kinds else {})
+    arrays: dict[str, Any] = found | (smoothness(found) if 'smoothness' in kinds else {})
     make_folder(out)
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)

@@ -133,7 +133,7 @@ def best_phases(batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.nda
     return {name: np.stack([of[name] for of in largest]) for name in largest[0]}
 
 
-def orientation(responses: np.ndarray, angles: Sequence[float]) -> dict[str, np.ndarray]:
+def orientation(responses: np.ndarray, angles: np.ndarray) -> dict[str, np.ndarray]:
     """The circular mean of responses (wavelengths, angles, H, W, O) to gratings at best phase.
 
     With r(θ) the responses at the wavelength that drives the neuron most, and
@@ -150,7 +150,7 @@ def orientation(responses: np.ndarray, angles: Sequence[float]) -> dict[str, np.
     best = driven.argmax(0)
     at_best = np.take_along_axis(responses, best[None, None], 0)[0]
     total = at_best.sum(0)
-    z = np.tensordot(np.exp(2j * np.asarray(angles)), at_best, (0, 0))
+    z = np.tensordot(np.exp(2j * angles), at_best, (0, 0))
     z /= np.where(total > 0, total, 1)
     preference = (np.angle(z) / 2) % np.pi
     found = dict(preference=preference, strength=np.abs(z), wavelength=best.astype(float))

@@ -145,15 +145,11 @@ class Experiment:
         """How the network learns in a training of this many steps."""
         config, full = self.config, self.penalty
         share = penalties.SCHEDULES[config.penalty.schedule]
-
-        def penalty(params, step):
-            return share(step / total_steps) * full(params)
-
         return wake.Learner(
             model=self.network.model,
             optimizer=self.optimizer(total_steps),
             forward=feedback.RULES[config.feedback],
-            penalty=penalty if full is not None else None,
+            penalty=full and (lambda params, step: share(step / total_steps) * full(params)),
             frozen=config.freeze,
             mean=partial(sharding.mean, grids=self.network.grids_on_devices),
             batch=BatchSpec(
