@@ -1,12 +1,14 @@
-"""The All-TNN as published: 150 pixels, six local layers, 108 million parameters.
+"""The All-TNN with its published shape: 150 pixels, six local layers, 108 million parameters.
 
     python -m experiments.describe --config=all_tnn:lc
     python -m experiments.prepare --dataset=ecoset --data_dir=DIR --source=ecoset
     python -m experiments.train --config=all_tnn:lc --config.dataset=ecoset \\
         --config.data_dir=DIR --config.penalty.weight=10 --workdir=runs/all_tnn
 
-The weight of the penalty is the paper's α; `:lc_mean_joined` is the same network with sleep. For
-other image sizes, change the shape as `all_tnn_small` does.
+Shape, Adam, clipping, L2 and batch size are those of its published code. That leaves norm, dropout,
+epochs and the weight of the penalty, the paper's α, to the user: choose them for your data. The same
+network with sleep is `:lc_mean_joined`. For other image sizes, change the shape as `all_tnn_small`
+does.
 """
 
 from lcn_jax.training import config as configs
