@@ -6,9 +6,9 @@
         --config.data_dir=DIR --config.penalty.weight=10 --workdir=runs/all_tnn
 
 Shape, Adam, clipping, L2 and batch size are those of its published code. That leaves norm, dropout,
-epochs and the weight of the penalty, the paper's α, to the user: choose them for your data. The same
-network with sleep is `:lc_mean_joined`. For other image sizes, change the shape as `all_tnn_small`
-does.
+epochs and the weight of the penalty, the paper's α, to the user: choose them for your data.
+`:lc_mean_joined` is the same network with sleep. For other image sizes, change the shape as
+`all_tnn_small` does.
 """
 
 from lcn_jax.training import config as configs
