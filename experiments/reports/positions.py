@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from experiments.reports.style import COLOURS
+from experiments.reports.style import COLOURS, cell
 from experiments.reports.table import paired
 
 KINDS = {
@@ -63,7 +63,7 @@ def markdown(records: Records) -> str:
         parts.append('|---|' + '---:|' * (len(labels) + 2))
         for value, there in of_value:
             by_kind = {kind: accuracies(there, kind=kind) for kind in KINDS}
-            cells = [_cell(list(by_seed.values())) for by_seed in by_kind.values()]
+            cells = [cell(list(by_seed.values())) for by_seed in by_kind.values()]
             cells += [
                 _difference(paired(by_kind[kind], by_kind['conv']))
                 for kind in ('lc', 'lc_mean_joined')
@@ -71,13 +71,6 @@ def markdown(records: Records) -> str:
             parts.append(f'| {value:,} | {" | ".join(cells)} |')
         parts.append('')
     return '\n'.join(parts)
-
-
-def _cell(values: Sequence[float]) -> str:
-    if not values:
-        return ''
-    std = f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else ''
-    return f'{statistics.mean(values):.1f}{std}'
 
 
 def _difference(difference: Mapping[str, float | None] | None) -> str:
