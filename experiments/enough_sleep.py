@@ -55,14 +55,24 @@ REFERENCES: dict[str, tuple[str, str, dict[str, Any]]] = {
 def main(argv):
     del argv
     out = make_folder(local_folder('--out', OUT.value))
-    records = train_missing(out / 'runs.json', list(all_runs()))
+    records = train_missing(out / 'runs.json', runs())
     write_text(out / 'table.md', report.markdown(records))
     pictures.write(report.draw(records), out / 'enough_sleep.png')
 
 
-def all_runs() -> Iterator[tuple[Point, ConfigDict]]:
+def runs() -> list[tuple[Point, ConfigDict]]:
+    """All settings with the first seed, then with the second, and so on."""
+    found = []
+    for seed in range(SEEDS.value):
+        for point, config in settings():
+            config.seed = seed
+            found.append(({**point, 'seed': seed}, config))
+    return found
+
+
+def settings() -> Iterator[tuple[Point, ConfigDict]]:
     for name, (optimizer, kind, fields) in REFERENCES.items():
-        yield from seeds({'optimizer': optimizer, 'reference': name}, kind, fields)
+        yield {'optimizer': optimizer, 'reference': name}, config_of(kind, fields)
     for optimizer, (pools, counts) in itertools.product(report.OPTIMIZERS, PATTERNS.items()):
         for momentum, patterns in itertools.product(report.MOMENTA[optimizer], counts):
             point = {
@@ -73,22 +83,17 @@ def all_runs() -> Iterator[tuple[Point, ConfigDict]]:
             }
             fields = NOISE | {'pools.kind': pools, 'sleep.noise.patterns': patterns}
             fields |= BY_SGD if optimizer == 'sgd' else {'learning_rate': 1e-2}
-            yield from seeds(point, 'lc', fields | MOMENTA[momentum])
+            yield point, config_of('lc', fields | MOMENTA[momentum])
 
 
-def seeds(
-    point: dict[str, Any], kind: str, fields: dict[str, Any]
-) -> Iterator[tuple[Point, ConfigDict]]:
+def config_of(kind: str, fields: dict[str, Any]) -> ConfigDict:
     config = digits.get_config(kind)
     config.update_from_flattened_dict(fields)
     if EPOCHS.value is not None:
         config.epochs = EPOCHS.value
     config.data_dir, config.evaluate_every = DATA_DIR.value, config.epochs
     config.log_every, config.checkpoint_every = 1000, 0
-    for seed in range(SEEDS.value):
-        of_seed = ConfigDict(config)
-        of_seed.seed = seed
-        yield {**point, 'seed': seed}, of_seed
+    return config
 
 
 if __name__ == '__main__':

@@ -73,7 +73,12 @@ ALL_TASKS = {
 def main(argv):
     del argv
     out = make_folder(local_folder('--out', OUT.value))
-    runs = [run for name in TASKS.value for run in runs_of(name, ALL_TASKS[name])]
+    runs = [
+        run
+        for seed in range(SEEDS.value)
+        for name in TASKS.value
+        for run in runs_of(name, ALL_TASKS[name], seed)
+    ]
     for name in TASKS.value:
         prepare(name, ALL_TASKS[name])
     records = train_missing(out / 'runs.json', runs)
@@ -81,23 +86,21 @@ def main(argv):
     pictures.write(report.draw(records), out / 'positions.png')
 
 
-def runs_of(name: str, task: Task) -> Iterator[tuple[Point, ConfigDict]]:
-    """The runs of a task: all reaches, then all numbers of images."""
+def runs_of(name: str, task: Task, seed: int) -> Iterator[tuple[Point, ConfigDict]]:
+    """The runs of a task with a seed: all reaches, then all numbers of images."""
     settings = [(reach, task.images) for reach in REACHES]
     settings += [(task.reach, number) for number in task.numbers]
     for (reach, images), kind in itertools.product(settings, report.KINDS):
-        for seed in range(SEEDS.value):
-            point = {'task': name, 'reach': reach, 'images': images, 'kind': kind, 'seed': seed}
-            yield point, config_of(point, task)
+        point = {'task': name, 'reach': reach, 'images': images, 'kind': kind, 'seed': seed}
+        yield point, config_of(point, task, DATA_DIR.value, STEPS.value or task.steps)
 
 
-def config_of(point: Point, task: Task) -> ConfigDict:
+def config_of(point: Point, task: Task, data_dir: str, steps: int) -> ConfigDict:
     """The digits' config, with its rates, for the images of a task."""
     config = digits_config.get_config(point['kind'])
-    config.dataset, config.data_dir = dataset(point['task'], point['reach']), DATA_DIR.value
+    config.dataset, config.data_dir = dataset(point['task'], point['reach']), data_dir
     config.image_size = task.size + ROOM
     config.train_images, config.seed = point['images'], point['seed']
-    steps = STEPS.value or task.steps
     config.epochs = max(1, round(steps / (point['images'] // config.batch_size)))
     config.evaluate_every = config.epochs
     config.log_every, config.checkpoint_every = steps, 0

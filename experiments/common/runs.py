@@ -29,20 +29,21 @@ BESIDE = ('data_dir', 'workers')  # fields that change nothing of what a run lea
 def train_missing(path: Path, runs: Sequence[tuple[Point, ConfigDict]]) -> list[dict[str, Any]]:
     """Trains the runs that the file lacks, one after the other; returns the records of `runs`.
 
-    Successive runs that differ in their seed only share their compiled programs.
+    Runs that differ in their seed only share their compiled programs.
 
     Raises:
       UsageError: the file has one of these points with another config.
       Stopped: a signal came; the run that was interrupted starts anew next time.
     """
     records = read(path) if locate(path).exists() else []
-    asked, experiment = [], None
+    asked, experiments = [], {}
     for number, (point, config) in enumerate(runs, 1):
         record = next((known for known in records if known['point'] == point), None)
         if record is None:
-            if experiment is None or experiment.config != configs.without_seed(config):
-                experiment = Experiment.create(config)
-            record = _train(point, config, experiment)
+            of_seeds = configs.without_seed(config)
+            if of_seeds not in experiments:
+                experiments[of_seeds] = Experiment.create(config)
+            record = _train(point, config, experiments[of_seeds])
             records.append(record)
             write(path, records)
             words = ' '.join(map(str, point.values()))
