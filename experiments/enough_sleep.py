@@ -7,8 +7,8 @@ sleep), by AdamW and by SGD, in joined and in tiled pools. Their momentum is eac
 alike by the same patterns, or averaged over the pool at no cost; by SGD there may be none. Beside
 them: convolution, LC without patterns, and the paper's sleep after every tenth step.
 
-Trains what OUT/runs.json lacks, and writes OUT/table.md and OUT/enough_sleep.png of all of it. If
-it is stopped, the same command continues.
+Trains what OUT/runs.json lacks, and writes OUT/table.md and OUT/picture.png of all of it, also if
+it is stopped. The same command continues.
 """
 
 import itertools
@@ -18,12 +18,12 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments.common import cli, pictures
-from experiments.common.runs import Point, train_missing
+from experiments.common import cli
+from experiments.common.runs import Point, reported, train_missing
 from experiments.configs import digits
 from experiments.reports import enough_sleep as report
 from experiments.reports.rows import ALIKE, SGD
-from lcn_jax.files import local_folder, make_folder, write_text
+from lcn_jax.files import local_folder, make_folder
 
 OUT = flags.DEFINE_string('out', 'experiments/results/enough_sleep', 'Folder for the results.')
 DATA_DIR = flags.DEFINE_string('data_dir', 'runs/data', 'Folder for the digits.')
@@ -55,9 +55,8 @@ REFERENCES: dict[str, tuple[str, str, dict[str, Any]]] = {
 def main(argv):
     del argv
     out = make_folder(local_folder('--out', OUT.value))
-    records = train_missing(out / 'runs.json', runs())
-    write_text(out / 'table.md', report.markdown(records))
-    pictures.write(report.draw(records), out / 'enough_sleep.png')
+    with reported(out / 'runs.json', report.markdown, report.draw) as path:
+        train_missing(path, runs())
 
 
 def runs() -> list[tuple[Point, ConfigDict]]:

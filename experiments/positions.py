@@ -6,8 +6,8 @@ Small images (digits of 8×8 pixels, and Fashion-MNIST at 14×14) lie on a canva
 places that vary by 0, 1, 2, 4 or 8 pixels, in training and test alike. Fashion-MNIST is read from
 --fashion, where Debian's package dataset-fashion-mnist has it.
 
-Trains what OUT/runs.json lacks, and writes OUT/table.md and OUT/positions.png of all of it. If it
-is stopped, the same command continues.
+Trains what OUT/runs.json lacks, and writes OUT/table.md and OUT/picture.png of all of it, also if
+it is stopped. The same command continues.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterator
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments.common import cli, pictures
-from experiments.common.runs import Point, train_missing
+from experiments.common import cli
+from experiments.common.runs import Point, reported, train_missing
 from experiments.configs import digits as digits_config
 from experiments.datasets import placed
 from experiments.reports import positions as report
 from lcn_jax.data import sources
-from lcn_jax.files import local_folder, make_folder, write_text
+from lcn_jax.files import local_folder, make_folder
 
 OUT = flags.DEFINE_string('out', 'experiments/results/positions', 'Folder for the results.')
 DATA_DIR = flags.DEFINE_string('data_dir', 'runs/positions', 'Folder for the placed images.')
@@ -81,9 +81,8 @@ def main(argv):
     ]
     for name in TASKS.value:
         prepare(name, ALL_TASKS[name])
-    records = train_missing(out / 'runs.json', runs)
-    write_text(out / 'table.md', report.markdown(records))
-    pictures.write(report.draw(records), out / 'positions.png')
+    with reported(out / 'runs.json', report.markdown, report.draw) as path:
+        train_missing(path, runs)
 
 
 def runs_of(name: str, task: Task, seed: int) -> Iterator[tuple[Point, ConfigDict]]:

@@ -131,7 +131,10 @@ def test_fields_that_nobody_reads_are_refused(values, refused, remedy):
 
 
 # Later fields, and the values with which runs do what they did before.
-SINCE = {'times_pool_size': True, 'init_from': '', 'freeze': '', 'report': '', 'profile': 0}
+SINCE = {
+    'times_pool_size': True, 'init_from': '', 'freeze': '', 'report': '', 'profile': 0,
+    'sleep.equalise_momentum': False, 'sleep.noise.patterns': 8, 'sleep.noise.rate': 0.5,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize('name', BEFORE['configs'])

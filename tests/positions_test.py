@@ -60,18 +60,23 @@ def test_what_is_in_the_file_is_not_trained_again(tmp_path, monkeypatch):
         return {'point': point, 'test_top1': 0.5, 'config': runs.changed(config)}
 
     monkeypatch.setattr(runs, '_train', train)
+    monkeypatch.setattr(runs.pictures, 'write', lambda figure, path: None)
     config = configs.default()
     config.connectivity = 'lc'
     asked = [({'seed': seed}, config) for seed in range(3)]
     runs.train_missing(path, asked[:2])
-    records = runs.train_missing(path, asked[1:])
+    runs.train_missing(path, asked[1:])
     assert trained == [0, 1, 2]
-    assert [record['point']['seed'] for record in records] == [1, 2]
-    assert records[0]['config'] == {'connectivity': 'lc'}
     assert [record['point']['seed'] for record in runs.read(path)] == [0, 1, 2]
+    assert runs.read(path)[0]['config'] == {'connectivity': 'lc'}
     config.epochs = 3
-    with pytest.raises(UsageError, match=r"has a run \{'seed': 1\} with another config"):
+    drawn = []
+    with (
+        pytest.raises(UsageError, match=r"has a run \{'seed': 1\} with another config"),
+        runs.reported(path, lambda records: f'{len(records)} runs\n\n', drawn.append),
+    ):
         runs.train_missing(path, asked[1:])
+    assert (tmp_path / 'table.md').read_text() == '3 runs\n' and len(drawn[0]) == 3
 
 
 def test_networks_learn_for_as_many_steps_from_few_images_as_from_many():
@@ -128,4 +133,6 @@ def test_the_tables_of_enough_sleep():
     text = enough_report.markdown(records)
     assert '| conv | 90.0 | 0.12 | 1 |' in text
     assert '| 8 | 58.0 (0.12) |  |  |  |' in text
-    assert len(enough_report.draw(records).axes) == 2
+    for done in (records, records[:1]):  # all of them, and what was done before a stop
+        assert len(enough_report.draw(done).axes) == 2
+        assert enough_report.markdown(done).startswith('| | test accuracy, %')

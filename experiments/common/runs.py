@@ -5,13 +5,15 @@ run it is (`{'kind': 'conv', 'seed': 0}`), what the run measured at its end, the
 config that are not the defaults, and its provenance. It is written after every run.
 """
 
+import contextlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from experiments.common import pictures
 from experiments.common.provenance import provenance
 from lcn_jax.errors import UsageError
 from lcn_jax.files import Path, locate, read_json, to_json, write_text
@@ -26,8 +28,23 @@ MEASURED = ('test_top1', 'test_top5', 'train_loss', 'step', 'parameters', 'secon
 BESIDE = ('data_dir', 'workers')  # fields that change nothing of what a run learns
 
 
-def train_missing(path: Path, runs: Sequence[tuple[Point, ConfigDict]]) -> list[dict[str, Any]]:
-    """Trains the runs that the file lacks, one after the other; returns the records of `runs`.
+@contextlib.contextmanager
+def reported(path: Path, markdown: Callable, draw: Callable) -> Iterator[Path]:
+    """Around the training: writes table.md and picture.png beside the file, of all its records.
+
+    Also if the training stops with an exception.
+    """
+    try:
+        yield path
+    finally:
+        if locate(path).exists():
+            records, folder = read(path), locate(path).parent
+            write_text(folder / 'table.md', markdown(records).strip() + '\n')
+            pictures.write(draw(records), folder / 'picture.png')
+
+
+def train_missing(path: Path, runs: Sequence[tuple[Point, ConfigDict]]) -> None:
+    """Trains the runs that the file lacks, one after the other.
 
     Runs that differ in their seed only share their compiled programs.
 
@@ -36,7 +53,7 @@ def train_missing(path: Path, runs: Sequence[tuple[Point, ConfigDict]]) -> list[
       Stopped: a signal came; the run that was interrupted starts anew next time.
     """
     records = read(path) if locate(path).exists() else []
-    asked, experiments = [], {}
+    experiments = {}
     for number, (point, config) in enumerate(runs, 1):
         record = next((known for known in records if known['point'] == point), None)
         if record is None:
@@ -52,8 +69,6 @@ def train_missing(path: Path, runs: Sequence[tuple[Point, ConfigDict]]) -> list[
             raise UsageError(
                 f'{path} has a run {dict(point)} with another config: choose another --out.'
             )
-        asked.append(record)
-    return asked
 
 
 def _train(point: Point, config: ConfigDict, experiment: Experiment) -> dict[str, Any]:

@@ -92,11 +92,13 @@ def draw(records: Records) -> Figure:
             if 'ws' not in reference:
                 level = statistics.mean(accuracies(at(mine, reference=reference)))
                 axes.axhline(level, color=COLOURS['conv'], linewidth=1, linestyle=':')
-                axes.text(ticks[-1], level, reference, ha='right', va='bottom', fontsize=8)
+                of_axes = axes.get_yaxis_transform()
+                axes.text(0.99, level, reference, ha='right', va='bottom', transform=of_axes)
         axes.set(xlabel='patterns in a step of 60 images', title=name, xscale='log')
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+    if figure.axes[-1].get_legend_handles_labels()[0]:
+        figure.axes[-1].legend(frameon=False)
     figure.axes[0].set_ylabel('test accuracy (%); dashed: tiled pools')
     return figure
