@@ -115,7 +115,9 @@ def test_the_tables_of_positions():
     assert '| 0 | 90.5 ± 0.7 | 95.5 ± 0.7 |  |  | +5.0 ± 0.0 |  |' in text
     assert '| 1,200 | 90.5 ± 0.7 | 60.5 ± 0.7 |  |  | −30.0 ± 0.0 |  |' in text
     assert '| 150 | 80.5 ± 0.7 |  |  |  |  |  |' in text
-    assert len(report.draw(records).axes) == 2
+    assert [axes.axison for axes in report.draw(records).axes] == [True, True]
+    assert [axes.axison for axes in report.draw(records[:4]).axes] == [False, False]
+    assert [axes.axison for axes in report.draw(records[:6]).axes] == [True, False]
 
 
 def test_the_tables_of_enough_sleep():

@@ -49,7 +49,8 @@ def panels(records: Records) -> list[tuple[str, str, list[tuple[int, Records]]]]
                 (value, [record for record in there if record['point'][axis] == value])
                 for value in values
             ]
-            found.append((task, axis, of_value))
+            if len(values) > 1:
+                found.append((task, axis, of_value))
     return found
 
 
@@ -84,9 +85,10 @@ def _difference(difference: Mapping[str, float | None] | None) -> str:
 def draw(records: Records) -> Figure:
     """A panel for each table: means, and a dot for each network."""
     shown = panels(records)
-    figure = Figure(figsize=(10, 3.7 * -(-len(shown) // 2)), layout='constrained')
-    all_axes = figure.subplots(-(-len(shown) // 2), 2, squeeze=False).flat
-    for axes, (task, axis, of_value) in zip(all_axes, shown):
+    rows = max(1, -(-len(shown) // 2))
+    figure = Figure(figsize=(10, 3.7 * rows), layout='constrained')
+    figure.subplots(rows, 2)
+    for axes, (task, axis, of_value) in zip(figure.axes, shown):
         at = [value for value, _ in of_value]
         for kind, (label, colour) in KINDS.items():
             seeds = [list(accuracies(there, kind=kind).values()) for _, there in of_value]
@@ -99,7 +101,9 @@ def draw(records: Records) -> Figure:
             axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xticks(at, [f'{value:,}' for value in at])
         axes.grid(alpha=0.3)
-    next(iter(figure.axes)).legend(frameon=False)
+        axes.legend(frameon=False)
+    for axes in figure.axes[len(shown) :]:
+        axes.set_axis_off()
     return figure
 
 
