@@ -1,16 +1,18 @@
 """Compares finished runs by the config fields in which they differ: a table in Markdown.
 
-    python -m experiments.compare --workdirs=runs/ablation/*
+    python -m experiments.compare --workdirs='runs/ablation/*'
 
 Runs that differ only in their seed are one row, with the mean and standard deviation of their
-accuracy. With --out, the table and a picture of it are also written to a folder.
+accuracy. With --baseline=NAME, the name of a row, all others are compared with it over the seeds
+that both have. Runs that are not finished are named and left out. With --out, the table is also
+written to a folder, with a picture, and for other programs as JSON and CSV.
 """
 
 from absl import flags
 
 from experiments.common import cli
-from experiments.reports import comparison
-from lcn_jax.files import local_folder, make_folder, write_text, writing
+from experiments.reports import compared, comparison
+from lcn_jax.files import local_folder
 
 WORKDIRS = flags.DEFINE_list(
     'workdirs',
@@ -18,22 +20,20 @@ WORKDIRS = flags.DEFINE_list(
     'Folders that experiments.train wrote, with * and ? as wildcards.',
     required=True,
 )
-OUT = flags.DEFINE_string('out', None, 'Folder for comparison.md and comparison.png.')
+BASELINE = flags.DEFINE_string('baseline', '', 'The name of a row to compare the others with.')
+SHOW_WORKDIRS = flags.DEFINE_bool('show_workdirs', False, 'Name the workdirs of each row.')
+OUT = flags.DEFINE_string('out', None, 'Folder for comparison.md, .json, .csv and .png.')
 
 
 def main(argv):
     del argv
     out = local_folder('--out', OUT.value) if OUT.value else None
-    compared = comparison.compare(comparison.read(WORKDIRS.value))
-    table = comparison.markdown(compared)
-    print(table)
+    runs, left_out = comparison.read(comparison.workdirs(WORKDIRS.value))
+    found = comparison.compare(runs, left_out, BASELINE.value)
     if out:
-        make_folder(out)
-        write_text(out / 'comparison.md', table + '\n')
-        picture = out / 'comparison.png'
-        with writing(picture):
-            comparison.plot(compared).savefig(picture, dpi=150)
-        print(f'\n{out}/comparison.md and comparison.png are written')
+        print(compared.write(found, str(out), SHOW_WORKDIRS.value))
+    else:
+        print(compared.markdown(found, SHOW_WORKDIRS.value), end='')
 
 
 if __name__ == '__main__':

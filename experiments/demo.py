@@ -2,24 +2,25 @@
 
     python -m experiments.demo --out=runs/demo
 
-Writes OUT/results.json and OUT/report.png, and the records of each run under OUT.
+Writes OUT/results.json and OUT/report.png, and the records of each run under OUT. If it is stopped,
+the same command continues.
 """
 
 import os
 import statistics
-import time
+from typing import Any
 
 from absl import flags
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
 
-from experiments.common import cli
-from experiments.common.provenance import provenance
+from experiments.common import cli, many, pictures
+from experiments.common.provenance import common
+from experiments.common.runs import DONE, Runs, has, read_done
 from experiments.configs import digits
 from experiments.reports.style import COLOURS
-from lcn_jax.files import local_folder, to_json, write_text, writing
-from lcn_jax.training.experiment import Experiment
-from lcn_jax.training.metrics import awake
-from lcn_jax.training.progress import Progress
-from lcn_jax.training.train import train_and_evaluate
+from lcn_jax.files import local_folder, to_json, write_text
+from lcn_jax.training import metrics
 
 OUT = flags.DEFINE_string('out', 'runs/demo', 'Folder for the results.')
 SEEDS = flags.DEFINE_integer('seeds', 3, 'Networks of each kind.', lower_bound=1)
@@ -27,51 +28,52 @@ EPOCHS = flags.DEFINE_integer('epochs', None, 'Instead of those of the config.',
 
 KINDS = ('conv', 'lc', 'lc_translations', 'lc_hebbian_tiled', 'lc_hebbian_joined')
 
+Records = list[dict[str, Any]]  # of a run; the last is that of done.json
+
 
 def main(argv):
     del argv
     local_folder('--out', OUT.value)
-    started = time.perf_counter()
-    runs = {kind: train(kind) for kind in KINDS}
-    results = {kind: summary(runs[kind]) for kind in KINDS}
-    print(f'\ntrained in {time.perf_counter() - started:.0f} s\n')
-    print(table(results))
-    write_json(results)
-    draw(runs)
-    print(f'\n{OUT.value}/results.json and {OUT.value}/report.png are written')
+    configs = {
+        f'{kind}-{seed}': make_config(kind, seed) for kind in KINDS for seed in range(SEEDS.value)
+    }
+    many.run(Runs(OUT.value, configs), report)
 
 
-def train(kind: str) -> list[list[dict]]:
-    """Trains a network of each seed; returns their records, the last with 'parameters'."""
+def make_config(kind: str, seed: int) -> ConfigDict:
     config = digits.get_config(kind)
+    config.seed = seed
     config.data_dir = os.path.join(OUT.value, 'data')
     config.checkpoint_every = 0  # a run takes seconds
     if EPOCHS.value is not None:
         config.epochs = EPOCHS.value
-    experiment = Experiment.create(config)
-    runs = []
-    for seed in range(SEEDS.value):
-        config.seed = seed
-        records = Records(Progress(f'{kind}, seed {seed}'))
-        workdir = os.path.join(OUT.value, f'{kind}-{seed}')
-        result = train_and_evaluate(config, workdir, records, experiment)
-        runs.append([*records[:-1], result])
-    return runs
+    return config
 
 
-class Records(list):
-    """The records of a run, which are also shown."""
+def report(out: str) -> str:
+    """Writes results.json and report.png of the finished runs in a folder; returns the table."""
+    runs = {kind: read(out, kind) for kind in KINDS}
+    runs = {kind: of_seeds for kind, of_seeds in runs.items() if of_seeds}
+    results = {kind: summary(of_seeds) for kind, of_seeds in runs.items()}
+    made = common([records[-1] for of_seeds in runs.values() for records in of_seeds])
+    seeds = max(map(len, runs.values()))
+    path = os.path.join(out, 'results.json')
+    write_text(path, to_json(made | {'seeds': seeds, 'kinds': results}, indent=1))
+    pictures.save(plot(runs), os.path.join(out, 'report.png'))
+    return f'{table(results)}\n\n{path} and {out}/report.png are written'
 
-    def __init__(self, show):
-        super().__init__()
-        self._show = show
 
-    def __call__(self, record):
-        self.append(record)
-        self._show(record)
+def read(out: str, kind: str) -> list[Records]:
+    """The records of the finished runs of a kind, in the order of their seeds."""
+    workdirs = [f'{out}/{kind}-{seed}' for seed in range(SEEDS.value)]
+    return [
+        [*metrics.read(f'{workdir}/metrics.jsonl')[:-1], read_done(workdir)]
+        for workdir in workdirs
+        if has(workdir, DONE)
+    ]
 
 
-def summary(records_of_seeds: list[list[dict]]) -> dict:
+def summary(records_of_seeds: list[Records]) -> dict:
     """Means over seeds at the end of training, and the sample standard deviation of accuracy.
 
     If training ends in a sleep, the weight deviation is the one before it: how much of the sharing
@@ -79,7 +81,7 @@ def summary(records_of_seeds: list[list[dict]]) -> dict:
     """
     last = [records[-1] for records in records_of_seeds]
     accuracies = [record['test_top1'] for record in last]
-    deviations = [awake(record, 'weight_deviation') for record in last]
+    deviations = [metrics.awake(record, 'weight_deviation') for record in last]
     return {
         'parameters': last[0]['parameters'],
         'test_accuracy_mean': statistics.mean(accuracies),
@@ -106,19 +108,10 @@ def table(results: dict[str, dict]) -> str:
     return '\n'.join(lines)
 
 
-def write_json(results: dict[str, dict]) -> None:
-    report = provenance() | {'seeds': SEEDS.value, 'kinds': results}
-    write_text(os.path.join(OUT.value, 'results.json'), to_json(report, indent=1))
-
-
-def draw(runs: dict[str, list[list[dict]]]) -> None:
+def plot(runs: dict[str, list[Records]]) -> Figure:
     """Left: test accuracy by epoch, all seeds. Right: weight deviation by step, first seed."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained')
+    figure = Figure(figsize=(11, 4.2), layout='constrained')
+    left, right = figure.subplots(1, 2)
     for kind, records_of_seeds in runs.items():
         colour = COLOURS[kind.removeprefix('lc_')]
         for seed, records in enumerate(records_of_seeds):
@@ -149,9 +142,7 @@ def draw(runs: dict[str, list[list[dict]]]) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
-    path = os.path.join(OUT.value, 'report.png')
-    with writing(path):
-        figure.savefig(path, dpi=150)
+    return figure
 
 
 if __name__ == '__main__':

@@ -7,26 +7,29 @@ sleep), by AdamW and by SGD, in joined and in tiled pools. Their momentum is eac
 alike by the same patterns, or averaged over the pool at no cost; by SGD there may be none. Beside
 them: convolution, LC without patterns, and the paper's sleep after every tenth step.
 
-Trains what OUT/runs.json lacks, and writes OUT/table.md and OUT/picture.png of all of it, also if
-it is stopped. The same command continues.
+Trains what OUT/runs.json lacks, adds it, and writes OUT/table.md and OUT/picture.png. If it is
+stopped, the same command continues, and begins with adding the runs that were finished.
 """
 
 import itertools
+import os
 from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments.common import cli
-from experiments.common.runs import Point, reported, train_missing
+from experiments.common import cli, kept
+from experiments.common.kept import Point
 from experiments.configs import digits
 from experiments.reports import enough_sleep as report
 from experiments.reports.rows import ALIKE, SGD
-from lcn_jax.files import local_folder, make_folder
+from lcn_jax.files import local_folder
 
 OUT = flags.DEFINE_string('out', 'experiments/results/enough_sleep', 'Folder for the results.')
-DATA_DIR = flags.DEFINE_string('data_dir', 'runs/data', 'Folder for the digits.')
+RUNS = flags.DEFINE_string(
+    'runs', 'runs/enough_sleep', 'Folder for the workdirs, and in data/ for the digits.'
+)
 SEEDS = flags.DEFINE_integer('seeds', 3, 'Networks at each point.', lower_bound=1)
 EPOCHS = flags.DEFINE_integer('epochs', None, 'Instead of those of the config.', lower_bound=1)
 
@@ -54,9 +57,9 @@ REFERENCES: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 def main(argv):
     del argv
-    out = make_folder(local_folder('--out', OUT.value))
-    with reported(out / 'runs.json', report.markdown, report.draw) as path:
-        train_missing(path, runs())
+    for flag in (OUT, RUNS):
+        local_folder(f'--{flag.name}', flag.value)
+    kept.complete(OUT.value, RUNS.value, runs(), report.markdown, report.draw)
 
 
 def runs() -> list[tuple[Point, ConfigDict]]:
@@ -90,7 +93,7 @@ def config_of(kind: str, fields: dict[str, Any]) -> ConfigDict:
     config.update_from_flattened_dict(fields)
     if EPOCHS.value is not None:
         config.epochs = EPOCHS.value
-    config.data_dir, config.evaluate_every = DATA_DIR.value, config.epochs
+    config.data_dir, config.evaluate_every = os.path.join(RUNS.value, 'data'), config.epochs
     config.log_every, config.checkpoint_every = 1000, 0
     return config
 

@@ -6,29 +6,30 @@ Small images (digits of 8×8 pixels, and Fashion-MNIST at 14×14) lie on a canva
 places that vary by 0, 1, 2, 4 or 8 pixels, in training and test alike. Fashion-MNIST is read from
 --fashion, where Debian's package dataset-fashion-mnist has it.
 
-Trains what OUT/runs.json lacks, and writes OUT/table.md and OUT/picture.png of all of it, also if
-it is stopped. The same command continues.
+Trains what OUT/runs.json lacks, adds it, and writes OUT/table.md and OUT/picture.png. If it is
+stopped, the same command continues, and begins with adding the runs that were finished.
 """
 
 import dataclasses
 import itertools
-import os
 import pathlib
 from collections.abc import Callable, Iterator
 
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments.common import cli
-from experiments.common.runs import Point, reported, train_missing
+from experiments.common import cli, kept
+from experiments.common.kept import Point
 from experiments.configs import digits as digits_config
 from experiments.datasets import placed
 from experiments.reports import positions as report
 from lcn_jax.data import sources
-from lcn_jax.files import local_folder, make_folder
+from lcn_jax.files import local_folder
 
 OUT = flags.DEFINE_string('out', 'experiments/results/positions', 'Folder for the results.')
-DATA_DIR = flags.DEFINE_string('data_dir', 'runs/positions', 'Folder for the placed images.')
+RUNS = flags.DEFINE_string(
+    'runs', 'runs/positions', 'Folder for the workdirs, and in data/ for the placed images.'
+)
 FASHION = flags.DEFINE_string(
     'fashion', '/usr/share/datasets/fashion-mnist', 'Folder of the files of Fashion-MNIST.'
 )
@@ -72,26 +73,28 @@ ALL_TASKS = {
 
 def main(argv):
     del argv
-    out = make_folder(local_folder('--out', OUT.value))
+    local_folder('--out', OUT.value)
+    data_dir = local_folder('--runs', RUNS.value) / 'data'
     runs = [
         run
         for seed in range(SEEDS.value)
         for name in TASKS.value
-        for run in runs_of(name, ALL_TASKS[name], seed)
+        for run in runs_of(name, ALL_TASKS[name], seed, data_dir)
     ]
     for name in TASKS.value:
-        prepare(name, ALL_TASKS[name])
-    with reported(out / 'runs.json', report.markdown, report.draw) as path:
-        train_missing(path, runs)
+        prepare(name, ALL_TASKS[name], data_dir)
+    kept.complete(OUT.value, RUNS.value, runs, report.markdown, report.draw)
 
 
-def runs_of(name: str, task: Task, seed: int) -> Iterator[tuple[Point, ConfigDict]]:
+def runs_of(
+    name: str, task: Task, seed: int, data_dir: pathlib.Path
+) -> Iterator[tuple[Point, ConfigDict]]:
     """The runs of a task with a seed: all reaches, then all numbers of images."""
     settings = [(reach, task.images) for reach in REACHES]
     settings += [(task.reach, number) for number in task.numbers]
     for (reach, images), kind in itertools.product(settings, report.KINDS):
         point = {'task': name, 'reach': reach, 'images': images, 'kind': kind, 'seed': seed}
-        yield point, config_of(point, task, DATA_DIR.value, STEPS.value or task.steps)
+        yield point, config_of(point, task, str(data_dir), STEPS.value or task.steps)
 
 
 def config_of(point: Point, task: Task, data_dir: str, steps: int) -> ConfigDict:
@@ -110,17 +113,17 @@ def dataset(task: str, reach: int) -> str:
     return f'{task}_within_{reach}'
 
 
-def prepare(name: str, task: Task) -> None:
-    """Writes the datasets of a task under --data_dir, those that are not there."""
+def prepare(name: str, task: Task, data_dir: pathlib.Path) -> None:
+    """Writes the datasets of a task into a folder, those that are not there."""
     for reach in REACHES:
-        if not os.path.isdir(os.path.join(DATA_DIR.value, dataset(name, reach))):
+        if not (data_dir / dataset(name, reach)).is_dir():
             sources.write(
                 placed.Placed(
                     name=dataset(name, reach),
                     splits=task.load(),
                     canvas=task.size + ROOM,
                     reach=reach,
-                    data_dir=DATA_DIR.value,
+                    data_dir=data_dir,
                 )
             )
 

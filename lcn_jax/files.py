@@ -120,6 +120,11 @@ def names_in(folder: epath.Path) -> list[str]:
 
 
 def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of text in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Replaces the file at `path`; UsageError if it cannot be written.
 
     After a crash, even of the machine, the file is the old or the new one as a whole.
@@ -128,7 +133,7 @@ def write_text(path: Path, text: str) -> None:
     part = whole.with_name(f'{whole.name}.{os.getpid()}.part')  # other processes may write it too
     with writing(path):
         try:
-            part.write_text(text, encoding='utf-8')
+            part.write_bytes(content)
             sync(part)
             part.replace(whole)
         except OSError:

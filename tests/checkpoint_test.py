@@ -235,24 +235,26 @@ def test_a_checkpoint_of_version_0_1_goes_on(config, tmp_path, full_step):
 
 
 def test_keeps_the_latest_and_the_best(config, tmp_path):
-    accuracies = {10: 0.25, 15: 0.5, 20: 0.25}
+    accuracies = {70: 0.25, 75: 0.5, 80: 0.25}
     run = tmp_path / 'run'
     with pytest.raises(Crash):
         tiny_runs.train(config, str(run), crash_at(8))
     snapshot = tiny_runs.snapshot(run)
     with checkpoint.Checkpoints(str(tmp_path)) as checkpoints:
-        for step in range(5, 45, 5):
-            checkpoints.save(step, snapshot, accuracies.get(step, checkpoint.NOT_EVALUATED))
-        assert checkpoints.find('best') == 15
+        for step in range(65, 105, 5):
+            accuracy = accuracies.get(step, checkpoint.NOT_EVALUATED)
+            checkpoints.save(step, snapshot.replace(seconds=step), accuracy)
+        assert checkpoints.find('best') == 75
     for _ in range(2):  # reopened, too
         with checkpoint.Checkpoints(str(tmp_path)) as checkpoints:
-            assert checkpoints_in(tmp_path) == {15, 35, 40}
-            assert checkpoints.find('best') == 15
-            assert checkpoints.find('latest') == 40
-            assert checkpoints.find('35') == 35
-            latest = r"no checkpoint '36' .* latest, best, or one of 15, 35, 40"
+            assert checkpoints_in(tmp_path) == {75, 95, 100}
+            assert checkpoints.find('best') == 75
+            assert checkpoints.find('latest') == 100
+            assert checkpoints.latest(tiny_runs.experiment(config).shapes).seconds == 100
+            assert checkpoints.find('95') == 95
+            latest = r"no checkpoint '96' .* latest, best, or one of 75, 95, 100"
             with pytest.raises(UsageError, match=latest):
-                checkpoints.find('36')
+                checkpoints.find('96')
 
 
 def run_evaluate(capsys, **values):

@@ -88,7 +88,11 @@ def test_a_flag_without_a_value_is_named(module, flags, empty):
 
 @pytest.mark.parametrize(
     ('module', 'names'),
-    [('train', ['config', 'workdir']), ('evaluate', ['workdir', 'checkpoint', 'data_dir'])],
+    [
+        ('train', ['config', 'workdir']),
+        ('table', ['config', 'jobs', 'slurm_gres']),
+        ('evaluate', ['workdir', 'checkpoint', 'data_dir']),
+    ],
 )
 def test_help_names_the_flags_also_those_of_other_modules(module, names):
     done = tiny_runs.call(module, '--help')
@@ -153,7 +157,7 @@ def test_ctrl_c_before_there_is_anything_to_save_leaves_no_traceback():
 @pytest.mark.slow
 def test_the_demo_makes_a_table_and_a_picture(tmp_path):
     """On the networks of tiny_config."""
-    flags = f'--out={tmp_path}', '--seeds=2', '--epochs=1'
+    flags = f'--out={tmp_path}', '--seeds=2', '--epochs=1', '--jobs=1'
     smaller = """
 from types import SimpleNamespace
 import tiny_config

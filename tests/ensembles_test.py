@@ -108,6 +108,20 @@ def test_each_member_sleeps_as_it_would_alone(model, rule, options):
         assert np.abs(was - now).max() > 0.1
 
 
+def test_copies_of_copies_have_two_axes():
+    class Nested(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            inner = nn.vmap(
+                LocalConv, variable_axes={'params': 0}, in_axes=None, axis_size=MEMBERS, **SPLIT
+            )
+            outer = nn.vmap(inner, variable_axes={'params': 2}, in_axes=None, axis_size=3, **SPLIT)
+            return outer(2, (3, 3), name='conv')(x)
+
+    found = lcn_jax.grids(Nested(), (6, 6, 2))['conv']
+    assert found == {'kernel': LocalParameter(GRID, ensemble=(0, 2))}
+
+
 def kernels_and_biases(params):
     layer = params.get('layers', params)['conv']
     return layer['kernel'], layer['bias']

@@ -1,6 +1,7 @@
 """Learning without weight transport: gradients by hand, and where they are those of backprop."""
 
 import functools
+import types
 
 import chex
 import flax.linen as nn
@@ -110,6 +111,12 @@ def test_gradients_are_those_by_hand(rule):
     chex.assert_trees_all_close(grads, expected, atol=1e-6, rtol=1e-3)
     size = np.abs(grads['first']['kernel']).max()
     assert size == 0 if rule == 'readout' else size > 1e-4
+
+
+def test_layers_of_one_name_in_two_modules_have_feedback_of_their_own():
+    layers = (types.SimpleNamespace(path=(module, 'conv')) for module in ('one', 'two'))
+    one, two = (jax.random.key_data(feedback.layer_key(KEY, layer)) for layer in layers)
+    assert (one != two).any()
 
 
 # ---- In the networks of the project. -------------------------------------------------------------

@@ -26,12 +26,12 @@ def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
     path = tmp_path / 'file'
     files.write_text(path, 'old')
 
-    def interrupted(self, text, encoding):
-        with open(self, 'w') as file:
-            file.write(text[:1])
+    def interrupted(self, content):
+        with open(self, 'wb') as file:
+            file.write(content[:1])
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(type(files.epath.Path(path)), 'write_text', interrupted)
+    monkeypatch.setattr(type(files.epath.Path(path)), 'write_bytes', interrupted)
     with pytest.raises(UsageError, match=r'No space left.*make room there') as error:
         files.write_text(path, 'new')
     assert '\n' not in str(error.value)

@@ -7,6 +7,7 @@ from functools import partial
 import flax.traverse_util
 import jax
 import numpy as np
+import optax
 import pytest
 import tiny_config
 from reference import CIRCUIT, pool_means
@@ -192,14 +193,26 @@ def test_values_sleep_with_their_kernels_and_statistics_do_not(norm):
         lambda leaf: np.float32(RANDOM.standard_normal(leaf.shape)),
         {'params': state.params, 'batch_stats': state.batch_stats},
     )
-    asleep = jax.jit(of.sleep_step(of.network.grids))(state.replace(**random), KEY)
+    moments = jax.tree.map(
+        lambda leaf: np.float32(RANDOM.standard_normal(leaf.shape)), state.params
+    )
+    opt_state = optax.tree_utils.tree_set(state.opt_state, mu=moments)
+    awake = state.replace(**random, opt_state=opt_state)
+    asleep = jax.jit(of.sleep_step(of.network.grids))(awake, KEY)
+    after_moments = flax.traverse_util.flatten_dict(
+        optax.tree_utils.tree_get(asleep.opt_state, 'mu')
+    )
     after = flax.traverse_util.flatten_dict(asleep.params)
+    before_moments = flax.traverse_util.flatten_dict(moments)
     values = {path for path in after if path[-1] in ('scale', 'bias') and path[0] != 'logits'}
     assert len(values) == (12 if norm == 'local' else 6)
     for path, before in flax.traverse_util.flatten_dict(random['params']).items():
         if path in values:
             means = np.broadcast_to(before.mean((0, 1)), before.shape)
             np.testing.assert_allclose(after[path], means, atol=1e-5)
+            moment = before_moments[path]
+            means = np.broadcast_to(moment.mean((0, 1)), moment.shape)
+            np.testing.assert_allclose(after_moments[path], means, atol=1e-5)
         elif path[0] == 'logits':
             np.testing.assert_array_equal(after[path], before)
     jax.tree.map(np.testing.assert_array_equal, asleep.batch_stats, random['batch_stats'])

@@ -201,14 +201,15 @@ def test_kernels_that_start_alike_have_the_noise_of_the_config():
 @pytest.mark.parametrize(
     ('name', 'theirs'),
     [
-        ('sgd', optax.sgd(0.1, momentum=0.8)),
-        ('adamw', optax.adamw(0.1, b1=0.8, weight_decay=0.0)),
+        # Weights decay beside the momentum, as in AdamW: by rate times decay at each step.
+        ('sgd', optax.chain(optax.sgd(0.1, momentum=0.8), optax.add_decayed_weights(-0.1 * 0.2))),
+        ('adamw', optax.adamw(0.1, b1=0.8, weight_decay=0.2)),
     ],
 )
 def test_optimizers_are_those_of_optax_where_nothing_is_local(name, theirs):
     config = tiny_config.get_config('conv')
     config.optimizer, config.momentum = name, 0.8
-    config.learning_rate, config.weight_decay, config.drops_at = 0.1, 0.0, ()
+    config.learning_rate, config.weight_decay, config.drops_at = 0.1, 0.2, ()
     ours = optimizer.make(config, {}, 10)
     params = {'w': np.arange(3, dtype=np.float32)}
 

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 import tiny_runs
+from flax import nnx
 from reference import pool_means
 
 import lcn_jax
@@ -62,11 +63,22 @@ def test_moments_of_any_optimizer_are_averaged_within_pools(optimizer, moments, 
         np.testing.assert_allclose(new, expected, atol=1e-6)
 
 
+def zeros(key, shape, dtype):
+    return np.zeros(shape, dtype)
+
+
 def test_pools_are_joined_where_grids_are_made():
     model = lcn_jax.LocalConv(2, (3, 3), local_bias=True)
     found = by_path(lcn_jax.grids(model, (5, 6, 1), pools='joined'))
     assert [local.joined for local in found.values()] == [True, True]
     assert not any(local.joined for local in by_path(lcn_jax.grids(model, (5, 6, 1))).values())
+    layer = lcn_jax.nnx.LocalConv(
+        1, 2, (3, 3), input_size=(5, 6), local_bias=True, kernel_init=zeros, bias_init=zeros,
+        rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    for pools, joined in (('joined', True), ('tiled', False)):
+        found = by_path(lcn_jax.nnx.grids(layer, pools)).values()
+        assert [local.joined for local in found] == [joined, joined]
     for grids in (lambda pools: lcn_jax.grids(model, (5, 6, 1), pools=pools),
                   lambda pools: lcn_jax.nnx.grids(None, pools)):  # fmt: skip
         with pytest.raises(ValueError, match='pools'):

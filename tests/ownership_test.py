@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import signal
 import socket
@@ -126,51 +125,3 @@ def test_a_second_run_is_refused_in_one_line_and_touches_nothing(data_dir, tmp_p
 
 def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}
-
-
-def table(out, *flags):
-    """Starts a table; it takes a second process about as long to start as a run."""
-    command = [
-        sys.executable, '-m', 'experiments.table', '--config=tests/tiny_config.py',
-        f'--out={out}', f'--config.data_dir={out.parent}/data', '--rows=conv,lc', '--paddings=0',
-        *flags,
-    ]  # fmt: skip
-    return tiny_runs.Process(command, env=tiny_runs.environment(1), cwd=tiny_runs.ROOT)
-
-
-def measured(out):
-    """What the table says, but for the times."""
-    report = json.loads((out / 'table.json').read_text())
-    for cell in report['cells']['digits-0'].values():
-        del cell['seconds']
-    return report
-
-
-@pytest.mark.slow
-def test_processes_share_a_table(tmp_path):
-    """Whoever finishes last writes it, and it is that of one process."""
-    together, alone = tmp_path / 'together', tmp_path / 'alone'
-    tiny_runs.finish(table(alone, '--seeds=3'), 0)
-    processes = [table(together, '--seeds=3') for _ in range(3)]
-    outputs = [process.output() for process in processes]
-    assert all('Traceback' not in output for output in outputs), outputs
-    assert 0 in [process.returncode for process in processes], outputs
-    assert measured(together) == measured(alone)
-    for workdir in together.glob('digits-0/*'):
-        assert tiny_runs.records(workdir) == tiny_runs.records(alone / 'digits-0' / workdir.name)
-
-
-@pytest.mark.slow
-def test_a_table_leaves_runs_to_others_and_takes_those_of_the_dead(tmp_path):
-    out = tmp_path / 'out'
-    held = owner(out / 'digits-0' / 'conv-1')
-    output = table(out, '--seeds=2')
-    last = output.output().splitlines()[-1]
-    assert last.startswith('3 of 4 runs have ended; other processes are training the rest')
-    assert not (out / 'table.json').exists()
-    done = {path.parent.name for path in out.glob('digits-0/*/done.json')}
-    assert done == {'conv-0', 'lc-0', 'lc-1'}
-    held.kill()
-    held.wait()
-    tiny_runs.finish(table(out, '--seeds=2'), 0)
-    assert measured(out)['cells']['digits-0']['conv']['n'] == 2

@@ -341,7 +341,7 @@ def test_a_lost_process_ends_the_other(number, start_two, two_devices, tmp_path)
     assert other.returncode != 0, output
     assert tiny_runs.records(tmp_path)[-1]['step'] <= 20
     process.kill()
-    process.wait()
+    process.output()
 
 
 @pytest.mark.slow
@@ -357,6 +357,6 @@ def test_stuck_process_ends_and_then_the_other(start_two, two_devices, tmp_path)
 
 @pytest.mark.slow
 def test_processes_that_cannot_join_say_why(starter, tmp_path):
-    output = starter.finish(tmp_path, '--num_processes=2', '--process_id=0', status=1)
+    output = starter.fork(tmp_path, '--num_processes=2', '--process_id=0', status=1)
     assert output.startswith('error: cannot join the processes of the run')
     assert '--coordinator_address' in output and 'Traceback' not in output

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from experiments import positions
-from experiments.common import runs
+from experiments.common import kept
 from experiments.datasets import placed
 from experiments.reports import enough_sleep as enough_report
 from experiments.reports import positions as report
 from lcn_jax.errors import UsageError
+from lcn_jax.files import make_folder, to_json, write_text
 from lcn_jax.training import config as configs
 
 
@@ -53,30 +54,41 @@ def test_fashion_is_read_from_the_official_files(tmp_path):
 
 
 def test_what_is_in_the_file_is_not_trained_again(tmp_path, monkeypatch):
-    trained, path = [], tmp_path / 'runs.json'
+    """Nor what has been finished in a workdir, which is added first."""
+    out, workdirs, trained = str(tmp_path / 'out'), str(tmp_path / 'runs'), []
 
-    def train(point, config, experiment):
-        trained.append(point['seed'])
-        return {'point': point, 'test_top1': 0.5, 'config': runs.changed(config)}
+    def train(runs, report):
+        trained.extend(runs.configs)
+        for name in runs.configs:
+            finish(name)
+        report(workdirs)
 
-    monkeypatch.setattr(runs, '_train', train)
-    monkeypatch.setattr(runs.pictures, 'write', lambda figure, path: None)
+    def finish(name):
+        done = dict.fromkeys(kept.MEASURED, 0.5) | {'weight_deviation': None}
+        write_text(make_folder(f'{workdirs}/{name}') / 'done.json', to_json(done))
+
+    def complete(seeds):
+        runs = [({'kind': 'LC (1)', 'seed': seed}, config) for seed in seeds]
+        kept.complete(
+            out, workdirs, runs, lambda records: f'{len(records)} runs\n\n', lambda _: None
+        )
+
+    monkeypatch.setattr(kept.many, 'run', train)
+    monkeypatch.setattr(kept.pictures, 'save', lambda figure, path: None)
     config = configs.default()
     config.connectivity = 'lc'
-    asked = [({'seed': seed}, config) for seed in range(3)]
-    runs.train_missing(path, asked[:2])
-    runs.train_missing(path, asked[1:])
-    assert trained == [0, 1, 2]
-    assert [record['point']['seed'] for record in runs.read(path)] == [0, 1, 2]
-    assert runs.read(path)[0]['config'] == {'connectivity': 'lc'}
+    complete([0, 1])
+    finish('LC_1_-2')
+    complete([1, 2])
+    complete([1, 2, 3])
+    assert trained == ['LC_1_-0', 'LC_1_-1', 'LC_1_-3']
+    records = kept.read(f'{out}/runs.json')
+    assert [record['point']['seed'] for record in records] == [0, 1, 2, 3]
+    assert records[0]['config'] == {'connectivity': 'lc'} and records[0]['test_top1'] == 0.5
+    assert (tmp_path / 'out/table.md').read_text() == '4 runs\n'
     config.epochs = 3
-    drawn = []
-    with (
-        pytest.raises(UsageError, match=r"has a run \{'seed': 1\} with another config"),
-        runs.reported(path, lambda records: f'{len(records)} runs\n\n', drawn.append),
-    ):
-        runs.train_missing(path, asked[1:])
-    assert (tmp_path / 'table.md').read_text() == '3 runs\n' and len(drawn[0]) == 3
+    with pytest.raises(UsageError, match=r"has a run .*'seed': 1\} with another config"):
+        complete([1])
 
 
 def test_networks_learn_for_as_many_steps_from_few_images_as_from_many():

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import pkgutil
 import re
+import shlex
 
 import jax
 import numpy as np
@@ -72,13 +73,17 @@ def test_make_targets_exist():
 
 @pytest.mark.parametrize('command', PYTHON_COMMANDS)
 def test_modules_flags_configs_and_fields_exist(command):
-    module, *flags = command.split()[2:]
+    module, *flags = shlex.split(command)[2:]
     spec = importlib.util.find_spec(module)
     assert spec is not None, f'no module {module}'
     if not module.startswith('experiments.'):
         return
     source = (ROOT / f'{module.replace(".", "/")}.py').read_text()
-    for name in ('trained', 'cli.define_config'):  # flags that are defined for several binaries
+    for name in (
+        'trained',
+        'cli.define_config',
+        'many.run',
+    ):  # flags that are defined for several binaries
         source += SHARED_FLAGS if name in source else ''
     for flag in flags:
         name, _, value = flag.removeprefix('--').partition('=')

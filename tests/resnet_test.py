@@ -30,6 +30,7 @@ def local_3x3(kernel_size, use_bias, **kwargs):
         ({}, []),
         ({'n_first_conv': 1}, CONVOLUTIONS[:1]),
         ({'n_first_conv': 3}, CONVOLUTIONS[:3]),
+        ({'n_first_conv': 4}, CONVOLUTIONS[:5]),  # a shortcut goes with the first of its block
         ({'shared': '.*_shortcut'}, ['stage2_block1_shortcut']),
         ({'shared': 'stage1'}, []),  # the whole name, or nothing
         ({'shared': 'stage1_.*', 'n_first_conv': 1}, CONVOLUTIONS[:3]),

@@ -6,7 +6,7 @@ import re
 import pytest
 from tiny_runs import ROOT
 
-from experiments.common import runs
+from experiments.common import kept
 from experiments.reports import positions, table
 
 RESULTS = ROOT / 'experiments/results'
@@ -15,7 +15,7 @@ PAGES = {path.parent.name: path.read_text() for path in RESULTS.glob('*/README.m
 
 
 def of_runs(report):
-    return lambda folder: report.markdown(runs.read(folder / 'runs.json'))
+    return lambda folder: report.markdown(kept.read(str(folder / 'runs.json')))
 
 
 def of_table(folder):

@@ -45,6 +45,7 @@ def test_events_by_hand():
     assert steps_with(never, 'sleep') == []
     assert steps_with(never, 'save') == [60]
     assert steps_with(SCHEDULES[4], 'sleep') == [3, 6, 9, 12, 15, 18]
+    assert steps_with(SCHEDULES[2], 'sleep') == [1, 2, 3, 4, 5]  # also at the last step
     for schedule in SCHEDULES:  # whatever is evaluated is logged
         assert set(steps_with(schedule, 'evaluate')) <= set(steps_with(schedule, 'log'))
 

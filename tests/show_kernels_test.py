@@ -61,6 +61,7 @@ def workdirs(tmp_path_factory):
         shapes = Experiment.create(config).shapes
         state = jax.tree.map(lambda s: np.asarray(rng.randn(*s.shape), s.dtype), shapes)
         workdir = str(folder / name)
+        (folder / name).mkdir()
         with (
             checkpoint.claim(workdir, config),
             checkpoint.Checkpoints(workdir) as checkpoints,

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import re
@@ -128,6 +129,9 @@ def test_a_bad_example_is_named(tmp_path, example, message):
     assert named[1].rstrip(',') == folder
     others = np.array([i for i in range(4) if i != int(named[0])])
     assert len(split.take(others).read()) == 3
+    one_class = dataclasses.replace(split, spec=dataclasses.replace(split.spec, num_classes=1))
+    with pytest.raises(UsageError, match='label 1, which is none of the 1 classes'):
+        one_class.take(others).read()
     assert '\n' not in str(error.value)
 
 

@@ -41,7 +41,7 @@ def test_a_second_signal_does_not_kill_the_save(resident, uninterrupted, tmp_pat
             tiny_runs.at(r"os\.rename \('[^']*/14\.orbax[^/']*', ", TERMINATE),
         ]
     )
-    output = resident.finish(tmp_path, before=signalled, status=75)
+    output = resident.fork(tmp_path, before=signalled, status=75)
     assert output.splitlines()[-1].startswith('stopped at step 14 of 100')
     assert '14' in steps_of(tmp_path)
     resident.fork(tmp_path)
@@ -79,7 +79,7 @@ def test_a_disk_that_fails_is_one_line_and_keeps_the_last_checkpoint(
     action, moment = FAILURES[failure]
     fail = tiny_runs.at(moment, action.format(workdir=str(workdir)))
     started = time.monotonic()
-    output = resident.finish(workdir, before=tiny_runs.AS_A_USER + fail, status=1)
+    output = resident.fork(workdir, before=tiny_runs.AS_A_USER + fail, status=1)
     assert time.monotonic() - started < ORBAX_WAITS
     *others, error = output.splitlines()
     assert error.startswith(f'error: cannot write {workdir}/')

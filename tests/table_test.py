@@ -1,12 +1,13 @@
 """The table: its statistics by hand, and the same table however often it is stopped."""
 
 import json
+import re
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
+import tiny_config
 import tiny_runs
 
 from experiments.reports import rows as known
@@ -104,10 +105,10 @@ def test_markdown_says_what_was_measured_and_how():
 
 
 def make(out, *flags, config=CONFIG, status=0, **options):
-    """Runs the binary; returns what it printed."""
+    """Runs the binary, with one job unless `flags` say otherwise; returns what it printed."""
     done = tiny_runs.call(
-        'table', f'--config={config}', f'--out={out}', f'--config.data_dir={out}/../data', *flags,
-        stderr=subprocess.STDOUT, **options,
+        'table', f'--config={config}', f'--out={out}', f'--config.data_dir={out}/../data',
+        '--jobs=1', *flags, together=True, **options,
     )  # fmt: skip
     assert done.returncode == status, done.stdout
     return done.stdout
@@ -138,8 +139,12 @@ def test_stopped_table_is_the_table(tmp_path):
         )
         make(stopped, *what, before=of_second_run, status=status)
     assert 0 < done(stopped) < done(whole)
-    make(stopped, *what)
+    output = make(stopped, *what, '--jobs=2')
+    assert sum(re.match(r'[1-6]/6  digits-[01]/\w+-[01]  ', line) is not None
+               for line in output.splitlines()) == 6  # fmt: skip
     assert measured(stopped) == measured(whole)
+    for workdir in whole.glob('*/*-?'):
+        assert tiny_runs.records(workdir) == tiny_runs.records(stopped / workdir.relative_to(whole))
 
     written = {path: path.stat().st_mtime_ns for path in whole.glob('*/*/metrics.jsonl')}
     make(whole, *what)  # reuses every run
@@ -154,16 +159,22 @@ def test_stopped_table_is_the_table(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_fails_is_named_and_the_others_are_in_the_table(tmp_path):
-    broken = tmp_path / 'digits-0' / 'lc-0'  # the workdir of another run
+    broken = tmp_path / 'digits-0' / 'lc-0'  # its only checkpoint cannot be read
     (broken / 'checkpoints' / '5').mkdir(parents=True)
-    (broken / 'config.json').write_text(json.dumps({'epochs': 9}))
+    config = tiny_config.get_config('lc')
+    config.translations.padding = 0
+    (broken / 'config.json').write_text(config.to_json_best_effort())
     output = make(tmp_path, '--rows=conv,lc', '--seeds=1', '--paddings=0', status=1)
-    assert output.splitlines()[-1] == 'error: 1 of 2 runs failed; the table names them.'
+    assert output.splitlines()[-1] == (
+        'error: 1 of 2 runs failed: digits-0/lc-0. The same command tries them again.'
+    )
     report = measured(tmp_path)
     assert list(report['cells']['digits-0']) == ['conv']
     ((workdir, reason),) = report['failed'].items()
-    assert workdir == str(broken) and 'epochs is 9 there, 1 here' in reason
-    assert reason in (tmp_path / 'table.md').read_text()
+    assert workdir == 'digits-0/lc-0' and 'none of the checkpoints' in reason
+    assert (
+        f'Failed and not in the table: {workdir}: {reason}' in (tmp_path / 'table.md').read_text()
+    )
 
 
 def done(out):
@@ -171,13 +182,20 @@ def done(out):
 
 
 @pytest.mark.slow
-def test_search_tries_the_grid_on_held_out_images(tmp_path):
-    output = make(tmp_path / 'out', '--search', '--rows=conv')
-    assert output.splitlines()[-1].startswith('conv, padding 1: learning_rate ')
-    tried = {path.parent.name for path in (tmp_path / 'out').glob('search/*/*/done.json')}
-    assert tried == {
-        f'conv-{rate}-{decay}' for rate in ('0.1', '0.05', '0.01', '0.005')
-        for decay in ('0.01', '0.0001')
+def test_a_sweep_compares_values_on_held_out_images(tmp_path):
+    done = tiny_runs.call(
+        'sweep', f'--config={CONFIG}:lc', f'--out={tmp_path}/out', '--jobs=1',
+        f'--config.data_dir={tmp_path}/data', '--config.validation=120',
+        '--over', 'config.learning_rate=5e-3,0', '--over', 'config.weight_decay=0,0.01',
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / 'out/comparison.md').read_text()
+    assert table in done.stdout and table.startswith('|  | validation top-1 % | n |')
+    rows = json.loads((tmp_path / 'out/comparison.json').read_text())['rows']
+    assert [row['mean'] for row in rows] == sorted([row['mean'] for row in rows], reverse=True)
+    assert {row['workdirs'][0].rpartition('/')[2] for row in rows} == {
+        f'learning_rate={rate}+weight_decay={decay}-0'
+        for rate in ('0.005', '0') for decay in ('0', '0.01')
     }  # fmt: skip
 
 
@@ -188,8 +206,9 @@ def test_search_tries_the_grid_on_held_out_images(tmp_path):
         (['--rows=lc_reps4', '--paddings=0'], 'rows with repetitions need --paddings above 0'),
         (['--config.validation=100'], 'leave out --config.validation'),
         (['--out=gs://bucket/table'], '--out=gs://bucket/table must be a local path'),
+        (['--jobs=0'], '--jobs=0: 0 is not a positive integer'),
     ],
-    ids=['row', 'padding', 'validation', 'url'],
+    ids=['row', 'padding', 'validation', 'url', 'jobs'],
 )
 @pytest.mark.slow
 def test_a_mistake_is_one_line(tmp_path, flags, message):

@@ -9,7 +9,7 @@ the process touches a file for the `number`-th time in a way that matches `patte
     starter.fork(workdir)                                     # goes on from there, to the end
 
 A pattern is searched for in "EVENT (ARGUMENTS)" of an audit event of Python: the events in `at`.
-`fork` starts from a process that has imported everything; `finish` and `start` begin as users do.
+`fork` and `start` begin in a process that has imported everything, `finish` as a user does.
 """
 
 import functools
@@ -113,22 +113,24 @@ class Starter:
     def __init__(self, kind: str, data_dir: str):
         self._flags = f'--config={__file__}:{kind}', f'--config.data_dir={data_dir}'
 
-    def start(self, workdir: Path, *flags: str, devices=1, before='', **popen) -> 'Process':
+    def start(self, workdir: Path, *flags: str, devices=1, before='') -> 'Fork':
         """`before`: Python statements to run first."""
+        arguments = [*self._flags, f'--workdir={workdir}', *flags]
+        return Fork('experiments.train', arguments, devices, before, together=True)
+
+    def fork(self, workdir: Path, *flags: str, status=0, **options) -> str:
+        """Runs to the end; returns what was printed."""
+        return finish(self.start(workdir, *flags, **options), status)
+
+    def begin(self, workdir: Path, *flags: str, devices=1, before='', **popen) -> 'Process':
+        """As `start`, but as a user does it."""
         program = f'{before}\nimport runpy\nrunpy.run_module("experiments.train", None, "__main__")'
         arguments = [sys.executable, '-c', program, *self._flags, f'--workdir={workdir}', *flags]
         return Process(arguments, env=environment(devices), cwd=ROOT, **popen)
 
     def finish(self, workdir: Path, *flags: str, status=0, **options) -> str:
-        """Runs to the end; returns what was printed."""
-        return finish(self.start(workdir, *flags, **options), status)
-
-    def fork(self, workdir: Path, *flags: str, status=0, **options) -> str:
-        """As `finish`, in a process as those of `call`."""
-        arguments = [*self._flags, f'--workdir={workdir}', *flags]
-        done = call('train', *arguments, stderr=subprocess.STDOUT, **options)
-        assert done.returncode == status, done.stdout
-        return done.stdout
+        """As `fork`, but as a user does it."""
+        return finish(self.begin(workdir, *flags, **options), status)
 
 
 class Process(subprocess.Popen):
@@ -148,29 +150,49 @@ class Process(subprocess.Popen):
         return ''.join(self._lines)
 
 
-def finish(process: Process, status: int) -> str:
+class Fork:
+    """A module that runs in a process of which all imports are done, which saves seconds.
+
+    The process is forked from one that has done nothing else: JAX has not started its threads.
+    """
+
+    def __init__(self, module: str, arguments, devices=1, before='', together=False):
+        """`before`: Python statements to run first. `together`: errors go to the output."""
+        self._folder = tempfile.TemporaryDirectory()
+        names = ['output', 'output' if together else 'errors']
+        self._files = [Path(self._folder.name, name) for name in names]
+        arguments = list(map(str, arguments))
+        self._process = _forks.Process(
+            target=_run, args=(module, arguments, devices, before, self._files), daemon=True
+        )
+        self._process.start()
+        self.kill = self._process.kill
+
+    def output(self) -> str:
+        """What it prints until it ends."""
+        self._process.join(HANGS)
+        return self._files[0].read_text()
+
+    def errors(self) -> str:
+        return self._files[1].read_text()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+
+def finish(process: Process | Fork, status: int) -> str:
     """What a process prints until it ends, which it does with that status."""
     output = process.output()
     assert process.returncode == status, output
     return output
 
 
-def call(module, *flags, devices=1, before='', stderr=None) -> subprocess.CompletedProcess:
-    """Runs a binary, in less time than a new process takes: all it needs is imported already.
-
-    The process is forked from one that has imported it and done nothing else: JAX has not started
-    its threads. `before`: Python statements to run first. `stderr` may be subprocess.STDOUT.
-    """
-    with tempfile.NamedTemporaryFile('r') as output, tempfile.NamedTemporaryFile('r') as errors:
-        streams = output.name, errors.name if stderr is None else output.name
-        process = _forks.Process(
-            target=_run, args=(module, flags, devices, before, streams), daemon=True
-        )
-        process.start()
-        process.join(HANGS)
-        return subprocess.CompletedProcess(
-            [module, *flags], process.exitcode, output.read(), errors.read()
-        )
+def call(binary: str, *flags: str, **options) -> subprocess.CompletedProcess:
+    """What became of a binary that a `Fork` runs to its end."""
+    fork = Fork(f'experiments.{binary}', flags, **options)
+    output = fork.output()
+    return subprocess.CompletedProcess([binary, *flags], fork.returncode, output, fork.errors())
 
 
 _forks = multiprocessing.get_context('forkserver')
@@ -185,16 +207,16 @@ _forks.set_forkserver_preload(
 )
 
 
-def _run(module, flags, devices, before, streams):
-    for number, name in enumerate(streams, 1):
-        os.dup2(os.open(name, os.O_WRONLY | os.O_APPEND), number)
+def _run(module, arguments, devices, before, streams):
+    for number, path in enumerate(streams, 1):
+        os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
     os.chdir(ROOT)
-    sys.argv = [module, *flags]
+    sys.argv = [str(ROOT / f'{module.replace(".", "/")}.py'), *arguments]  # as `python -m` does
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', devices)
     jax.config.update('jax_disable_most_optimizations', True)  # as in `environment`
     exec(before, {})
-    runpy.run_module(f'experiments.{module}', None, '__main__')
+    runpy.run_module(module, None, '__main__')
 
 
 def records(workdir: Path) -> list[dict]:

@@ -4,21 +4,42 @@ import os
 import pathlib
 import platform
 import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 
+FIELDS = 'commit', 'device', 'devices', 'cpu', 'cpus', 'jax', 'python', 'xla_flags'
+
 
 def provenance() -> dict[str, str | int | None]:
-    """commit ('+' if files have changed), device, devices, cpu, cpus, jax, python, xla_flags."""
+    """The values of FIELDS: commit, with a '+' if files have changed; cpus of this process; ..."""
+    values = (
+        _commit(),
+        jax.devices()[0].device_kind,
+        jax.device_count(),
+        _processor(),
+        len(cores()),
+        jax.__version__,
+        platform.python_version(),
+        os.environ.get('XLA_FLAGS', ''),
+    )
+    return dict(zip(FIELDS, values))
+
+
+def cores() -> list[int]:
+    """The cores that this process may use."""
+    if hasattr(os, 'sched_getaffinity'):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def common(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The provenance of several runs: of each field the value, or all values that it has."""
+    found = {name: sorted({run[name] for run in runs}) for name in FIELDS}
     return {
-        'commit': _commit(),
-        'device': jax.devices()[0].device_kind,
-        'devices': jax.device_count(),
-        'cpu': _processor(),
-        'cpus': os.cpu_count(),
-        'jax': jax.__version__,
-        'python': platform.python_version(),
-        'xla_flags': os.environ.get('XLA_FLAGS', ''),
+        name: values[0] if len(values) == 1 else ', '.join(map(str, values))
+        for name, values in found.items()
     }
 
 

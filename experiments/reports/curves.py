@@ -30,9 +30,7 @@ def read(patterns: Sequence[str]) -> dict[str, list[Records]]:
             raise UsageError(f'{workdir} has no records yet.')
         by_config[json.dumps(fields, sort_keys=True)].append(records)
     configs = [json.loads(key) for key in by_config]
-    fields = comparison.differing(configs)
-    labels = [comparison.label(fields, [str(c.get(f, '')) for f in fields]) for c in configs]
-    return dict(zip(labels, by_config.values()))
+    return dict(zip(comparison.names(configs), by_config.values()))
 
 
 def points(records: Records, names: Sequence[str]) -> list[tuple[int, float]]:

@@ -1,6 +1,7 @@
 """The results of a table's runs: means, paired differences with their intervals, and a figure."""
 
 import math
+import os
 import pathlib
 import statistics
 from typing import Any
@@ -9,9 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
+from experiments.common import pictures
+from experiments.common.runs import DONE, FAILED, REMEDY, read_done, reason
 from experiments.reports.rows import ROWS, row_of
 from lcn_jax.data.specs import SPECS
-from lcn_jax.files import read_json
+from lcn_jax.files import read_json, to_json, write_text
 from lcn_jax.training.metrics import awake
 
 METRICS = {'top1': 'top-1', 'top5': 'top-5'}
@@ -24,16 +27,31 @@ def read(folder: str) -> list[dict[str, Any]]:
     The row is that of the config (`row_of`).
     """
     runs = []
-    for path in sorted(pathlib.Path(folder).glob('*/*/done.json')):
-        row, _, seed = path.parent.name.rpartition('-')
+    for path in sorted(pathlib.Path(folder).glob(f'*/*/{DONE}')):
+        workdir = path.parent
+        row, _, seed = workdir.name.rpartition('-')
         if row in ROWS and seed.isdigit():
-            remedy = 'delete it, and run the same command again'
-            config = read_json(path.parent / 'config.json', remedy)
+            config = read_json(workdir / 'config.json', REMEDY)
             row = row_of(row, config)
-            place = {'column': path.parent.parent.name, 'row': row, 'seed': int(seed)}
-            done = read_json(path, remedy)
-            runs.append(done | place | {'config': config})
+            place = {'column': workdir.parent.name, 'row': row, 'seed': int(seed)}
+            runs.append(read_done(str(workdir)) | place | {'config': config})
     return runs
+
+
+def write(folder: str) -> str:
+    """Writes table.md, table.json and table.png of the runs in a folder; returns what to print."""
+    report = aggregate(read(folder)) | {'failed': failed(folder)}
+    text = markdown(report)
+    write_text(os.path.join(folder, 'table.md'), text)
+    write_text(os.path.join(folder, 'table.json'), to_json(report, indent=1))
+    pictures.save(plot(report), os.path.join(folder, 'table.png'))
+    return f'{text}\n{folder}/table.md, table.json and table.png are written'
+
+
+def failed(folder: str) -> dict[str, str]:
+    """Why runs failed, by their places in the folder."""
+    workdirs = sorted(path.parent for path in pathlib.Path(folder).glob(f'*/*/{FAILED}'))
+    return {os.path.relpath(workdir, folder): reason(str(workdir)) for workdir in workdirs}
 
 
 def aggregate(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -124,7 +142,7 @@ def markdown(report: dict[str, Any]) -> str:
                 mean, std = cell[metric]['mean'], cell[metric]['std']
                 values += f' {mean:.1f}' + ('' if std is None else f' ± {std:.1f}') + ' |'
                 for reference, difference in cell[metric]['differences'].items():
-                    values += f' {"" if reference == row else _difference(difference)} |'
+                    values += f' {"" if reference == row else difference_text(difference)} |'
             deviation = cell['weight_deviation']
             deviation = '' if deviation is None else f'{deviation:.2g}'
             parts.append(
@@ -138,12 +156,13 @@ def markdown(report: dict[str, Any]) -> str:
             'their 95 % interval. Weight deviation: rms(w − mean of the pool) / rms(w) over all '
             'local weights at the end; before the sleep, if training ends in one.\n'
         )
-    for workdir, reason in report.get('failed', {}).items():
-        parts.append(f'Failed and not in the table: {workdir}: {reason}\n')
+    for workdir, why in report.get('failed', {}).items():
+        parts.append(f'Failed and not in the table: {workdir}: {why}\n')
     return '\n'.join(parts)
 
 
-def _difference(difference: dict | None) -> str:
+def difference_text(difference: dict | None) -> str:
+    """Of what `paired` returns: '+1.2 ± 0.3', '' for None."""
     if difference is None:
         return ''
     text = f'{difference["mean"]:+.1f}'.replace('-', '−')

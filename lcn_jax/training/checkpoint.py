@@ -29,7 +29,6 @@ from lcn_jax.errors import NotWritten, UsageError
 from lcn_jax.files import locate, names_in, read_json, reading, write_text, writing
 from lcn_jax.layer.backends import divided
 from lcn_jax.training import config as configs
-from lcn_jax.training import ownership
 from lcn_jax.training.metrics import Sums
 from lcn_jax.training.state import State01, TrainState
 
@@ -222,23 +221,22 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def claim(workdir: str, config: ConfigDict, steps_per_epoch: int | None = None) -> Iterator[None]:
-    """A context in which a run of this config owns the workdir, and keeps its config there.
+    """A context in which a run of this config has the workdir, and keeps its config there.
 
-    With `steps_per_epoch`, a run that is finished may go on for more epochs.
+    This process owns the workdir (`ownership.py`). With `steps_per_epoch`, a run that is finished
+    may go on for more epochs.
 
     Raises:
-      InUse: another run owns it.
       UsageError: it has checkpoints of another config, or cannot be written.
     """
-    with ownership.owned(workdir):
-        if latest_step(workdir) is not None:
-            check_same(workdir, config, steps_per_epoch)
-        try:
-            if jax.process_index() == 0:
-                write_text(_config_path(workdir), _as_json(config))
-            yield
-        except NotWritten as error:
-            raise UsageError(f'{error} It continues from the last checkpoint, if any.') from error
+    if latest_step(workdir) is not None:
+        check_same(workdir, config, steps_per_epoch)
+    try:
+        if jax.process_index() == 0:
+            write_text(_config_path(workdir), _as_json(config))
+        yield
+    except NotWritten as error:
+        raise UsageError(f'{error} It continues from the last checkpoint, if any.') from error
 
 
 def check_same(workdir: str, config: ConfigDict, steps_per_epoch: int | None = None) -> None:

@@ -58,6 +58,21 @@ def owned(workdir: str) -> Iterator[None]:
         yield
 
 
+def has_locks(folder: str) -> bool:
+    """Whether the file system of a folder, which is made if it does not exist, has locks."""
+    path = make_folder(folder) / 'lock'
+    with writing(path), open(path, 'ab') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError as e:
+            if e.errno not in NO_LOCKS:
+                raise
+            return False
+    return True
+
+
 def _lock(file: IO, workdir: str) -> bool:
     """Whether this process has got the lock, or would not know."""
     try:

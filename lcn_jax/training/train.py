@@ -11,7 +11,7 @@ from lcn_jax import plugins
 from lcn_jax.errors import Diverged, Stopped, UsageError
 from lcn_jax.files import locate
 from lcn_jax.training import config as configs
-from lcn_jax.training import faults, inputs, measures, metrics, parallel, profiling
+from lcn_jax.training import faults, inputs, measures, metrics, ownership, parallel, profiling
 from lcn_jax.training.experiment import Experiment
 from lcn_jax.training.metrics import Record, Report, Sums, ignore
 from lcn_jax.training.schedule import Schedule
@@ -29,9 +29,17 @@ def train_and_evaluate(
     for bit, what it would have computed uninterrupted. Raises UsageError, InUse if another process
     writes to `workdir`, Diverged, or Stopped after a signal.
     """
+    experiment = experiment_of(config, experiment)
+    with ownership.owned(workdir):
+        return train(config, workdir, report, experiment)
+
+
+def train(
+    config: ConfigDict, workdir: str, report: Report, experiment: Experiment
+) -> dict[str, Any]:
+    """`train_and_evaluate` in a workdir that this process owns already."""
     from lcn_jax.training import checkpoint, start  # need orbax, which the steps do not
 
-    experiment = experiment_of(config, experiment)
     parallel.check_same_values(configs.of_all_processes(config), 'config')
     init_key, data_key, sleep_key = keys(config.seed)
     schedule, wake = experiment.schedule, experiment.wake  # before images are read: it may refuse

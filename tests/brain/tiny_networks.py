@@ -47,6 +47,7 @@ def make_state(config, seed):
 def make_run(workdir, config, seed=0):
     """A workdir with a checkpoint of step 3."""
     snapshot = checkpoint.Snapshot.of(make_state(config, seed))
+    workdir.mkdir()
     with (
         checkpoint.claim(str(workdir), config),
         checkpoint.Checkpoints(str(workdir)) as checkpoints,
