@@ -7,7 +7,7 @@ import pytest
 from tiny_runs import ROOT
 
 from experiments.common import kept
-from experiments.reports import positions, table
+from experiments.reports import enough_sleep, positions, table
 
 RESULTS = ROOT / 'experiments/results'
 README = (ROOT / 'README.md').read_text()
@@ -24,6 +24,7 @@ def of_table(folder):
 
 MEASURED = {
     'cifar10_small': of_table,
+    'enough_sleep': of_runs(enough_sleep),
     'positions': of_runs(positions),
 }
 

@@ -50,6 +50,8 @@ def markdown(records: Records) -> str:
     for optimizer, name in OPTIMIZERS.items():
         for pools in _values(records, 'pools'):
             mine = at(records, optimizer=optimizer, pools=pools)
+            if not mine:
+                continue
             kinds = MOMENTA[optimizer]
             lines += ['', f'**{name}, {pools} pools**, patterns for each of {batch} images', '']
             lines.append(f'| patterns | {" | ".join(LABELS[kind] for kind in kinds)} |')
@@ -93,7 +95,7 @@ def draw(records: Records) -> Figure:
                 level = statistics.mean(accuracies(at(mine, reference=reference)))
                 axes.axhline(level, color=COLOURS['conv'], linewidth=1, linestyle=':')
                 of_axes = axes.get_yaxis_transform()
-                axes.text(0.99, level, reference, ha='right', va='bottom', transform=of_axes)
+                axes.text(0.2, level, reference, va='bottom', transform=of_axes)
         axes.set(xlabel='patterns in a step of 60 images', title=name, xscale='log')
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
