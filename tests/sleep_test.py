@@ -20,7 +20,7 @@ from lcn_jax.layer.grid import Grid
 from lcn_jax.layer.grids import grids
 from lcn_jax.layer.local_parameters import LocalParameter
 from lcn_jax.networks.resnet import ResNet
-from lcn_jax.sleep import lateral
+from lcn_jax.sleep import infrequent, lateral
 from lcn_jax.sleep import patterns as sleep_patterns
 from lcn_jax.sleep.pools import num_pools, pool_numbers
 from lcn_jax.training import parallel, sleep_step
@@ -368,6 +368,38 @@ def test_a_hebbian_sleep_that_would_not_share_is_refused(learning_rate, patterns
     jax.eval_shape(partial(asleep, learning_rate=1.01 * highest, momentum=0.5))
     with pytest.raises(ValueError, match='neurons of 9 weights would diverge'):
         asleep(learning_rate=1.01 * highest, momentum=0.0)
+
+
+def test_noise_is_one_hebbian_step_at_a_fraction_of_the_highest_rate():
+    grid, patterns = GRIDS[0], 4
+    kernel = random_kernel(grid)
+    weights = kernel[0, 0, ..., 0].size
+    as_noise = sleep.resolve('noise', {'border': 'include', 'patterns': patterns, 'rate': 0.25})
+    one_step = sleep.resolve('hebbian', HEBBIAN | {
+        'border': 'include', 'gamma': 0.0, 'steps': 1, 'patterns_per_step': patterns,
+        'learning_rate': 0.5 / (1 + (weights + 1) / patterns),
+    })  # fmt: skip
+    np.testing.assert_array_equal(as_noise(kernel, grid, KEY), one_step(kernel, grid, KEY))
+    with pytest.raises(ValueError, match='rate must be below 1, got 1: deviations would grow'):
+        sleep.noise(kernel, grid, KEY, border='include', patterns=patterns, rate=1.0)
+
+
+@pytest.mark.parametrize('optimizer', [OPTIMIZER, optax.sgd(0.1, 0.9)], ids=['adamw', 'sgd'])
+def test_momentum_is_equalised_by_the_patterns_of_the_weights(optimizer):
+    grid = GRIDS[0]
+    grids, params = {'a': {'kernel': grid}}, {'a': {'kernel': random_kernel(grid)}}
+    _, opt_state = optimizer.update(params, optimizer.init(params), params)
+    rule = sleep.resolve('noise', {'border': 'include', 'patterns': 4, 'rate': 0.5})
+    found = infrequent.equalise_momentum(opt_state, grids, rule, KEY)
+    (momentum, *rest), (before, *kept) = (
+        [leaf for leaf in jax.tree.leaves(state) if leaf.shape == params['a']['kernel'].shape]
+        for state in (found, opt_state)
+    )
+    expected = lcn_jax.share({'a': {'kernel': before}}, grids, rule, KEY)
+    np.testing.assert_array_equal(momentum, expected['a']['kernel'])
+    assert not np.allclose(momentum, before)
+    for now, then in zip(rest, kept):  # the second moments of AdamW
+        np.testing.assert_array_equal(now, then)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@
 
 One block in each stage, a stem of stride 2 and 30 epochs, instead of the paper's ResNet-20 and 200.
 In so few steps, networks that sleep learn best with a higher rate than those of the paper's grid:
-rates were chosen on held-out training images (`experiments/results/README.md`).
+rates were chosen on held-out training images (`experiments/results/cifar10_small/README.md`).
 """
 
 from experiments.configs import cifar10

@@ -20,7 +20,7 @@ def get_config(kind: str = 'lc_hebbian'):
     config.model.width = 8
     config.batch_size = 60
     config.epochs = 24
-    # Chosen on held-out training images (`experiments/results/README.md`).
+    # Chosen on held-out training images (`experiments/results/ablation/README.md`).
     config.learning_rate = 2e-2 if kind == 'conv' else 1e-2 if config.sleep.full_step else 5e-3
     config.log_every = 10  # at every sleep, to see it in the weight deviation
     # Few large steps do here what a hundred of the default's do: 0.2 % of the deviations stay.

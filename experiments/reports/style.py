@@ -1,4 +1,7 @@
-"""One colour for each kind of network, the same in all pictures."""
+"""One colour for each kind of network, the same in all pictures, and how tables show seeds."""
+
+import statistics
+from collections.abc import Sequence
 
 COLOURS = {
     'conv': '#4c78a8',
@@ -15,3 +18,11 @@ COLOURS = {
     'relaxed': '#9d755d',
     'penalty': '#d6719b',
 }
+
+
+def cell(values: Sequence[float]) -> str:
+    """Mean ± standard deviation of a sample; '' for none, and no deviation for one."""
+    if not values:
+        return ''
+    std = f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else ''
+    return f'{statistics.mean(values):.1f}{std}'

@@ -7,6 +7,7 @@ from lcn_jax.sleep.rules import exact as exact
 from lcn_jax.sleep.rules import hebbian as hebbian
 from lcn_jax.sleep.rules import low_rank as low_rank
 from lcn_jax.sleep.rules import mean as mean
+from lcn_jax.sleep.rules import noise as noise
 from lcn_jax.sleep.sharing import Rule as Rule
 from lcn_jax.sleep.sharing import resolve as resolve
 from lcn_jax.sleep.sharing import share as share

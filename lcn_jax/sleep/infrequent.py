@@ -12,10 +12,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from lcn_jax.layer.each_local import map_local
 from lcn_jax.layer.local_parameters import SHARED, local_arrays, owners
 from lcn_jax.sleep.pools import Pools, in_pool
+from lcn_jax.sleep.sharing import Rule, share
 
 TINY = 1e-30  # avoids 0 / 0 if nothing has moved
 
@@ -38,6 +40,22 @@ def share_moments(opt_state: Any, params: Any, grids: Mapping, border: str = 'in
         if local is not SHARED:
             moments[i] = before = map_local(average, {'': local}, {'': moment}, after=before)['']
     return jax.tree.unflatten(structure, moments)
+
+
+def equalise_momentum(opt_state: Any, grids: Mapping, rule: Rule, key: jax.Array) -> Any:
+    """The state of an optimizer whose momentum of local parameters has changed as they do.
+
+    Unlike `share_moments`, which takes the means of pools at once, this makes momenta alike by the
+    `rule` itself: with the key of the weights' sleep, by the same patterns. Momenta are the `mu` of
+    `optax.adamw` and the `trace` of `optax.trace`. The second moments of AdamW stay each neuron's
+    own: a Hebbian rule could make them negative.
+    """
+    for name in ('mu', 'trace'):
+        momentum = optax.tree_utils.tree_get(opt_state, name)
+        if momentum is not None:
+            shared = share(momentum, grids, rule, key)
+            opt_state = optax.tree_utils.tree_set(opt_state, **{name: shared})
+    return opt_state
 
 
 def full_step(shared: Any, own: Any, last: Any, grids: Mapping, border: str = 'include') -> Any:

@@ -20,7 +20,8 @@ From the shortcut to the mechanism there are four rules:
     hebbian   the rule itself, iterated over random patterns;
     circuit   the same by neurons alone: excitatory rates and one inhibitory neuron (`lateral.py`).
 
-Another, `low_rank`, leaves a pool a few kernels instead of one (`truncation.py`).
+Another, `low_rank`, leaves a pool a few kernels instead of one (`truncation.py`), and `noise` is
+one step of the Hebbian rule, for networks that see patterns while awake.
 
 A rule is a pure function `(kernel, neurons, key, *, border, **options) -> kernel` of kernels
 (*output, *kernel, C // groups, O), which keeps their shape and dtype; `neurons`, a `LocalParameter`
@@ -125,9 +126,7 @@ def hebbian(
     check_number(gamma, 'gamma')
     if not isinstance(momentum, jax.Array) and momentum >= 1:
         raise ValueError(f'momentum must be below 1, got {momentum}.')
-    # A step changes the mean square of a deviation by 1 - 2 lr + lr² (1 + (K + 1) / B): the random
-    # covariance of B patterns has that second moment. Momentum would make it another number.
-    highest = 2 / (1 + (field.weights + 1) / patterns_per_step)
+    highest = highest_rate(field.weights, patterns_per_step)  # momentum would make it another one
     if momentum == 0 and learning_rate >= highest:
         raise ValueError(
             f'with {patterns_per_step} patterns a step and learning_rate={learning_rate:g}, '
@@ -161,6 +160,47 @@ def hebbian(
         axis_name=axis_name,
     )
     return lambda kernel, neurons: map_deviations(kernel, neurons, border, maps_VKK[None])
+
+
+@TwoPart
+def noise(
+    field: Field, key: jax.Array, *, border: str, patterns: int, rate: float
+) -> Callable[[jax.Array, Neurons], jax.Array]:
+    """One step of `hebbian` without an anchor: what a few patterns do between two images.
+
+    Meant for every wake step (`sleep.every=1`): then nothing is left of a separate sleep.
+
+    Args:
+      patterns: how many are shown.
+      rate: the learning rate as a fraction of the layer's highest (`highest_rate`), between 0 and
+        1. With 1/2 the mean square of the deviations falls fastest, to 1 - 1 / (1 + (K + 1) / B).
+
+    Raises:
+      ValueError: an option is out of its range.
+    """
+    check_positive(patterns, 'patterns')
+    check_number(rate, 'rate', positive=True)
+    if not isinstance(rate, jax.Array) and rate >= 1:
+        raise ValueError(f'rate must be below 1, got {rate:g}: deviations would grow.')
+    return hebbian.for_field(
+        field,
+        key,
+        border=border,
+        gamma=0.0,
+        learning_rate=rate * highest_rate(field.weights, patterns),
+        steps=1,
+        patterns_per_step=patterns,
+        momentum=0.0,
+    )
+
+
+def highest_rate(weights: int, patterns: int) -> float:
+    """The learning rate at which B patterns in a step no longer make K weights alike.
+
+    A step changes the mean square of a deviation by 1 - 2 lr + lr² (1 + (K + 1) / B): the random
+    covariance of B patterns has that second moment. Half of this rate is best.
+    """
+    return 2 / (1 + (weights + 1) / patterns)
 
 
 def circuit(
@@ -234,5 +274,6 @@ RULES: dict[str, Callable[..., jax.Array]] = {
     'exact': exact,
     'hebbian': hebbian,
     'circuit': circuit,
+    'noise': noise,
     'low_rank': low_rank,
 }

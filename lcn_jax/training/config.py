@@ -103,6 +103,7 @@ FIELDS = {
     'sleep.every': (10, whole(1)),  # wake steps between sleeps
     'sleep.until': (0, whole(0)),  # no sleep after this epoch; 0: they go on to the end
     'sleep.share_moments': (False, FLAG),  # average the optimizer's moments of local parameters too
+    'sleep.equalise_momentum': (False, FLAG),  # let the rule act on their momentum as on themselves
     'sleep.full_step': (False, FLAG),  # rescale a pool's common change to its members' changes
     # Options of each rule, under the name of its function.
     'sleep.exact.gamma': (1e-5, BY_RULE),
@@ -120,6 +121,8 @@ FIELDS = {
     'sleep.circuit.alpha': (10.0, BY_RULE),
     'sleep.circuit.tau': (30.0, BY_RULE),
     'sleep.circuit.b': (1.0, BY_RULE),
+    'sleep.noise.patterns': (8, BY_RULE),
+    'sleep.noise.rate': (0.5, BY_RULE),  # a fraction of the highest at which weights get alike
     'sleep.low_rank.rank': (2, BY_RULE),
     # ---- Records.
     'log_every': (100, whole(1)),  # steps

@@ -178,6 +178,7 @@ class Experiment:
             grids=grids,
             rule=sleep_step.rule(self.config),
             share_moments=self.config.sleep.share_moments,
+            equalise_momentum=self.config.sleep.equalise_momentum,
             full_step=self.config.sleep.full_step,
         )
 

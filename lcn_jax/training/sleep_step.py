@@ -36,12 +36,13 @@ def step(
     grids: Mapping,
     rule: Rule,
     share_moments: bool = False,
+    equalise_momentum: bool = False,
     full_step: bool = False,
 ) -> TrainState:
     """One sleep: local kernels, biases and scales change and everything else stays.
 
-    `share_moments` and `full_step` do what `lcn_jax/sleep/infrequent.py` says. The random numbers
-    depend on `key` and the step only, so that all devices sleep alike.
+    `share_moments`, `equalise_momentum` and `full_step` do what `lcn_jax/sleep/infrequent.py` says.
+    The random numbers depend on `key` and the step only, so that all devices sleep alike.
     """
     key = jax.random.fold_in(key, state.step)
     params, last_sleep = share(state.params, grids, rule, key), state.last_sleep
@@ -49,6 +50,8 @@ def step(
         params = infrequent.full_step(params, state.params, last_sleep, grids, rule.border)
         last_sleep = local_arrays(params, grids)
     opt_state = state.opt_state
+    if equalise_momentum:
+        opt_state = infrequent.equalise_momentum(opt_state, grids, rule, key)
     if share_moments:
         opt_state = infrequent.share_moments(opt_state, params, grids, rule.border)
     return replace(state, params=params, last_sleep=last_sleep, opt_state=opt_state)
