@@ -172,7 +172,8 @@ class Trained:
                     f'the network does not take images {batch.shape[1:]}; it was trained on '
                     f'{self.image_shape}.'
                 ) from None
-            yield {name: values[: len(batch)] for name, values in jax.device_get(of_batch).items()}
+            found = jax.device_get(of_batch)
+            yield {name: found[name][: len(batch)] for name in names}
 
     def kernel(self, layer: str) -> np.ndarray:
         """The kernel of a layer, named by its path: (*output, *kernel, C // groups, O) if local.
