@@ -100,7 +100,9 @@ def draw(records: Records) -> Figure:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.grid(alpha=0.3)
-    if figure.axes[-1].get_legend_handles_labels()[0]:
-        figure.axes[-1].legend(frameon=False)
+    handles, labels = figure.axes[-1].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc='outside lower center', ncols=len(labels) or 1, frameon=False
+    )
     figure.axes[0].set_ylabel('test accuracy (%); dashed: tiled pools')
     return figure
