@@ -22,7 +22,10 @@ from lcn_jax.layer.backends.bilinear import default_implementation
 from lcn_jax.training import cost
 from lcn_jax.training.experiment import Experiment
 
-CONFIG = cli.define_config('File with get_config(kind), a colon, and the kind.')
+CONFIG = cli.define_config(
+    'A config of the project (digits, cifar10, ...) or a file with get_config(kind); a colon; the '
+    'kind.'
+)
 DEVICES = flags.DEFINE_integer(
     'devices', None, 'Compile for this number of devices.', lower_bound=1
 )

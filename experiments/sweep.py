@@ -22,7 +22,10 @@ from experiments.common.runs import Runs
 from experiments.reports import compared, comparison
 from lcn_jax.files import local_folder
 
-CONFIG = cli.define_config('File with get_config(kind), a colon, and the kind.')
+CONFIG = cli.define_config(
+    'A config of the project (digits, cifar10, ...) or a file with get_config(kind); a colon; the '
+    'kind.'
+)
 OVER = flags.DEFINE_multi_string(
     'over', [], 'config.FIELD=VALUE,VALUE,...: values to try. Several fields: all combinations.'
 )

@@ -25,7 +25,10 @@ from lcn_jax.training.measures import evaluated_split
 from lcn_jax.training.progress import Progress, duration
 from lcn_jax.training.train import train_and_evaluate
 
-CONFIG = cli.define_config('File with get_config(kind), a colon, and the kind.')
+CONFIG = cli.define_config(
+    'A config of the project (digits, cifar10, ...) or a file with get_config(kind); a colon; the '
+    'kind.'
+)
 WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Folder, or URL, that the run writes to.', required=True
 )

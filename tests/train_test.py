@@ -113,6 +113,15 @@ def test_sleep_comes_after_every_n_steps_and_lifts_the_snr(tiny, tmp_path):
     assert records[10]['weight_snr'] < records[9]['weight_snr']
 
 
+@pytest.mark.slow
+def test_a_training_that_ends_before_its_first_sleep_says_so(tiny, tmp_path):
+    config = tiny('lc_hebbian', epochs=1, **{'sleep.every': 26})
+    with pytest.warns(
+        UserWarning, match='has 25 steps, and the first sleep would come after .* 26'
+    ):
+        run(config, tmp_path)
+
+
 @pytest.mark.parametrize(('snr', 'recorded'), [(math.inf, None), (2.0, 2.0)])
 def test_the_snr_of_equal_weights_is_recorded_as_none(snr, recorded):
     def similarity(state):

@@ -110,5 +110,6 @@ def _check_images(config: ConfigDict) -> None:
     if dataset.fits and config.image_size > min(dataset.common_shape[:2]):
         raise UsageError(
             f'config.image_size {config.image_size} is larger than the images of '
-            f'{config.dataset}, {dataset.image_shape[:2]}.'
+            f'{config.dataset}, {dataset.image_shape[:2]}: set it to '
+            f'{min(dataset.common_shape[:2])} or less.'
         )

@@ -1,6 +1,7 @@
 """`train_and_evaluate`: config -> experiment, images -> wake, sleep -> records, checkpoints."""
 
 import contextlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -43,6 +44,12 @@ def train(
     parallel.check_same_values(configs.of_all_processes(config), 'config')
     init_key, data_key, sleep_key = keys(config.seed)
     schedule, wake = experiment.schedule, experiment.wake  # before images are read: it may refuse
+    if schedule.total_steps < schedule.sleep_every:
+        warnings.warn(
+            f'the network will not sleep: training has {schedule.total_steps} steps, and the first '
+            f'sleep would come after step {schedule.sleep_every}; set config.sleep.every to fewer.',
+            stacklevel=2,
+        )
     images = inputs.make(config, data_key)
     sleep = experiment.sleep if schedule.sleep_every else None
     with (
