@@ -28,7 +28,7 @@ from absl import flags
 from experiments.common import cli, pictures, trained
 from experiments.reports import sheets
 from lcn_jax.errors import UsageError
-from lcn_jax.files import local_folder, make_folder, writing
+from lcn_jax.files import local_folder, make_folder, write_bytes
 from lcn_jax.layer.local_parameters import by_path, kernels, name_of
 from lcn_jax.learning.penalties import sheet
 from lcn_jax.trained import maps
@@ -70,8 +70,7 @@ def main(argv):
     make_folder(out)
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
-    with writing(out / 'maps.npz'):
-        (out / 'maps.npz').write_bytes(content.getvalue())
+    write_bytes(out / 'maps.npz', content.getvalue())
     print(f'{out / "maps.npz"} is written')
     for name, figure in figures(found, arrays).items():
         pictures.write(figure, out / f'{name}.png')

@@ -40,7 +40,9 @@ def main(argv):
         config.update_from_flattened_dict(fields)
         card = pretrain(config, str(folder / name))
         options = ''.join(f' --config.{field}={value}' for field, value in fields.items())
-        card['command'] = f'python -m experiments.train --config=digits:{kind}{options}'
+        card['command'] = (
+            f'python -m experiments.train --config=digits:{kind}{options} --workdir=runs/{name}'
+        )
         write_text(folder / f'{name}.json', to_json(card, indent=1))
 
 

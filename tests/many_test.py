@@ -267,11 +267,12 @@ def test_all_combinations_of_values_have_names_and_the_types_of_their_fields():
         ('config.seed=1,2', '--seeds is the number'),
         ('config.epochs=many', r'config\.epochs=many: .*cannot be casted'),
         ('config.learning_rate=1e-3,0.001', 'has learning_rate=0.001 twice'),
+        ('config.epochs=1 config.epochs=2', r'has config\.epochs twice'),
     ],
 )
 def test_a_wrong_choice_is_one_line(text, message):
     with pytest.raises(UsageError, match=message) as error:
-        choices.combinations(tiny_config.get_config('lc'), [text])
+        choices.combinations(tiny_config.get_config('lc'), text.split())
     assert '\n' not in str(error.value)
 
 

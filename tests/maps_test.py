@@ -129,6 +129,7 @@ def test_how_far_a_neuron_must_look_is_that_of_a_loop():
             if {0, 1, 2} <= set(kinds[np.ix_(rows % 9, columns % 12)].ravel()):
                 expected = r
         np.testing.assert_equal(found[i, j], expected)
+    assert np.isnan(maps.cluster_size(np.full((4, 4), np.nan))).all()
 
 
 # ---- Wiring. -------------------------------------------------------------------------------------

@@ -86,9 +86,13 @@ def test_what_is_in_the_file_is_not_trained_again(tmp_path, monkeypatch):
     assert [record['point']['seed'] for record in records] == [0, 1, 2, 3]
     assert records[0]['config'] == {'connectivity': 'lc'} and records[0]['test_top1'] == 0.5
     assert (tmp_path / 'out/table.md').read_text() == '4 runs\n'
+    finish('LC_1_-4')
+    (tmp_path / 'runs/LC_1_-4/config.json').write_text(config.to_json_best_effort())
     config.epochs = 3
     with pytest.raises(UsageError, match=r"has a run .*'seed': 1\} with another config"):
         complete([1])
+    with pytest.raises(UsageError, match='LC_1_-4 holds a run with another config'):
+        complete([4])
 
 
 def test_networks_learn_for_as_many_steps_from_few_images_as_from_many():

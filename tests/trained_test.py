@@ -5,6 +5,7 @@ import functools
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 import tiny_runs
@@ -152,6 +153,14 @@ def test_a_saved_network_is_the_same_in_float16(trained, test_images, tmp_path):
     assert by_path(again.grids) == by_path(trained.grids)
     images = test_images[0][:70]
     np.testing.assert_allclose(again.logits(images), trained.logits(images), atol=0.02)
+
+
+def test_what_float16_cannot_hold_is_not_saved(trained, tmp_path):
+    (tmp_path / 'net.npz').write_text('before')
+    variables = jax.tree.map(lambda leaf: leaf + np.float32(1e5), trained.variables)
+    with pytest.raises(UsageError, match='numbers that float16 cannot hold'):
+        dataclasses.replace(trained, variables=variables).save(tmp_path / 'net.npz')
+    assert (tmp_path / 'net.npz').read_text() == 'before'
 
 
 @pytest.mark.parametrize('content', [None, b'', b'PK\x03\x04', 'other'])

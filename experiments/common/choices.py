@@ -22,7 +22,12 @@ def combinations(config: ConfigDict, texts: Sequence[str]) -> dict[str, ConfigDi
       UsageError: a text is something else, a value is of another type than its field, or two
         combinations are the same.
     """
-    values = dict(_values(text, config) for text in texts)
+    values: dict[str, list[Any]] = {}
+    for text in texts:
+        field, tried = _values(text, config)
+        if field in values:
+            raise UsageError(f'--over has config.{field} twice: give all of its values at once.')
+        values[field] = tried
     found = {}
     for chosen in itertools.product(*values.values()):
         fields = dict(zip(values, chosen))

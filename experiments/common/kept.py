@@ -19,6 +19,7 @@ from experiments.common.provenance import FIELDS
 from experiments.common.runs import DONE, Runs, has, read_done
 from lcn_jax.errors import UsageError
 from lcn_jax.files import make_folder, read_json, to_json, write_text
+from lcn_jax.training import checkpoint
 from lcn_jax.training import config as configs
 from lcn_jax.training.metrics import awake
 
@@ -40,7 +41,7 @@ def complete(
     Runs in `workdirs` that have been finished are added first, also if the training then stops.
 
     Raises:
-      UsageError: the file has one of these points with another config, or runs failed.
+      UsageError: the file or a workdir has one of these points with another config, or runs failed.
       Stopped: a signal came.
     """
     path = os.path.join(make_folder(out), 'runs.json')
@@ -51,6 +52,7 @@ def complete(
         for point, config in runs:
             workdir = os.path.join(workdirs, name(point))
             if point not in kept and has(workdir, DONE):
+                checkpoint.check_same(workdir, config)
                 records.append(record_of(point, config, read_done(workdir)))
         if not records:
             return ''

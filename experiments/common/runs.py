@@ -83,7 +83,8 @@ class Runs:
     def forget_failures(self) -> None:
         """So that what failed is tried again."""
         for name in self.failed():
-            os.remove(os.path.join(self.workdir(name), FAILED))
+            with contextlib.suppress(FileNotFoundError):  # another process may do the same
+                os.remove(os.path.join(self.workdir(name), FAILED))
 
     @functools.cached_property
     def _experiments(self) -> dict[str, str]:

@@ -55,7 +55,7 @@ def work(runs: Runs, show: Callable[[str], Report], announce: Announcer, leaves:
     """
     last = experiment = None
     waits = not leaves
-    with faults.StopRequests() as requests, contextlib.ExitStack() as waiting:
+    with faults.StopRequests(several=False) as requests, contextlib.ExitStack() as waiting:
         while left := announce():
             if requests.should_stop():
                 raise Stopped(STOPPED)
@@ -83,14 +83,15 @@ def launch(jobs: int, runs: Runs, announce: Announcer) -> None:
     Raises:
       Stopped: a signal came; the workers have saved what they did.
     """
-    # Ctrl-C at a terminal reaches all processes; these hear of it from their parent, by SIGTERM.
+    # Ctrl-C at a terminal reaches all processes. Workers ignore it until they can save; then they
+    # stop, as by the SIGTERM of their parent.
     former = signal.signal(signal.SIGINT, signal.SIG_IGN)
     workers = [start(jobs, share) for share in shares(jobs)]
     signal.signal(signal.SIGINT, former)
     stopping = False
     bar = tqdm.tqdm(total=len(runs.configs), unit='run', disable=None, dynamic_ncols=True)
     try:
-        with faults.StopRequests() as requests, bar:
+        with faults.StopRequests(several=False) as requests, bar:
             while any(worker.poll() is None for worker in workers):
                 if requests.should_stop() and not stopping:
                     stopping = True

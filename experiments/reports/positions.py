@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from experiments.reports.style import COLOURS, cell
-from experiments.reports.table import paired
+from experiments.reports.table import difference_text, paired
 
 KINDS = {
     'conv': ('conv', COLOURS['conv']),
@@ -66,20 +66,12 @@ def markdown(records: Records) -> str:
             by_kind = {kind: accuracies(there, kind=kind) for kind in KINDS}
             cells = [cell(list(by_seed.values())) for by_seed in by_kind.values()]
             cells += [
-                _difference(paired(by_kind[kind], by_kind['conv']))
+                difference_text(paired(by_kind[kind], by_kind['conv']))
                 for kind in ('lc', 'lc_mean_joined')
             ]
             parts.append(f'| {value:,} | {" | ".join(cells)} |')
         parts.append('')
     return '\n'.join(parts)
-
-
-def _difference(difference: Mapping[str, float | None] | None) -> str:
-    if difference is None:
-        return ''
-    half = difference['half_width']
-    text = f'{difference["mean"]:+.1f}' + ('' if half is None else f' ± {half:.1f}')
-    return text.replace('-', '−')
 
 
 def draw(records: Records) -> Figure:

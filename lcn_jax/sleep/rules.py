@@ -197,7 +197,7 @@ def noise(
 def highest_rate(weights: int, patterns: int) -> float:
     """The learning rate at which B patterns in a step no longer make K weights alike.
 
-    A step changes the mean square of a deviation by 1 - 2 lr + lr² (1 + (K + 1) / B): the random
+    A step multiplies the mean square of a deviation by 1 - 2 lr + lr² (1 + (K + 1) / B): the random
     covariance of B patterns has that second moment. Half of this rate is best.
     """
     return 2 / (1 + (weights + 1) / patterns)

@@ -194,10 +194,13 @@ def cluster_size(kinds: np.ndarray) -> np.ndarray:
 
     kinds: (rows, columns) of numbers, such as preferred classes or binned orientations; NaN for
     none. A neuron sees the square of 2r + 1 neurons a side around it, across opposite borders of
-    the sheet. NaN if half of the sheet's shorter side is not enough.
+    the sheet. NaN if no square that is smaller than the sheet is enough; r is at least 1.
     """
     found = np.full(kinds.shape, np.nan)
-    seen = np.stack([kinds == kind for kind in np.unique(kinds[~np.isnan(kinds)])])
+    known = np.unique(kinds[~np.isnan(kinds)])
+    if not len(known):
+        return found
+    seen = np.stack([kinds == kind for kind in known])
     for r in range(1, min(kinds.shape) // 2):
         for axis in (1, 2):
             seen = seen | np.roll(seen, 1, axis) | np.roll(seen, -1, axis)

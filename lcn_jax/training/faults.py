@@ -18,8 +18,9 @@ class StopRequests:
     another one hangs, ends with a traceback.
     """
 
-    def __init__(self):
-        self._several = jax.process_count() > 1
+    def __init__(self, several: bool | None = None):
+        """`several` processes in this run? By default JAX says; it then starts its devices."""
+        self._several = jax.process_count() > 1 if several is None else several
         self._asked = False
         self._calls = 0
         self._former = {}

@@ -47,7 +47,7 @@ def train(
     if schedule.total_steps < schedule.sleep_every:
         warnings.warn(
             f'the network will not sleep: training has {schedule.total_steps} steps, and the first '
-            f'sleep would come after step {schedule.sleep_every}; set config.sleep.every to fewer.',
+            f'sleep would come after step {schedule.sleep_every}; lower config.sleep.every.',
             stacklevel=2,
         )
     images = inputs.make(config, data_key)
