@@ -10,18 +10,17 @@ Trains what OUT/runs.json lacks, adds it, and writes OUT/table.md and OUT/pictur
 stopped, the same command continues, and begins with adding the runs that were finished.
 """
 
-import dataclasses
 import itertools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from absl import flags
 from ml_collections import ConfigDict
 
 from experiments.common import cli, kept
 from experiments.common.kept import Point
-from experiments.configs import digits as digits_config
 from experiments.datasets import placed
+from experiments.measure.positions import ROOM, Task, config_of, dataset
 from experiments.reports import positions as report
 from lcn_jax.data import sources
 from lcn_jax.files import local_folder
@@ -39,24 +38,7 @@ TASKS = flags.DEFINE_multi_enum(
 SEEDS = flags.DEFINE_integer('seeds', 3, 'Networks at each point.', lower_bound=1)
 STEPS = flags.DEFINE_integer('steps', None, 'Instead of those of the task.', lower_bound=1)
 
-ROOM = 8  # pixels that a canvas has more than its images
 REACHES = (0, 1, 2, 4, 8)
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """Images, how many of them, and how long networks learn.
-
-    size: pixels. images: in training, where the reach varies. numbers: of training images, where
-    these vary and the reach is `reach`. steps: of training, about, however many images there are.
-    """
-
-    load: Callable[[], dict[str, placed.Labelled]]
-    size: int
-    images: int
-    numbers: tuple[int, ...]
-    steps: int
-    reach: int = 4
 
 
 ALL_TASKS = {
@@ -95,22 +77,6 @@ def runs_of(
     for (reach, images), kind in itertools.product(settings, report.KINDS):
         point = {'task': name, 'reach': reach, 'images': images, 'kind': kind, 'seed': seed}
         yield point, config_of(point, task, str(data_dir), STEPS.value or task.steps)
-
-
-def config_of(point: Point, task: Task, data_dir: str, steps: int) -> ConfigDict:
-    """The digits' config, with its rates, for the images of a task."""
-    config = digits_config.get_config(point['kind'])
-    config.dataset, config.data_dir = dataset(point['task'], point['reach']), data_dir
-    config.image_size = task.size + ROOM
-    config.train_images, config.seed = point['images'], point['seed']
-    config.epochs = max(1, round(steps / (point['images'] // config.batch_size)))
-    config.evaluate_every = config.epochs
-    config.log_every, config.checkpoint_every = steps, 0
-    return config
-
-
-def dataset(task: str, reach: int) -> str:
-    return f'{task}_within_{reach}'
 
 
 def prepare(name: str, task: Task, data_dir: pathlib.Path) -> None:

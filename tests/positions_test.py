@@ -5,9 +5,9 @@ import gzip
 import numpy as np
 import pytest
 
-from experiments import positions
 from experiments.common import kept
 from experiments.datasets import placed
+from experiments.measure import positions
 from experiments.reports import enough_sleep as enough_report
 from experiments.reports import positions as report
 from lcn_jax.errors import UsageError

@@ -79,7 +79,8 @@ def test_a_disk_that_fails_is_one_line_and_keeps_the_last_checkpoint(
     action, moment = FAILURES[failure]
     fail = tiny_runs.at(moment, action.format(workdir=str(workdir)))
     started = time.monotonic()
-    output = resident.fork(workdir, before=tiny_runs.AS_A_USER + fail, status=1)
+    run = resident.finish if failure == 'full' else resident.fork  # whose output is a file, too
+    output = run(workdir, before=tiny_runs.AS_A_USER + fail, status=1)
     assert time.monotonic() - started < ORBAX_WAITS
     *others, error = output.splitlines()
     assert error.startswith(f'error: cannot write {workdir}/')

@@ -12,6 +12,7 @@ A pattern is searched for in "EVENT (ARGUMENTS)" of an audit event of Python: th
 `fork` and `start` begin in a process that has imported everything, `finish` as a user does.
 """
 
+import atexit
 import functools
 import json
 import multiprocessing
@@ -198,6 +199,7 @@ def call(binary: str, *flags: str, **options) -> subprocess.CompletedProcess:
 _forks = multiprocessing.get_context('forkserver')
 _forks.set_forkserver_preload(
     [
+        'experiments',  # keeps XLA quiet
         'lcn_jax.training.train',
         'lcn_jax.training.checkpoint',
         'tensorflow_datasets',
@@ -216,7 +218,10 @@ def _run(module, arguments, devices, before, streams):
     jax.config.update('jax_num_cpu_devices', devices)
     jax.config.update('jax_disable_most_optimizations', True)  # as in `environment`
     exec(before, {})
-    runpy.run_module(module, None, '__main__')
+    try:
+        runpy.run_module(module, None, '__main__')
+    finally:
+        atexit._run_exitfuncs()  # of which such a process knows nothing
 
 
 def records(workdir: Path) -> list[dict]:

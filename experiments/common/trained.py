@@ -13,7 +13,7 @@ from lcn_jax.trained import maps
 from lcn_jax.trained.activations import activations
 from lcn_jax.trained.load import Trained
 from lcn_jax.trained.load import load as load_network
-from lcn_jax.training.restore import Restored, restore
+from lcn_jax.training.restore import Restored, read_config, restore
 
 WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Folder of a run, a file, or the name of a network.', required=True
@@ -29,13 +29,12 @@ def load() -> Trained:
 
 def restore_local() -> Restored:
     """The run; UsageError if there is none, or it has no local kernels."""
-    run = restore(WORKDIR.value, CHECKPOINT.value, DATA_DIR.value)
-    if run.config.connectivity != 'lc':
+    if read_config(WORKDIR.value).connectivity != 'lc':
         raise UsageError(
             f'the network in {WORKDIR.value} has no local kernels: choose a run with '
             'config.connectivity=lc.'
         )
-    return run
+    return restore(WORKDIR.value, CHECKPOINT.value, DATA_DIR.value)
 
 
 def moments(network: Trained, layers: Sequence[str]) -> dict[str, maps.Moments]:
