@@ -78,7 +78,10 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             if module.startswith('experiments.') or flag.name == 'config':  # or --help hides them
                 flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     try:
-        app.run(guarded, flags_parser=_parse)
+        try:
+            app.run(guarded, flags_parser=_parse)
+        finally:
+            sys.stdout.flush()  # a short text, such as that of --help, is still in the buffer
     except BrokenPipeError:  # nobody reads on, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where Python flushes what is left
         sys.exit(128 + signal.SIGPIPE)
