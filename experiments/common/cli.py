@@ -133,5 +133,6 @@ def _check_config() -> None:
 
 
 def _fail(message: object) -> NoReturn:
+    sys.stdout.flush()  # what was printed before comes before, in one file, too
     print('error:', ' '.join(str(message).split()), file=sys.stderr)
     sys.exit(1)
