@@ -14,7 +14,9 @@ from typing import Any
 
 from absl import flags
 
-STOPPED = 75  # the exit status of a command that a signal stopped: experiments/common/cli.py
+# The exit status of a command that a signal stopped: EX_TEMPFAIL of sysexits.h, for the same
+# command may succeed later.
+STOPPED = 75
 
 
 def main() -> None:

@@ -14,9 +14,8 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from experiments.common import config_files, programs
+from lcn_jax.commands import STOPPED
 from lcn_jax.errors import Stopped, UsageError
-
-STOPPED = 75  # the status EX_TEMPFAIL of sysexits.h: the same command may succeed later
 
 
 def define_config(text: str) -> flags.FlagHolder:

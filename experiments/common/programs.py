@@ -34,7 +34,7 @@ def share() -> None:
 
 
 def _delete_old(folder: pathlib.Path) -> None:
-    """So that the folder does not grow for ever.
+    """Deletes programs that are older than DAYS_KEPT, or the folder would grow for ever.
 
     JAX can bound its size, but needs `filelock` for it, lets all processes wait for one lock, and
     can no longer write to a folder in which it once kept programs without a bound.

@@ -88,7 +88,7 @@ class Runs:
 
     @functools.cached_property
     def _experiments(self) -> dict[str, str]:
-        """What the config of each run says but for the seed."""
+        """The config of each run without its seed, as text."""
         return {
             name: configs.without_seed(config).to_json_best_effort(sort_keys=True)
             for name, config in self.configs.items()

@@ -38,7 +38,7 @@ def restore_local() -> Restored:
 
 
 def moments(network: Trained, layers: Sequence[str]) -> dict[str, maps.Moments]:
-    """What `maps` are made of, by layer, for the images that the run was evaluated on.
+    """The `Moments` of each layer, for `maps`, over the images that the run was evaluated on.
 
     UsageError if they do not fit into memory, or a layer has no rows and columns.
     """

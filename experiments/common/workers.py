@@ -24,7 +24,7 @@ from lcn_jax.training.metrics import Report
 POLL_SECONDS = 0.5
 # The part of a GPU's memory that a process takes, and JAX' default of it.
 GPU_MEMORY, GPU_MEMORY_OF_ONE = 'XLA_PYTHON_CLIENT_MEM_FRACTION', '0.75'
-STOPPED = 'stopped; the same command continues from there.'
+CONTINUES = 'stopped; the same command continues from there.'
 
 
 class Announcer:
@@ -58,7 +58,7 @@ def work(runs: Runs, show: Callable[[str], Report], announce: Announcer, leaves:
     with faults.StopRequests(several=False) as requests, contextlib.ExitStack() as waiting:
         while left := announce():
             if requests.should_stop():
-                raise Stopped(STOPPED)
+                raise Stopped(CONTINUES)
             with runs.taken(left, last) as name:
                 if name is not None:
                     waiting.close()
@@ -110,7 +110,7 @@ def launch(jobs: int, runs: Runs, announce: Announcer) -> None:
         for worker in workers:
             worker.kill()  # after a second Ctrl-C, or an error
     if stopping:
-        raise Stopped(STOPPED)
+        raise Stopped(CONTINUES)
 
 
 def start(jobs: int, share: Sequence[int]) -> subprocess.Popen:

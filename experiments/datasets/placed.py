@@ -6,12 +6,10 @@ twice as far, and all networks see the same images.
 
 import gzip
 import pathlib
-from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from lcn_jax.data.builders import encoded
+from lcn_jax.data.builders.digits import TRAIN, OnCanvas, images_and_labels
 from lcn_jax.errors import UsageError
 from lcn_jax.files import reading
 
@@ -19,40 +17,21 @@ Labelled = tuple[np.ndarray, np.ndarray]  # images (N, H, W) uint8, labels (N,)
 SEEDS = {'train': 0, 'test': 1}  # of the places
 
 
-class Placed(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Placed(OnCanvas, skip_registration=True):
     """Images on a canvas, at places that `place` gives them."""
-
-    VERSION = tfds.core.Version('1.0.0')
 
     def __init__(
         self, *, name: str, splits: dict[str, Labelled], canvas: int, reach: int, **kwargs
     ):
-        self.name = name
+        self.name, self.canvas = name, canvas
         self._placed = {
             split: (place(images, canvas, reach, SEEDS[split]), labels)
             for split, (images, labels) in splits.items()
         }
-        self._canvas = canvas
         super().__init__(**kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            'image': tfds.features.Image(shape=(self._canvas, self._canvas, 1)),
-            'label': tfds.features.ClassLabel(num_classes=10),
-        }
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__,
-            features=tfds.features.FeaturesDict(features),
-            supervised_keys=('image', 'label'),
-        )
 
     def _split_generators(self, dl_manager):
         return {split: self._generate_examples(*data) for split, data in self._placed.items()}
-
-    def _generate_examples(self, images, labels):
-        for i, (image, label) in enumerate(zip(images, labels)):
-            yield i, {'image': encoded.png(image), 'label': int(label)}
 
 
 def place(images: np.ndarray, canvas: int, reach: int, seed: int) -> np.ndarray:
@@ -71,16 +50,8 @@ def place(images: np.ndarray, canvas: int, reach: int, seed: int) -> np.ndarray:
 
 def digits() -> dict[str, Labelled]:
     """scikit-learn's 8×8 digits, 1,200 to train and 597 to test, as in the dataset `digits`."""
-    from sklearn.datasets import load_digits
-
-    from lcn_jax.data.builders.digits import TRAIN
-
-    loaded: Any = load_digits()
-    images = np.round(loaded.images * (255 / 16)).astype(np.uint8)
-    return {
-        'train': (images[:TRAIN], loaded.target[:TRAIN]),
-        'test': (images[TRAIN:], loaded.target[TRAIN:]),
-    }
+    images, labels = images_and_labels()
+    return {'train': (images[:TRAIN], labels[:TRAIN]), 'test': (images[TRAIN:], labels[TRAIN:])}
 
 
 def fashion(folder: pathlib.Path, train: int, test: int) -> dict[str, Labelled]:
@@ -102,7 +73,7 @@ def _fashion(folder: pathlib.Path, name: str, count: int) -> Labelled:
 
 
 def _read(path: pathlib.Path, header: int) -> np.ndarray:
-    """What follows the header of an IDX file."""
+    """The data of an IDX file, without its header."""
     if not path.exists():
         raise UsageError(
             f'there is no {path}: install dataset-fashion-mnist (Debian, Ubuntu), or name the '

@@ -1,4 +1,4 @@
-"""What `experiments.positions` trains: images whose places vary, and a config for each network."""
+"""The runs of `experiments.positions`: images whose places vary, and a config for each network."""
 
 import dataclasses
 from collections.abc import Callable

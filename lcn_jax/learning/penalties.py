@@ -1,6 +1,6 @@
 """Penalties on local weights while awake: what is added to the loss that training descends.
 
-    loss = cross-entropy + weight · share of it by now · (sum over layers of factor · penalty)
+    loss = cross-entropy + weight · schedule(t) · (sum over layers of factor · penalty)
 
 A penalty is a pure function `(kernel, bias, neurons, *, border, **options) -> scalar` of a kernel
 (*output, *kernel, C // groups, O), float32 at least, and a bias (*output, O), (O,) or None.

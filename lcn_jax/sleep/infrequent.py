@@ -1,4 +1,4 @@
-"""What infrequent sleeps need besides a sharing rule: shared moments and full steps.
+"""What sleeps need besides a sharing rule: shared or equalised moments, and full steps.
 
     shared = share(params, grids, rule, key)
     params = last = full_step(shared, params, last, grids)

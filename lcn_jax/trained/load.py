@@ -97,8 +97,7 @@ class Trained:
 
         images: (N, H, W, C), or one (H, W, C); uint8, or floats in [0, 1]. ValueError for others.
         """
-        images = np.asarray(images)
-        images = images[None] if images.ndim == 3 else images
+        images = _several(images)
         channels = self.image_shape[2]
         if images.ndim != 4 or images.shape[-1] != channels:
             raise ValueError(
@@ -155,8 +154,7 @@ class Trained:
     ) -> Iterator[dict[str, np.ndarray]]:
         """As `activations`, but a batch after the other, of which only one is held in memory."""
         names = tuple(self.layers if layers is None else layers)
-        images = np.asarray(images)
-        images = images[None] if images.ndim == 3 else images
+        images = _several(images)
         count = len(images)
         batch_size = max(1, min(batch_size, count))
         for start in range(0, max(1, count), batch_size):
@@ -236,3 +234,9 @@ class Trained:
 def same_shapes(tree: Any, other: Any) -> bool:
     """Whether two trees have the same arrays, but for their values."""
     return jax.tree.map(np.shape, tree) == jax.tree.map(np.shape, other)
+
+
+def _several(images: Any) -> np.ndarray:
+    """Images (N, H, W, C), of which one may come as (H, W, C)."""
+    images = np.asarray(images)
+    return images[None] if images.ndim == 3 else images

@@ -63,12 +63,8 @@ def has_locks(folder: str) -> bool:
     path = make_folder(folder) / 'lock'
     with writing(path), open(path, 'ab') as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError as e:
-            if e.errno not in NO_LOCKS:
-                raise
+            _flock(file, fcntl.LOCK_SH)
+        except _NoLocks:
             return False
     return True
 
@@ -76,15 +72,28 @@ def has_locks(folder: str) -> bool:
 def _lock(file: IO, workdir: str) -> bool:
     """Whether this process has got the lock, or would not know."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _flock(file, fcntl.LOCK_EX)
+    except _NoLocks as e:
+        warnings.warn(
+            f'the file system of {workdir} has no locks ({e}): make sure that no other process '
+            'uses this workdir.',
+            stacklevel=2,
+        )
+        return True
+
+
+class _NoLocks(Exception):
+    """The file system has no locks; the message is its reason."""
+
+
+def _flock(file: IO, lock: int) -> bool:
+    """Whether this process has got a shared or exclusive lock."""
+    try:
+        fcntl.flock(file, lock | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as e:
-        if e.errno not in NO_LOCKS:
-            raise
-        warnings.warn(
-            f'the file system of {workdir} has no locks ({e.strerror}): make sure that no other '
-            'process uses this workdir.',
-            stacklevel=2,
-        )
+        if e.errno in NO_LOCKS:
+            raise _NoLocks(e.strerror) from e
+        raise
     return True

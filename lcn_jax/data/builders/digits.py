@@ -11,18 +11,16 @@ from lcn_jax.data.builders import encoded
 CANVAS, TRAIN = 16, 1200
 
 
-class Digits(tfds.core.GeneratorBasedBuilder):
-    """1,797 real 8×8 digits at random positions of an empty canvas, 1,200 to train, 597 to test.
-
-    Made from what scikit-learn ships, so it needs no network. Where a digit is matters: a locally
-    connected network has to learn it everywhere, a convolutional one only once.
-    """
+class OnCanvas(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A builder of grey images in ten classes, all as large as a square canvas."""
 
     VERSION = tfds.core.Version('1.0.0')
+    homepage: str | None = None
+    canvas: int  # pixels
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
-            'image': tfds.features.Image(shape=(CANVAS, CANVAS, 1)),
+            'image': tfds.features.Image(shape=(self.canvas, self.canvas, 1)),
             'label': tfds.features.ClassLabel(num_classes=10),
         }
         return tfds.core.DatasetInfo(
@@ -30,21 +28,37 @@ class Digits(tfds.core.GeneratorBasedBuilder):
             description=self.__doc__,
             features=tfds.features.FeaturesDict(features),
             supervised_keys=('image', 'label'),
-            homepage='https://archive.ics.uci.edu/dataset/80',
+            homepage=self.homepage,
         )
-
-    def _split_generators(self, dl_manager):
-        digits: Any = load_digits()
-        size = digits.images.shape[1]
-        offsets = np.random.RandomState(0).randint(0, CANVAS - size + 1, (len(digits.images), 2))
-        canvases = np.zeros((len(digits.images), CANVAS, CANVAS), np.uint8)
-        for canvas, digit, (top, left) in zip(canvases, digits.images, offsets):
-            canvas[top : top + size, left : left + size] = np.round(digit * (255 / 16))
-        return {
-            'train': self._generate_examples(canvases[:TRAIN], digits.target[:TRAIN]),
-            'test': self._generate_examples(canvases[TRAIN:], digits.target[TRAIN:]),
-        }
 
     def _generate_examples(self, images, labels):
         for i, (image, label) in enumerate(zip(images, labels)):
             yield i, {'image': encoded.png(image), 'label': int(label)}
+
+
+class Digits(OnCanvas):
+    """1,797 real 8×8 digits at random positions of an empty canvas, 1,200 to train, 597 to test.
+
+    Made from what scikit-learn ships, so it needs no network. Where a digit is matters: a locally
+    connected network has to learn it everywhere, a convolutional one only once.
+    """
+
+    canvas, homepage = CANVAS, 'https://archive.ics.uci.edu/dataset/80'
+
+    def _split_generators(self, dl_manager):
+        digits, labels = images_and_labels()
+        size = digits.shape[1]
+        offsets = np.random.RandomState(0).randint(0, CANVAS - size + 1, (len(digits), 2))
+        canvases = np.zeros((len(digits), CANVAS, CANVAS), np.uint8)
+        for canvas, digit, (top, left) in zip(canvases, digits, offsets):
+            canvas[top : top + size, left : left + size] = digit
+        return {
+            'train': self._generate_examples(canvases[:TRAIN], labels[:TRAIN]),
+            'test': self._generate_examples(canvases[TRAIN:], labels[TRAIN:]),
+        }
+
+
+def images_and_labels() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's digits: (1797, 8, 8) uint8, and (1797,)."""
+    loaded: Any = load_digits()
+    return np.round(loaded.images * (255 / 16)).astype(np.uint8), loaded.target
