@@ -75,6 +75,7 @@ def _values(records: Records, name: str) -> list[Any]:
 
 def draw(records: Records) -> Figure:
     """A panel for each optimizer: means, dots for networks, and lines where those beside are."""
+    batch = records[0]['config']['batch_size']
     figure = Figure(figsize=(10.5, 4.4), layout='constrained')
     for axes, (optimizer, name) in zip(figure.subplots(1, 2, sharey=True), OPTIMIZERS.items()):
         mine = at(records, optimizer=optimizer)
@@ -96,7 +97,7 @@ def draw(records: Records) -> Figure:
                 axes.axhline(level, color=COLOURS['conv'], linewidth=1, linestyle=':')
                 of_axes = axes.get_yaxis_transform()
                 axes.text(0.2, level, reference, va='bottom', transform=of_axes)
-        axes.set(xlabel='patterns in a step of 60 images', title=name, xscale='log')
+        axes.set(xlabel=f'patterns in a step of {batch} images', title=name, xscale='log')
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.grid(alpha=0.3)

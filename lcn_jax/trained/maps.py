@@ -1,8 +1,8 @@
 """Maps of what the neurons of a layer do: pure functions of NumPy arrays.
 
 Activations arrive in batches (N, H, W, O), and what is kept of them, `Moments` and the best phases
-of gratings, takes the same memory however many images there are. A map is (H, W, O), or more such
-axes in front; `lcn_jax.learning.penalties.sheet` lays its neurons side by side.
+of gratings, takes the same memory however many images there are. A map is (H, W, O); several are
+stacked along axes in front. `lcn_jax.learning.penalties.sheet` lays its neurons side by side.
 """
 
 import dataclasses
@@ -29,14 +29,6 @@ class Moments:
     sums: np.ndarray
     squares: np.ndarray
     sizes: np.ndarray
-
-    def means(self, of_class: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance of the responses to classes, by weights (K, ...) of 0 or 1."""
-        count = np.tensordot(self.count, of_class, (0, 0))
-        weights = of_class.reshape(*of_class.shape, *[1] * (self.sums.ndim - of_class.ndim))
-        mean = (self.sums * weights).sum(0) / count
-        variance = (self.squares * weights).sum(0) / count - mean**2
-        return mean, np.maximum(variance, 0)
 
 
 def moments(
@@ -95,13 +87,19 @@ def d_primes(of: Moments) -> np.ndarray:
     The difference between the two mean responses, divided by the root of the mean of the two
     variances; 0 if nothing varies, NaN for a class without images.
     """
-    found = np.full(of.sums.shape, np.nan)
-    for label in np.flatnonzero(of.count):
-        is_class = (np.arange(len(of.count)) == label).astype(float)
-        (mean, variance), (others, of_others) = of.means(is_class), of.means(1 - is_class)
-        spread = np.sqrt((variance + of_others) / 2)
-        found[label] = (mean - others) / np.where(spread > 0, spread, 1)
-    return found
+    count = of.count.reshape(-1, 1, 1, 1)
+    mean, variance = _mean_and_variance(count, of.sums, of.squares)
+    others, of_others = _mean_and_variance(
+        count.sum() - count, of.sums.sum(0) - of.sums, of.squares.sum(0) - of.squares
+    )
+    spread = np.sqrt((variance + of_others) / 2)
+    return (mean - others) / np.where(spread > 0, spread, 1)
+
+
+def _mean_and_variance(count, sums, squares):
+    with np.errstate(invalid='ignore'):  # NaN where there are none
+        mean = sums / count
+        return mean, np.maximum(squares / count - mean**2, 0)
 
 
 # ---- Orientations. -------------------------------------------------------------------------------
