@@ -26,6 +26,7 @@ import numpy as np
 from absl import flags
 
 from experiments.common import cli, pictures, trained
+from experiments.measure import responses
 from experiments.reports import sheets
 from lcn_jax.errors import UsageError
 from lcn_jax.files import local_folder, make_folder, write_bytes
@@ -55,12 +56,14 @@ def main(argv):
     out = local_folder('--out', OUT.value or beside)
     wavelengths = _wavelengths()
     network = trained.load()
-    layers = LAYERS.value or trained.layers_with_rows(network)
+    layers = LAYERS.value or responses.layers_with_rows(network)
     found = {}
     if 'orientation' in kinds:
-        found |= orientations(network, layers, wavelengths)
+        by_layer = responses.orientations(network, layers, wavelengths, ANGLES.value, PHASES.value)
+        for layer, of_layer in by_layer.items():
+            found |= {f'{layer}/{name}': of_layer[name] for name in ('preference', 'strength')}
     if OF_IMAGES.keys() & set(kinds):
-        for layer, moments in trained.moments(network, layers).items():
+        for layer, moments in responses.moments(network, layers).items():
             of_images = maps.tuning(moments) | {'energy': maps.energy(moments)}
             names = [name for kind in kinds for name in OF_IMAGES.get(kind, ())]
             found |= {f'{layer}/{name}': of_images[name] for name in names}
@@ -74,27 +77,6 @@ def main(argv):
     print(f'{out / "maps.npz"} is written')
     for name, figure in figures(found, arrays).items():
         pictures.write(figure, out / f'{name}.png')
-
-
-def orientations(network: Trained, layers: list[str], wavelengths: list[float]) -> dict:
-    """'LAYER/preference' and 'LAYER/strength', (H, W, O)."""
-    angles = np.pi * np.arange(ANGLES.value) / ANGLES.value
-    size, _, channels = network.image_shape
-
-    def batches():
-        for wavelength in wavelengths:
-            for angle in angles:
-                shown = maps.gratings(size, wavelength, angle, PHASES.value, channels)
-                (by_layer,) = network.batches(shown, layers, batch_size=len(shown))
-                trained.check_rows_and_columns(by_layer)
-                yield by_layer
-
-    found = {}
-    for layer, responses in maps.best_phases(batches()).items():
-        by_angle = responses.reshape(len(wavelengths), len(angles), *responses.shape[1:])
-        of_layer = maps.orientation(by_angle, angles)
-        found |= {f'{layer}/{name}': of_layer[name] for name in ('preference', 'strength')}
-    return found
 
 
 def wirings(network: Trained) -> dict[str, np.ndarray]:

@@ -24,6 +24,7 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from experiments.common import cli, pictures, trained
+from experiments.measure import responses
 from experiments.reports import kernels, sheets
 from lcn_jax.errors import UsageError
 from lcn_jax.files import local_folder
@@ -54,7 +55,7 @@ def main(argv):
 
 def draw_map(name: str) -> Figure:
     network = trained.load()
-    found = maps.tuning(trained.moments(network, [LAYER.value])[LAYER.value])
+    found = maps.tuning(responses.moments(network, [LAYER.value])[LAYER.value])
     near, by_chance = maps.alike(sheet(found['preferred']))
     print(f'neighbours that prefer the same class: {near:.1%}; any two neurons: {by_chance:.1%}')
     return sheets.draw({f'{LAYER.value} at step {network.step}': found[name]}, name)

@@ -35,10 +35,13 @@ def complete(
     runs: Sequence[tuple[Point, ConfigDict]],
     markdown: Callable[[Records], str],
     draw: Callable[[Records], Figure],
+    measure: Callable[[str], Mapping[str, Any]] = lambda workdir: {},
 ) -> None:
     """Trains the runs that OUT/runs.json lacks; adds them, and writes table.md and picture.png.
 
     Runs in `workdirs` that have been finished are added first, also if the training then stops.
+
+    measure: of the workdir of a finished run, what else its record says.
 
     Raises:
       UsageError: the file or a workdir has one of these points with another config, or runs failed.
@@ -53,7 +56,8 @@ def complete(
             workdir = os.path.join(workdirs, name(point))
             if point not in kept and has(workdir, DONE):
                 checkpoint.check_same(workdir, config)
-                records.append(record_of(point, config, read_done(workdir)))
+                record = record_of(point, config, read_done(workdir))
+                records.append({**record, **measure(workdir)})
         if not records:
             return ''
         write(path, records)
