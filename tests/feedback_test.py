@@ -40,9 +40,10 @@ class Network(nn.Module):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def gradients(rule, model, variables, images=IMAGES, labels=LABELS):
     """Logits, the gradients of the mean loss, and the updates of other variables."""
+    rule = feedback.RULES.get(rule, rule)
 
     def loss(params):
-        logits, updates = feedback.RULES[rule](model, variables | {'params': params}, images, KEY)
+        logits, updates = rule(model, variables | {'params': params}, images, KEY)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses.mean(), (logits, updates)
 
@@ -140,10 +141,14 @@ def batch(of):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('connectivity', ['conv', 'lc', 'low_rank'])
+@pytest.mark.parametrize('connectivity', ['conv', 'lc', 'lc, asleep', 'low_rank'])
 def test_alignment_with_the_weights_of_the_layers_is_backprop(connectivity):
     """Weights that are what each layer's `init` makes of its key are their own feedback."""
-    of = experiment(connectivity)
+    if connectivity == 'lc, asleep':
+        asleep = {'sleep.rule': 'exact', 'sleep.feedback': True, 'pools.kind': 'joined'}
+        of = experiment('lc', feedback='alignment', **asleep)
+    else:
+        of = experiment(connectivity, feedback='alignment')
     model, variables, (images, labels) = of.network.model, initial(of), batch(of)
 
     @jax.jit
@@ -164,10 +169,14 @@ def test_alignment_with_the_weights_of_the_layers_is_backprop(connectivity):
     feedback_weights = weights_of_layers()
     same = variables | {'params': variables['params'] | feedback_weights}
     assert len(feedback_weights) == 7
+    if of.config.sleep.feedback:
+        for weights in feedback_weights.values():
+            if (kernel := weights['kernel']).ndim == 6:  # the mean over all positions
+                weights['kernel'] = np.broadcast_to(kernel.mean((0, 1)), kernel.shape)
     expected = gradients('backprop', model, same, images, labels)
-    found = gradients('alignment', model, same, images, labels)
+    found = gradients(of.forward, model, same, images, labels)
     chex.assert_trees_all_close(found, expected, atol=1e-5)
-    other = gradients('alignment', model, variables, images, labels)[1]
+    other = gradients(of.forward, model, variables, images, labels)[1]
     expected = gradients('backprop', model, variables, images, labels)[1]
     difference = jax.tree.map(lambda a, b: np.abs(a - b).max(), other, expected)
     assert difference['stage1_block1_conv1']['kernel'] > 1e-4
@@ -235,6 +244,8 @@ def test_a_config_from_before_learns_by_backprop():
             r"config\.feedback is 'none'; .* backprop, alignment, direct, readout",
         ),
         ({'feedback': 'alignment', 'shard_kernels': True}, 'makes whole kernels in every step'),
+        ({'sleep.feedback': True, 'feedback': 'alignment'}, 'feedback kernels that sleep: set'),
+        ({'sleep.feedback': True, 'sleep.rule': 'mean'}, 'feedback kernels that sleep: set'),
     ],
     ids=str,
 )

@@ -16,7 +16,8 @@ B has the shape of W and is drawn as W is at the start, so a locally connected l
 feedback: a kernel of its own at every position. D is a matrix (classes, *positions, C) for each
 input, normal with variance 1 / classes and divided by the number of positions, as the errors of a
 mean over positions are. Both are drawn again in each step, from a key that stays the same, so they
-need no memory.
+need no memory. If B sleeps, too, all positions of a pool have its mean: that is where every sleep
+takes weights that never learn.
 
 A rule is a function `(model, variables, images, key, rngs) -> (logits, updated)` for training. The
 values are those of `model.apply`, which gets `rngs`, those of dropout for example; the gradients
@@ -33,6 +34,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from lcn_jax.layer.local_parameters import Path, by_path
+from lcn_jax.sleep.pools import Pools
 
 Rule = Callable[..., tuple[jax.Array, Mapping]]
 
@@ -55,17 +59,19 @@ def alignment(
     images: jax.Array,
     key: jax.Array,
     rngs: Mapping[str, jax.Array] | None = None,
+    asleep: Callable[[Path, Any], Any] = lambda path, weights: weights,
 ) -> tuple[jax.Array, Mapping]:
     """As `backprop`, with feedback alignment.
 
-    The feedback of the layer at a path is what the layer's `init` makes of `layer_key`.
+    The feedback of the layer at a path is what the layer's `init` makes of `layer_key`, and
+    `asleep(path, variables)` of that.
     """
 
     def layer(call, x, module):
         twin = module.clone(parent=None, name=None)
 
         def feedback(x, key):
-            return twin.apply(twin.init(key, x), x)
+            return twin.apply(asleep(module.path, twin.init(key, x)), x)
 
         return _with_gradient_of(feedback, call(lax.stop_gradient(x)), x, layer_key(key, module))
 
@@ -108,6 +114,16 @@ RULES: dict[str, Rule] = {
     'direct': direct,
     'readout': readout,
 }
+
+
+def means(path: Path, variables: Mapping, *, grids: Mapping, border: str) -> Mapping:
+    """The variables of the layer at a path, with the mean of each pool as all its local kernels."""
+    local = by_path(grids).get((*path, 'kernel'))
+    if local is None:
+        return variables
+    params = variables['params']
+    kernel = Pools.of(local, border).averaged(params['kernel'])
+    return {**variables, 'params': {**params, 'kernel': kernel}}
 
 
 def layer_key(key: jax.Array, layer: nn.Module) -> jax.Array:

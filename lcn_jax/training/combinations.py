@@ -58,7 +58,11 @@ def _check_network(config: ConfigDict) -> None:
             'config.feedback=alignment makes whole kernels in every step: set '
             'config.shard_kernels=False.'
         )
-
+    if config.sleep.feedback and (config.feedback != 'alignment' or config.sleep.rule == 'none'):
+        raise UsageError(
+            'config.sleep.feedback is about feedback kernels that sleep: set '
+            'config.feedback=alignment and a config.sleep.rule, or leave it at False.'
+        )
     if config.shard_kernels and config.clip:
         raise UsageError(
             'config.clip needs the gradients of whole kernels: set config.clip=0 or '

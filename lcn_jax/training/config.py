@@ -104,6 +104,7 @@ FIELDS = {
     'sleep.until': (0, whole(0)),  # no sleep after this epoch; 0: they go on to the end
     'sleep.share_moments': (False, FLAG),  # average the optimizer's moments of local parameters too
     'sleep.equalise_momentum': (False, FLAG),  # let the rule act on their momentum as on themselves
+    'sleep.feedback': (False, FLAG),  # with feedback alignment: its kernels sleep, too
     'sleep.full_step': (False, FLAG),  # rescale a pool's common change to its members' changes
     # Options of each rule, under the name of its function.
     'sleep.exact.gamma': (1e-5, BY_RULE),

@@ -141,6 +141,15 @@ class Experiment:
             jax.eval_shape(partial(weighted, grids=network.grids), network.variables['params'])
         return partial(weighted, grids=network.grids_on_devices)
 
+    @property
+    def forward(self) -> feedback.Rule:
+        """How errors get to hidden layers."""
+        rule = feedback.RULES[self.config.feedback]
+        if not self.config.sleep.feedback:
+            return rule
+        of_pools = {'grids': self.network.grids, 'border': self.config.pools.border}
+        return partial(rule, asleep=partial(feedback.means, **of_pools))
+
     def learner(self, total_steps: int) -> wake.Learner:
         """How the network learns in a training of this many steps."""
         config, full = self.config, self.penalty
@@ -148,7 +157,7 @@ class Experiment:
         return wake.Learner(
             model=self.network.model,
             optimizer=self.optimizer(total_steps),
-            forward=feedback.RULES[config.feedback],
+            forward=self.forward,
             penalty=full and (lambda params, step: share(step / total_steps) * full(params)),
             frozen=config.freeze,
             mean=partial(sharding.mean, grids=self.network.grids_on_devices),
