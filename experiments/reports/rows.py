@@ -183,6 +183,17 @@ FEEDBACK = {
     for known in [(PAPER | PRESETS)[row]]
 }
 
+# The same with feedback kernels that sleep, too, with rates of their own, chosen in the same way.
+FEEDBACK |= {
+    f'{row}_alignment_asleep': dataclasses.replace(
+        FEEDBACK[f'{row}_alignment'],
+        label=f'{PRESETS[row].label}, feedback alignment, feedback sleeps',
+        fields=FEEDBACK[f'{row}_alignment'].fields
+        | {'sleep.feedback': True, 'learning_rate': rate},
+    )
+    for row, rate in {'lc_mean1_joined': 4e-2, 'lc_mean10_joined': 2e-2}.items()
+}
+
 # Mechanisms of the literature: docs/laboratory.md.
 LABORATORY = PENALTIES | BETA_LASSO | LOW_RANK | LC_SGD | RELAXED | NORM | FEEDBACK
 
