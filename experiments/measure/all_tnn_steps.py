@@ -8,7 +8,7 @@ import math
 import os
 import pathlib
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import jax
@@ -32,7 +32,8 @@ from lcn_jax.training.experiment import Experiment
 
 CLASSES = 565
 WEIGHT = 10.0  # of the penalty
-LARGEST = 1e9  # bytes of a dense kernel; a step of its layer takes several times as much
+LARGEST = 1e9  # bytes of kernels; a step needs several times as much
+LIST_ENTRY = 128  # bytes of a tuple of two numbers of NumPy, in a list
 PROGRAM = pathlib.Path(__file__).with_name('keras_process.py')
 
 Ask = Callable[..., Any]
@@ -52,7 +53,7 @@ def tiny() -> ml_collections.ConfigDict:
 
 @contextlib.contextmanager
 def keras(python: str) -> Iterator[Ask]:
-    """ask(function, **arguments), which calls a function of `keras_process.py`; `python` has Keras 2.
+    """ask(function, **arguments), which calls one of `keras_process.py` in a process of `python`.
 
     Raises:
       UsageError: the process cannot start, or it has ended.
@@ -66,6 +67,7 @@ def keras(python: str) -> Iterator[Ask]:
         raise UsageError(f'--keras={python} cannot be run: {e.strerror}.') from e
 
     def ask(function, /, **arguments):
+        assert process.stdin and process.stdout  # they are pipes
         answer = b''
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps([function, arguments]).encode() + b'\n')
@@ -84,47 +86,49 @@ def keras(python: str) -> Iterator[Ask]:
             process.kill()
 
 
-def dense_bytes(shape: LayerShape) -> int:
-    """Of the kernel of Keras's implementation 2: from every input to every output."""
-    inputs = math.prod(shape.grid.input_size) * shape.channels
-    return 4 * inputs * math.prod(shape.grid.output_size) * shape.features
+def kernel_bytes(shape: LayerShape, implementation: int) -> int:
+    """What a layer of Keras makes of its kernel, without gradients and moments.
+
+    1: an array; 2: an array with a number for every input and output; 3: a list with a tuple of two
+    numbers for every weight.
+    """
+    outputs = math.prod(shape.grid.output_size) * shape.features
+    if implementation == 2:
+        return 4 * math.prod(shape.grid.input_size) * shape.channels * outputs
+    weights = outputs * math.prod(shape.grid.kernel_size) * shape.channels
+    return weights * (4 if implementation == 1 else LIST_ENTRY)
+
+
+def kernel_sizes(shapes: Sequence[LayerShape]) -> dict[str, int]:
+    """The sum of `kernel_bytes`, by the name of the implementation."""
+    return {str(n): sum(kernel_bytes(shape, n) for shape in shapes) for n in IMPLEMENTATIONS}
 
 
 def measure_layer(shape: LayerShape, ask: Ask, settings: Settings) -> dict[str, Any]:
     """A layer forward and backward, without biases."""
-    say(f'All-TNN, layer {shape}')
     grid = shape.grid
     weights = (*grid.kernel_size, shape.channels, shape.features)
-    layer, operands = layer_candidates(shape, settings.batch_size, settings.dtype)[
-        default_implementation(weights, settings.dtype)
-    ]
-    program = jax.jit(with_gradients(layer, not shape.sees_images))
-    calls = {OURS: functools.partial(Compiled.of(program, operands).call, *operands)}
-    not_run = {}
-    for implementation in IMPLEMENTATIONS:
-        name = str(implementation)
-        if implementation == 2 and dense_bytes(shape) > LARGEST:
-            not_run[name] = f'{dense_bytes(shape) / 1e9:,.1f} GB'
-            continue
-        ask(
-            'layer',
-            name=name,
-            implementation=implementation,
-            batch_size=settings.batch_size,
-            input_shape=(*grid.input_size, shape.channels),
-            output_shape=(*grid.output_size, shape.features),
-            kernel_size=grid.kernel_size,
-            stride=grid.stride,
-            first=shape.sees_images,
-        )
-        calls[name] = functools.partial(ask, 'call', name=name)
-    seconds = medians(calls, settings.layer_seconds, settings)
-    ask('forget')
-    return {'what': f'layer {shape}', 'seconds': seconds, 'not_run': not_run}
+    candidates = layer_candidates(shape, settings.batch_size, settings.dtype)
+    layer, operands = candidates[default_implementation(weights, settings.dtype)]
+    program = Compiled.of(jax.jit(with_gradients(layer, not shape.sees_images)), operands)
+    ours = functools.partial(program.call, *operands)
+    theirs = functools.partial(
+        ask,
+        'layer',
+        batch_size=settings.batch_size,
+        input_shape=(*grid.input_size, shape.channels),
+        output_shape=(*grid.output_size, shape.features),
+        kernel_size=grid.kernel_size,
+        stride=grid.stride,
+        first=shape.sees_images,
+    )
+    return measure_beside(
+        f'layer {shape}', kernel_sizes([shape]), ours, theirs, ask, settings.layer_seconds, settings
+    )
 
 
 def our_step(experiment: Experiment, settings: Settings) -> Callable:
-    """A training step on one batch, with a penalty if the config has one."""
+    """A training step on one batch."""
     update = functools.partial(wake.update, learner=experiment.learner(TOTAL_STEPS))
 
     def step(state, images, labels, noise_key):
@@ -136,29 +140,28 @@ def our_step(experiment: Experiment, settings: Settings) -> Callable:
     return advancing(Compiled.of(program, (state, *batch)), state, *batch)
 
 
-def measure_step(
-    config: ml_collections.ConfigDict, weight: float, ask: Ask, settings: Settings
-) -> dict[str, Any]:
-    """A training step with this weight of the penalty, of implementation 1 of Keras.
-
-    The penalty reads the kernels of that implementation.
-    """
-    say(f'All-TNN, training step, α = {weight:g}')
+def experiment_of(config: ml_collections.ConfigDict, weight: float) -> Experiment:
+    """The published network's, with its classes and this weight of the penalty, 0 for none."""
     config = config.copy_and_resolve_references()
     config.penalty.weight = weight
     if not weight:
         config.penalty.name = 'none'
     experiment = Experiment.create(config)
-    network = dataclasses.replace(
-        experiment.network, model=experiment.network.model.clone(num_classes=CLASSES)
-    )
-    experiment = dataclasses.replace(experiment, network=network)
-    model = cast(AllTNN, network.model)
+    model = experiment.network.model.clone(num_classes=CLASSES)
+    network = dataclasses.replace(experiment.network, model=model)
+    return dataclasses.replace(experiment, network=network)
+
+
+def measure_step(
+    experiment: Experiment, shapes: Sequence[LayerShape], ask: Ask, settings: Settings
+) -> dict[str, Any]:
+    """A training step, with the penalty of the config; `shapes` are its local layers'."""
+    config, model = experiment.config, cast(AllTNN, experiment.network.model)
+    weight = config.penalty.weight
     pooled = [number in model.pooled for number, _ in enumerate(model.features, 1)]
-    parameters = ask(
+    theirs = functools.partial(
+        ask,
         'step',
-        name='1',
-        implementation=1,
         weight=weight,
         batch_size=settings.batch_size,
         size=config.image_size,
@@ -169,33 +172,47 @@ def measure_step(
         clip=config.clip,
         rate=config.learning_rate,
     )
-    calls = {
-        OURS: our_step(experiment, settings),
-        '1': functools.partial(ask, 'call', name='1'),
-    }
-    seconds = medians(calls, settings.step_seconds, settings)
+    sizes = kernel_sizes(shapes)
+    if weight:  # the penalty reads the kernels of implementation 1
+        sizes = {'1': sizes['1']}
+    ours = our_step(experiment, settings)
+    return measure_beside(
+        f'training step, α = {weight:g}', sizes, ours, theirs, ask, settings.step_seconds, settings
+    )
+
+
+def measure_beside(
+    what: str, sizes: dict[str, int], ours: Callable, theirs: Callable, ask: Ask, seconds: float,
+    settings: Settings,
+) -> dict[str, Any]:  # fmt: skip
+    """Median seconds of `ours()` and of what `theirs` makes, for the implementations of `sizes`.
+
+    An implementation whose kernels are too large is left out.
+    """
+    say(f'All-TNN, {what}')
+    calls = {OURS: ours}
+    for name, size in sizes.items():
+        if size <= LARGEST:
+            theirs(name=name, implementation=int(name))
+            calls[name] = functools.partial(ask, 'call', name=name)
+    times = medians(calls, seconds, settings)
     ask('forget')
-    return {
-        'what': f'training step, α = {weight:g}' if weight else 'training step, no penalty',
-        'parameters': {OURS: network.parameters, '1': parameters},
-        'seconds': seconds,
-        'not_run': {},
-    }
+    return {'what': what, 'seconds': times, 'kernel_bytes': sizes}
 
 
 def measure(python: str, config: ml_collections.ConfigDict, settings: Settings) -> dict[str, Any]:
     """Steps without and with a penalty, and layers: what goes into the JSON file."""
+    shapes = distinct_layers(config)
     with keras(python) as ask:
         versions = ask('versions')
-        shapes = distinct_layers(config)
+        steps = [
+            measure_step(experiment_of(config, weight), shapes, ask, settings)
+            for weight in (0.0, WEIGHT)
+        ]
         layers = [measure_layer(shape, ask, settings) for shape in shapes]
-        off, on = (measure_step(config, weight, ask, settings) for weight in (0.0, WEIGHT))
         most_bytes = ask('forget')
-    dense = sum(map(dense_bytes, shapes)) / 1e9
-    sparse = sum(layer['seconds']['3'] for layer in layers)
-    off['not_run'] = {'2': f'{dense:,.1f} GB', '3': f'over {1e3 * sparse:,.0f} ms'}
     return {
         'keras': versions | {'most_bytes': most_bytes},
         'batch_size': settings.batch_size,
-        'records': [off, on, *layers],
+        'records': [*steps, *layers],
     }

@@ -25,13 +25,14 @@ try:
     LocallyConnected2D = keras.layers.LocallyConnected2D
 except (ImportError, AttributeError):  # no TensorFlow, or Keras 3
     sys.exit(1)
+tf.get_logger().setLevel('ERROR')  # it warns of programs that are compiled anew
 
 
 class Sparse(LocallyConnected2D):
     """Implementation 3, with the list of its weights from NumPy.
 
-    Keras itself takes more than ten microseconds for every weight of a layer when it builds it,
-    which is half an hour for the published network. What is computed then is the same.
+    Keras makes the same list one weight after the other, which takes minutes for a layer of the
+    published network.
     """
 
     def build(self, input_shape):

@@ -9,7 +9,7 @@ IMPLEMENTATIONS = (1, 2, 3)
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """Milliseconds, and how many times as long as ours; or why something was not run."""
+    """Milliseconds, and how many times as long as ours; of what was not run, its kernels' size."""
     names = OURS, *map(str, IMPLEMENTATIONS)
     titles = OURS, *(f'`implementation={number}`' for number in IMPLEMENTATIONS)
     keras = report['keras']
@@ -32,7 +32,8 @@ def markdown(report: dict[str, Any]) -> str:
 
 def _cell(record: dict[str, Any], name: str) -> str:
     if name not in record['seconds']:
-        return record['not_run'].get(name, '')
+        size = record['kernel_bytes'].get(name)
+        return '' if size is None else f'({size / 1e9:,.1f} GB)'
     seconds, ours = record['seconds'][name], record['seconds'][OURS]
     times = '' if name == OURS else f' ({seconds / ours:,.1f}×)'
     return f'{1e3 * seconds:,.{1 if seconds < 0.1 else 0}f} ms{times}'
