@@ -51,7 +51,7 @@ class Settings:
     @classmethod
     def beside_keras(cls) -> 'Settings':
         """For the All-TNN, whose backward pass in Keras takes about a quarter of a GB an image."""
-        return cls(('all_tnn',), 'all_tnn', 16, 16, 'float32', layer_seconds=1.5)
+        return cls(('all_tnn',), 'all_tnn', 16, 16, 'float32', step_seconds=8.0)
 
     @classmethod
     def quick(cls, dtype: str) -> 'Settings':
