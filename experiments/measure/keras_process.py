@@ -19,8 +19,8 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 try:
     import numpy as np
-    import tensorflow as tf  # pyright: ignore[reportMissingImports]
-    from tensorflow import keras  # pyright: ignore[reportMissingImports]
+    import tensorflow as tf  # pyright: ignore[reportMissingModuleSource]
+    from tensorflow import keras  # pyright: ignore[reportMissingModuleSource]
 
     LocallyConnected2D = keras.layers.LocallyConnected2D
 except (ImportError, AttributeError):  # no TensorFlow, or Keras 3
@@ -70,7 +70,6 @@ def versions():
         'tensorflow': tf.__version__,
         'keras': metadata.version('keras'),
         'python': platform.python_version(),
-        'threads': len(os.sched_getaffinity(0)),
     }
 
 
