@@ -1,4 +1,4 @@
-"""Times of layers, training steps and sleeps, compared with each other and with the machine.
+r"""Times of layers, training steps and sleeps, compared with each other and with the machine.
 
     python -m experiments.benchmark --out=experiments/results/benchmark/cpu.json
 
@@ -19,6 +19,12 @@ is for a GPU or TPU: all that should be measured on one, in bfloat16 and then in
 in a step; layers run in a loop on the device. It writes gpu_bfloat16.json as soon as it has it,
 then gpu_float32.json.
 
+    python -m experiments.benchmark --keras=PYTHON \
+        --out=experiments/results/all_tnn_speed/cpu.json
+
+times the published All-TNN and its layers on CPU beside those of Keras 2, in a process of PYTHON,
+an interpreter that has it, and nothing else; four minutes and 20 GiB. The table is in Markdown.
+
 The floor of a layer is the larger of its FLOPs over the rate of a large matrix product, and of its
 bytes, each input read and each output written once, over the rate of a large copy, both measured in
 the same run. A small layer that stays in the cache may be below it.
@@ -35,10 +41,11 @@ from absl import flags
 
 from experiments.common import cli
 from experiments.common.provenance import provenance
-from experiments.measure import timing
+from experiments.measure import all_tnn_steps, timing
 from experiments.measure.layers import measure_layers
 from experiments.measure.steps import measure_sleep, measure_steps
 from experiments.measure.timing import Settings, say
+from experiments.reports import all_tnn_speed
 from experiments.reports.benchmark import plot, ratios, table
 from lcn_jax.errors import UsageError
 from lcn_jax.files import local_folder, make_folder, to_json, write_text
@@ -61,6 +68,9 @@ DTYPE = flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of the c
 TORCH = flags.DEFINE_bool(
     'torch', False, "PyTorch's training steps on CPU, too; it is not installed."
 )
+KERAS = flags.DEFINE_string(
+    'keras', None, 'A Python with Keras 2: the All-TNN beside that of Keras, and nothing else.'
+)
 DEVICE = flags.DEFINE_bool('device', False, 'Everything that a GPU or TPU is needed for.')
 QUICK = flags.DEFINE_bool('quick', False, 'One layer and a tiny network, in seconds.')
 
@@ -68,23 +78,37 @@ QUICK = flags.DEFINE_bool('quick', False, 'One layer and a tiny network, in seco
 def run(settings: Settings) -> dict[str, Any]:
     """Measures everything; the dict is what goes into the JSON file."""
     start = time.perf_counter()
-    say(native.describe())
     say('rates of the machine')
     rates = timing.machine_rates(settings)
     layers = measure_layers(rates, settings)
     steps, sleeps = measure_steps(rates, settings), measure_sleep(settings)
     return {
         'units': 'seconds, bytes, FLOPs (two for a multiplication and addition); rates per second',
-        'environment': {name: os.environ.get(name, '') for name in ENVIRONMENT},
-        'settings': dataclasses.asdict(settings),
-        **provenance(),
-        'seconds': round(time.perf_counter() - start),
+        **made_with(settings, start),
         'ratios': ratios(layers, steps, sleeps),
         'rates': rates,
         'layers': layers,
         'steps': steps,
         'sleep': sleeps,
     }
+
+
+def made_with(settings: Settings, start: float) -> dict[str, Any]:
+    """What numbers depend on, and the seconds since the start."""
+    return {
+        'environment': {name: os.environ.get(name, '') for name in ENVIRONMENT},
+        'settings': dataclasses.asdict(settings),
+        **provenance(),
+        'seconds': round(time.perf_counter() - start),
+    }
+
+
+def beside_keras(python: str, settings: Settings) -> dict[str, Any]:
+    """The All-TNN in one run with Keras 2; the dict is what goes into the JSON file."""
+    start = time.perf_counter()
+    config = all_tnn_steps.tiny() if QUICK.value else all_tnn_steps.published()
+    measured = all_tnn_steps.measure(python, config, settings)
+    return {'units': 'seconds, bytes', **made_with(settings, start), **measured}
 
 
 def main(argv):
@@ -96,7 +120,11 @@ def main(argv):
         if out.suffix != '.json':
             raise UsageError(f'--out={out} must end in .json.')
         make_folder(out.parent)
-    if DEVICE.value:
+    say(native.describe())
+    if KERAS.value:
+        preset = Settings.quick('float32') if QUICK.value else Settings.beside_keras()
+        write_table(beside_keras(KERAS.value, preset), out)
+    elif DEVICE.value:
         preset = Settings.quick if QUICK.value else Settings.device
         for dtype in ('bfloat16', 'float32'):
             write(run(preset(dtype)), out and out.with_stem(f'{out.stem}_{dtype}'))
@@ -121,6 +149,15 @@ def write(report: dict[str, Any], out: pathlib.Path | None) -> None:
         write_text(out, to_json(report, indent=1))
         plot(report).savefig(out.with_suffix('.png'), dpi=150)
         print(f'{out} and {out.with_suffix(".png")} are written')
+
+
+def write_table(report: dict[str, Any], out: pathlib.Path | None) -> None:
+    """Of `beside_keras`; the Markdown gets the name of the JSON file, with .md."""
+    markdown = all_tnn_speed.markdown(report)
+    print(markdown)
+    if out:
+        write_text(out, to_json(report, indent=1))
+        write_text(out.with_suffix('.md'), markdown + '\n')
 
 
 if __name__ == '__main__':

@@ -49,6 +49,11 @@ class Settings:
         )  # fmt: skip
 
     @classmethod
+    def beside_keras(cls) -> 'Settings':
+        """For the All-TNN, whose backward pass in Keras takes about a quarter of a GB an image."""
+        return cls(('all_tnn',), 'all_tnn', 16, 16, 'float32', step_seconds=8.0)
+
+    @classmethod
     def quick(cls, dtype: str) -> 'Settings':
         return cls(
             ('tiny',), 'tiny', 2, 2, dtype, images=8, most_layers=1, other_layers=False, matrix=64,
