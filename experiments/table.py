@@ -14,12 +14,13 @@ processes, also on several hosts, may run the same command: each takes the next 
 process trains (docs/many_runs.md).
 """
 
+import functools
 import itertools
 import re
 import runpy
+from typing import Any
 
 from absl import flags
-from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict, config_flags
 
 from experiments.common import cli, many
@@ -45,7 +46,7 @@ def main(argv):
     del argv
     local_folder('--out', OUT.value)
     rows = ROWS.value or list(known.PAPER)
-    unknown = [row for row in rows if row not in known.ROWS]
+    unknown = [row for row in (*rows, *file().get('ROWS', {})) if row not in known.ROWS]
     if unknown:
         raise UsageError(f'unknown row {unknown[0]!r}; known: {", ".join(known.ROWS)}.')
     if given('conv').validation:
@@ -78,32 +79,32 @@ def column(config: ConfigDict) -> str:
 
 def paddings() -> list[int]:
     if PADDINGS.value is None:
-        return [given('lc_translations').translations.padding]
+        return [given('lc_reps4').translations.padding]
     if not all(padding.isdigit() for padding in PADDINGS.value):
         raise UsageError(f'--paddings={",".join(PADDINGS.value)} must be a list of pixels.')
     return [int(padding) for padding in PADDINGS.value]
 
 
-def given(kind: str) -> ConfigDict:
-    """The config of a kind, with the values from the command line."""
-    flag = flags.FLAGS['config']
-    path = config_flags.get_config_filename(flag)
+@functools.cache
+def file() -> dict[str, Any]:
+    """What the config file defines."""
+    path = config_flags.get_config_filename(flags.FLAGS['config'])
     if ':' in path:
         raise UsageError(
             f'--config={path}: leave out the colon and the kind; --rows has the kinds.'
         )
-    config = runpy.run_path(path)['get_config'](kind)
-    config.update(unflatten_dict(config_flags.get_override_values(flag), sep='.'))
-    return config
+    return runpy.run_path(path)
+
+
+def given(row: str, **fields: Any) -> ConfigDict:
+    """The config of a row, with these fields and those from the command line."""
+    from_flags = config_flags.get_override_values(flags.FLAGS['config'])
+    return known.config_of(row, file(), from_flags | fields)
 
 
 def config_of(row: str, padding: int, seed: int) -> ConfigDict:
-    settings = known.ROWS[row]
-    config = given(settings.kind)
-    config.seed, config.translations.padding = seed, padding
-    if EPOCHS.value is not None:
-        config.epochs = EPOCHS.value
-    config.update_from_flattened_dict({'translations.repetitions': 1} | settings.fields)
+    epochs = {} if EPOCHS.value is None else {'epochs': EPOCHS.value}
+    config = given(row, seed=seed, **{'translations.padding': padding}, **epochs)
     config.batch_size -= config.batch_size % config.translations.repetitions
     return config
 

@@ -11,7 +11,8 @@ import tiny_config
 import tiny_runs
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from experiments.reports.rows import ROWS
+from experiments.reports.rows import PAPER, ROWS, config_of
+from experiments.reports.rows import PRESETS as PRESETS_OF_TABLE
 from lcn_jax.errors import UsageError
 from lcn_jax.sleep import rules
 from lcn_jax.training import config as configs
@@ -194,7 +195,7 @@ def test_rows_are_known_still():
 # ---- Kinds. --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('file', FILES)
+@pytest.mark.parametrize('file', [*FILES, 'cifar100_small', 'tiny_imagenet_small'])
 @pytest.mark.parametrize('kind', configs.KINDS)
 def test_a_kind_is_the_same_in_every_file(file, kind):
     of_kinds = {field for fields in configs.KINDS.values() for field in fields}
@@ -211,6 +212,36 @@ def test_sleeps_of_the_paper_s_kinds_share_weights_and_nothing_else():
         config = configs.apply_kind(configs.default(), kind)
         assert not config.sleep.share_moments and not config.sleep.full_step
         assert (config.pools.kind, config.model.init) == ('tiled', 'independent')
+
+
+# ---- Rows. ---------------------------------------------------------------------------------------
+
+
+def test_a_row_is_its_kind_then_what_the_file_says_of_it_then_what_is_given():
+    file = {
+        'get_config': tiny_config.get_config,
+        'ROWS': {'lc_mean1': {'learning_rate': 0.25, 'momentum': 0.5, 'sleep.every': 7}},
+    }
+    own, other = (config_of(row, file, {'momentum': 0.75}) for row in ('lc_mean1', 'lc_mean10'))
+    assert (own.learning_rate, own.momentum) == (0.25, 0.75)
+    assert (own.sleep.every, other.sleep.every) == (1, 10)  # which is what makes them these rows
+    changes = {'learning_rate': 0.25, 'sleep.every': 1}
+    assert flat(own) == flat(other) | changes
+    assert other.learning_rate == tiny_config.get_config('lc_mean').learning_rate
+
+
+@pytest.mark.parametrize('file', ['cifar100_small', 'tiny_imagenet_small'])
+def test_small_configs_differ_in_their_images_and_rates(file):
+    small, cifar10 = (
+        vars(importlib.import_module(f'experiments.configs.{name}'))
+        for name in (file, 'cifar10_small')
+    )
+    of_images = {'dataset', 'image_size', 'learning_rate'}
+    for row in PAPER | PRESETS_OF_TABLE:
+        own, other = (flat(config_of(row, config, {})) for config in (small, cifar10))
+        assert {field for field in own if own[field] != other[field]} <= of_images
+        joined, every = own['pools.kind'] == 'joined', own['sleep.every']
+        assert own['momentum'] == (0.97 if joined and every > 1 else 0.9)
 
 
 # ---- Rules and penalties that fail. --------------------------------------------------------------

@@ -220,3 +220,11 @@ def test_a_mistake_is_one_line(tmp_path, flags, message):
 def test_a_kind_in_the_config_is_one_line(tmp_path):
     last = make(tmp_path, config=f'{CONFIG}:lc', status=1).splitlines()[-1]
     assert last.startswith('error: ') and 'leave out the colon' in last
+
+
+@pytest.mark.slow
+def test_a_row_of_the_config_file_that_is_none_is_one_line(tmp_path):
+    file = tmp_path / 'mine.py'
+    file.write_text(Path(CONFIG).read_text() + "\n\nROWS = {'lc_mean11': {'momentum': 0.5}}\n")
+    last = make(tmp_path, config=file, status=1).splitlines()[-1]
+    assert last.startswith('error: ') and "unknown row 'lc_mean11'; known: conv, lc, " in last

@@ -9,21 +9,11 @@ In so few steps, networks that sleep learn best with a higher rate than those of
 rates were chosen on held-out training images (`experiments/results/cifar10_small/README.md`).
 """
 
-from experiments.configs import cifar10
+from experiments.configs import common
 
-RATES = {'conv': 1e-2, 'lc': 1e-3, 'lc_translations': 1e-3}
-TILED, JOINED = 3e-3, 1e-2  # for kinds that sleep
+RATES = {'conv': 1e-2, 'lc': 1e-3, 'lc_translations': 1e-3, 'tiled': 3e-3, 'joined': 1e-2}
+ROWS = common.every_step(tiled=3e-3, joined=1e-2)
 
 
 def get_config(kind: str = 'lc_hebbian'):
-    config = cifar10.get_config(kind)
-    config.model.stage_sizes = (1, 1, 1)
-    config.model.stem = 'strided'
-    config.batch_size = 100
-    config.epochs = 30
-    config.evaluate_every = 5
-    joined = config.pools.kind == 'joined'
-    config.learning_rate = RATES.get(kind, JOINED if joined else TILED)
-    if joined:
-        config.momentum = 0.97
-    return config
+    return common.small('cifar10', 32, kind, RATES)

@@ -10,6 +10,8 @@ those of `cifar10_small`, which were chosen on CIFAR-10 in batches of 100.
 
 from experiments.configs import cifar10_small
 
+ROWS = cifar10_small.ROWS
+
 
 def get_config(kind: str = 'lc_mean_joined'):
     config = cifar10_small.get_config(kind)

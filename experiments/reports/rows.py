@@ -9,6 +9,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from flax.traverse_util import unflatten_dict
+from ml_collections import ConfigDict
+
 from experiments.reports.style import COLOURS
 
 
@@ -198,6 +201,21 @@ FEEDBACK |= {
 LABORATORY = PENALTIES | BETA_LASSO | LOW_RANK | LC_SGD | RELAXED | NORM | FEEDBACK
 
 ROWS = PAPER | PRESETS | LABORATORY
+
+
+def config_of(row: str, file: Mapping[str, Any], given: Mapping[str, Any]) -> ConfigDict:
+    """The config of a row.
+
+    file: what a config file defines: get_config(kind), and perhaps ROWS, the fields in which rows
+    differ from their kinds, by row. given: the fields that come before those of the file. Fields
+    have their names with dots.
+    """
+    settings = ROWS[row]
+    config = file['get_config'](settings.kind)
+    for fields in (file.get('ROWS', {}).get(row, {}), given):
+        config.update(unflatten_dict(fields, sep='.'))
+    config.update_from_flattened_dict({'translations.repetitions': 1} | settings.fields)
+    return config
 
 
 def row_of(name: str, config: Mapping[str, Any]) -> str:
