@@ -1,0 +1,137 @@
+"""Columns of several tables side by side, as in the paper's Table 1, and how rates were chosen."""
+
+import importlib
+import itertools
+import pathlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+
+from experiments.reports.rows import ROWS, config_of
+from experiments.reports.table import difference_text
+from lcn_jax.files import read_json
+
+TITLES = {'cifar10-4': 'CIFAR-10', 'cifar100-4': 'CIFAR-100', 'tiny_imagenet-4': 'TinyImageNet-20'}
+TABLES = ('cifar10_small/table.json', 'three_datasets/table.json')
+SWEEPS = {
+    'cifar100_small': 'three_datasets/rates_cifar100.json',
+    'tiny_imagenet_small': 'three_datasets/rates_tiny_imagenet.json',
+}
+REMEDY = 'check it out again'
+NOT_COMPARED = ('learning_rate', 'epochs')  # between a run of a table and those for its rate
+
+
+def read(results: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """The columns of the paper's three datasets, of the tables in the folder of the results."""
+    return side_by_side([read_json(results / table, REMEDY) for table in TABLES], TITLES)
+
+
+def rates(results: pathlib.Path) -> dict[str, dict[str, dict[float, float]]]:
+    """What `tried` returns, by config file and by row: of rows that have rates of their own."""
+    found = {}
+    for name, path in SWEEPS.items():
+        file = vars(importlib.import_module(f'experiments.configs.{name}'))
+        sweep = read_json(results / path, REMEDY)
+        of_rows = {row: tried(sweep, config_of(row, file, {})) for row in ROWS}
+        found[name] = {row: by_rate for row, by_rate in of_rows.items() if by_rate}
+    return found
+
+
+def side_by_side(
+    tables: Sequence[Mapping[str, Any]], titles: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """A table, as of `table.aggregate`, with the columns of several.
+
+    Its columns have titles instead of their names, in the order of `titles`. It has the rows that
+    at least two of the columns have.
+    """
+    cells = {column: rows for table in tables for column, rows in table['cells'].items()}
+    shared = {column: of for table in tables for column, of in table['columns'].items()}
+    count = Counter(row for column in titles for row in cells[column])
+    shown = [row for row in ROWS if count[row] > 1]
+    return {
+        'cells': {
+            title: {row: cells[column][row] for row in shown if row in cells[column]}
+            for column, title in titles.items()
+        },
+        'columns': {title: shared[column] for column, title in titles.items()},
+    }
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """Rows × datasets: top-1 accuracy and the difference to conv, and what was trained where."""
+    cells = report['cells']
+    lines = [
+        f'| |{"".join(f" {title}, % | − conv |" for title in cells)}',
+        f'|---|{"---:|" * 2 * len(cells)}',
+    ]
+    for row in ROWS:
+        if any(row in rows for rows in cells.values()):
+            values = ''.join(_cell(row, rows.get(row)) for rows in cells.values())
+            lines.append(f'| {ROWS[row].label} |{values}')
+    parts = []
+    for title, rows in cells.items():
+        seeds = sorted({cell['n'] for cell in rows.values()})
+        of = report['columns'][title]
+        parts.append(
+            f'{title}: n = {" or ".join(map(str, seeds))}, commit {of["commit"]}, {of["device"]}, '
+            f'JAX {of["jax"]}'
+        )
+    lines.append(
+        '\nTop-1 accuracy: mean ± standard deviation over n seeds. Differences are paired over '
+        f'seeds, with the half width of their 95 % interval. {"; ".join(parts)}.'
+    )
+    return '\n'.join(lines) + '\n'
+
+
+def _cell(row: str, cell: Mapping[str, Any] | None) -> str:
+    if cell is None:
+        return ' | |'
+    top1 = cell['top1']
+    spread = '' if top1['std'] is None else f' ± {top1["std"]:.1f}'
+    difference = '' if row == 'conv' else difference_text(top1['differences']['conv'])
+    return f' {top1["mean"]:.1f}{spread} | {difference} |'
+
+
+def tried(sweep: Mapping[str, Any], config: ConfigDict) -> dict[float, float]:
+    """Held-out accuracy in percent by learning rate, of a sweep's rows with the other fields of a
+    config.
+
+    sweep: as in comparison.json of `experiments.sweep`.
+    """
+    own = flatten_dict(config.to_dict(), sep='.')
+    found = {}
+    for row in sweep['rows']:
+        fields = row['fields'].items()
+        if all(own.get(field) == value for field, value in fields if field not in NOT_COMPARED):
+            found[row['fields']['learning_rate']] = row['mean']
+    return dict(sorted(found.items()))
+
+
+def best(by_rate: Mapping[float, float]) -> float:
+    return max(by_rate, key=by_rate.__getitem__)
+
+
+def rates_markdown(by_file: Mapping[str, Mapping[str, Mapping[float, float]]]) -> str:
+    """What `rates` returns: a table for each config file, in which the best rates are bold."""
+    lines = []
+    for name, by_row in by_file.items():
+        columns = sorted(set(itertools.chain.from_iterable(by_row.values())))
+        lines.append(f'| `{name}` | {" | ".join(map(_power, columns))} |')
+        lines.append(f'|---|{"---:|" * len(columns)}')
+        for row, by_rate in by_row.items():
+            texts = {rate: f'{accuracy:.1f}' for rate, accuracy in by_rate.items()}
+            texts[best(by_rate)] = f'**{texts[best(by_rate)]}**'
+            values = ' | '.join(texts.get(rate, '') for rate in columns)
+            lines.append(f'| {ROWS[row].label} | {values} |')
+        lines.append('')
+    return '\n'.join(lines)
+
+
+def _power(rate: float) -> str:
+    """0.005 as in a config: 5e-3."""
+    mantissa, _, exponent = f'{rate:.3e}'.partition('e')
+    return f'{float(mantissa):g}e{int(exponent)}'

@@ -1,0 +1,31 @@
+"""Puts the tables of the paper's three datasets side by side, and shows how rates were chosen.
+
+    python -m experiments.three_datasets
+
+Reads RESULTS/cifar10_small/table.json, and in RESULTS/three_datasets what `experiments.table` and
+`experiments.sweep` have written: table.json, rates_cifar100.json and rates_tiny_imagenet.json.
+Writes side_by_side.md, rates.md and picture.png beside them.
+"""
+
+from absl import flags
+
+from experiments.common import cli, pictures
+from experiments.reports import table, three_datasets
+from lcn_jax.files import local_folder, write_text
+
+RESULTS = flags.DEFINE_string('results', 'experiments/results', 'The folder of the results.')
+
+
+def main(argv):
+    del argv
+    results = local_folder('--results', RESULTS.value)
+    report = three_datasets.read(results)
+    folder = results / 'three_datasets'
+    write_text(folder / 'side_by_side.md', three_datasets.markdown(report))
+    write_text(folder / 'rates.md', three_datasets.rates_markdown(three_datasets.rates(results)))
+    pictures.save(table.plot(report), folder / 'picture.png')
+    print(three_datasets.markdown(report))
+
+
+if __name__ == '__main__':
+    cli.run(main)
