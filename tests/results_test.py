@@ -36,6 +36,27 @@ def test_tables_of_pages_are_made_of_their_numbers(name):
     assert made in PAGES[name], f'put {name}/table.md into its page'
 
 
+def test_the_table_of_the_ablation_has_the_numbers_of_its_comparison():
+    numbers = r'\d+\.\d ± \d+\.\d'
+    lines = [line for line in PAGES['ablation'].splitlines() if line.startswith('| ')]
+    shown = [number for line in lines for number in re.findall(numbers, line)]
+    compared = re.findall(numbers, (RESULTS / 'ablation/comparison.md').read_text())
+    assert len(shown) > 20 and set(shown) <= set(compared)
+
+
+def test_the_table_of_macaque_v4_is_the_one_that_was_measured():
+    measured = json.loads((RESULTS / 'brain_score/brain_score.json').read_text())
+    runs = measured['regions']['all']['runs'].values()
+    lines = [line for line in PAGES['brain_score'].splitlines() if re.match(r'\| .* 0\.', line)]
+    assert len(lines) == len(runs)
+    for line, best in zip(lines, (run['best'] for run in runs)):
+        difference = ''
+        if 'difference' in best:
+            low, high = best['difference_interval']
+            difference = f'{best["difference"]:.3f} [{low:.3f}, {high:.3f}] '.replace('-', '−')
+        assert line.endswith(f'| {best["score"]:.3f} | {difference}|')
+
+
 def test_every_page_has_a_question_and_a_picture_and_is_in_the_list():
     listed = (RESULTS / 'README.md').read_text()
     for name, page in PAGES.items():
