@@ -16,10 +16,6 @@ from lcn_jax.files import read_json
 
 TITLES = {'cifar10-4': 'CIFAR-10', 'cifar100-4': 'CIFAR-100', 'tiny_imagenet-4': 'TinyImageNet-20'}
 TABLES = ('cifar10_small/table.json', 'three_datasets/table.json')
-SWEEPS = {
-    'cifar100_small': 'three_datasets/rates_cifar100.json',
-    'tiny_imagenet_small': 'three_datasets/rates_tiny_imagenet.json',
-}
 REMEDY = 'check it out again'
 NOT_COMPARED = ('learning_rate', 'epochs')  # between a run of a table and those for its rate
 
@@ -31,13 +27,18 @@ def read(results: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 def rates(results: pathlib.Path) -> dict[str, dict[str, dict[float, float]]]:
     """What `tried` returns, by config file and by row: of rows that have rates of their own."""
-    found = {}
-    for name, path in SWEEPS.items():
-        file = vars(importlib.import_module(f'experiments.configs.{name}'))
-        sweep = read_json(results / path, REMEDY)
-        of_rows = {row: tried(sweep, config_of(row, file, {})) for row in ROWS}
-        found[name] = {row: by_rate for row, by_rate in of_rows.items() if by_rate}
+    table, found = read_json(results / TABLES[-1], REMEDY), {}
+    for column, rows in table['cells'].items():
+        dataset = table['columns'][column]['dataset']
+        sweep = read_json(results / f'three_datasets/rates_{dataset}.json', REMEDY)
+        of_rows = {row: tried(sweep, config_of(row, small(dataset), {})) for row in rows}
+        found[f'{dataset}_small'] = {row: by_rate for row, by_rate in of_rows.items() if by_rate}
     return found
+
+
+def small(dataset: str) -> dict[str, Any]:
+    """What the config file of a dataset on a small budget defines."""
+    return vars(importlib.import_module(f'experiments.configs.{dataset}_small'))
 
 
 def side_by_side(
@@ -45,10 +46,11 @@ def side_by_side(
 ) -> dict[str, dict[str, Any]]:
     """A table, as of `table.aggregate`, with the columns of several.
 
-    Its columns have titles instead of their names, in the order of `titles`. It has the rows that
-    at least two of the columns have.
+    Its columns have titles instead of their names, in the order of `titles`; those without a title
+    are left out. It has the rows that at least two of its columns have.
     """
     cells = {column: rows for table in tables for column, rows in table['cells'].items()}
+    titles = {column: title for column, title in titles.items() if column in cells}
     shared = {column: of for table in tables for column, of in table['columns'].items()}
     count = Counter(row for column in titles for row in cells[column])
     shown = [row for row in ROWS if count[row] > 1]
