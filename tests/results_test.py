@@ -7,7 +7,8 @@ import pytest
 from tiny_runs import ROOT
 
 from experiments.common import kept
-from experiments.reports import enough_sleep, positions, table
+from experiments.reports import enough_sleep, positions, table, three_datasets
+from experiments.reports.rows import config_of
 
 RESULTS = ROOT / 'experiments/results'
 README = (ROOT / 'README.md').read_text()
@@ -22,18 +23,42 @@ def of_table(folder):
     return table.markdown(json.loads((folder / 'table.json').read_text()))
 
 
+def of_three_datasets(folder):
+    return three_datasets.markdown(three_datasets.read(folder.parent))
+
+
+def of_rates(folder):
+    return three_datasets.rates_markdown(three_datasets.rates(folder.parent))
+
+
 MEASURED = {
-    'cifar10_small': of_table,
-    'enough_sleep': of_runs(enough_sleep),
-    'positions': of_runs(positions),
+    'cifar10_small/table.md': of_table,
+    'enough_sleep/table.md': of_runs(enough_sleep),
+    'positions/table.md': of_runs(positions),
+    'three_datasets/side_by_side.md': of_three_datasets,
+    'three_datasets/rates.md': of_rates,
+    'three_datasets/table.md': of_table,
 }
 
 
-@pytest.mark.parametrize('name', MEASURED)
-def test_tables_of_pages_are_made_of_their_numbers(name):
-    made = MEASURED[name](RESULTS / name).strip()
-    assert (RESULTS / name / 'table.md').read_text().strip() == made
-    assert made in PAGES[name], f'put {name}/table.md into its page'
+@pytest.mark.parametrize('path', MEASURED)
+def test_tables_of_pages_are_made_of_their_numbers(path):
+    folder = (RESULTS / path).parent
+    made = MEASURED[path](folder).strip()
+    assert (RESULTS / path).read_text().strip() == made
+    assert made in PAGES[folder.name], f'put {path} into its page'
+
+
+def test_rows_have_the_rates_that_were_best_on_held_out_images():
+    """The Hebbian rule's is that of the mean with the same pools and sleeps."""
+    table = json.loads((RESULTS / 'three_datasets/table.json').read_text())
+    tried = three_datasets.rates(RESULTS)
+    for column, rows in table['cells'].items():
+        dataset = table['columns'][column]['dataset']
+        for row in rows:
+            rate = config_of(row, three_datasets.small(dataset), {}).learning_rate
+            by_rate = tried[f'{dataset}_small'][row.replace('hebbian', 'mean')]
+            assert rate == three_datasets.best(by_rate), (dataset, row)
 
 
 def test_the_table_of_the_ablation_has_the_numbers_of_its_comparison():
@@ -68,7 +93,8 @@ def test_every_page_has_a_question_and_a_picture_and_is_in_the_list():
 def test_numbers_of_the_readme_are_those_of_the_pages():
     _, _, section = README.partition('\n## Results\n')
     section = section.partition('\n## ')[0]
-    assert (RESULTS / 'cifar10_small/table.md').read_text().strip() in section
+    assert (RESULTS / 'three_datasets/side_by_side.md').read_text().strip() in section
+    assert section.count('![') == 1 and section.count('|---|') == 1
     known = set(re.findall(r'\d+\.\d+', '\n'.join(PAGES.values())))
     numbers = set(re.findall(r'\d+\.\d+', section))
     assert len(numbers) > 20 and not numbers - known
