@@ -200,11 +200,16 @@ _forks = multiprocessing.get_context('forkserver')
 _forks.set_forkserver_preload(
     [
         'experiments',  # keeps XLA quiet
+        'experiments.common.cli',
+        'experiments.common.overview',
         'lcn_jax.training.train',
-        'lcn_jax.training.checkpoint',
         'tensorflow_datasets',
         'grain',
+        'jaxlib.mlir.dialects.mhlo',
         'matplotlib.pyplot',
+        'scipy.stats',
+        'sklearn.datasets',
+        'tests.preloaded',
     ]
 )
 
