@@ -1,9 +1,7 @@
 import functools
 import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import own_builders
@@ -17,8 +15,6 @@ from lcn_jax.data import sources
 from lcn_jax.data.builders import encoded
 from lcn_jax.data.prepare import prepare
 from lcn_jax.errors import UsageError
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -428,31 +424,25 @@ def test_a_data_dir_that_cannot_be_written_is_named(tmp_path):
 
 
 FULL = """
-import resource, signal, sys
-from lcn_jax.data.prepare import prepare
-from lcn_jax.errors import UsageError
-
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))  # no file can be longer
-try:
-    prepare('tiny_imagenet', *sys.argv[1:])
-except UsageError as error:
-    print(error)
 """
+
+
+def prepare_tiny_imagenet(data_dir, source, before):
+    """What became of a process of the binary."""
+    options = '--dataset=tiny_imagenet', f'--data_dir={data_dir}', f'--source={source}'
+    return tiny_runs.call('prepare', *options, before=before)
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_files(tmp_path):
     source = write_folder(tmp_path / 'in', tiny_archives.tiny_imagenet_files())
     assert sum(path.stat().st_size for path in source.rglob('*.JPEG')) > 30_000
     data_dir = tmp_path / 'data'
-    run = subprocess.run(
-        [sys.executable, '-c', FULL, str(data_dir), str(source)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    last = run.stdout.splitlines()[-1]
-    assert last.startswith(f'cannot write {data_dir}/tiny_imagenet/1.0.0 (')
+    done = prepare_tiny_imagenet(data_dir, source, FULL)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f'error: cannot write {data_dir}/tiny_imagenet/1.0.0 (')
     assert 'File too large' in last
     assert [path for path in data_dir.rglob('*') if path.is_file()] == []
 
@@ -489,9 +479,8 @@ def test_a_builder_of_the_user(tmp_path):
 
 
 KILLED = """
-import os, sys
+import os
 from lcn_jax.data.builders import encoded
-from lcn_jax.data.prepare import prepare
 
 whole, seen = encoded.stored, []
 
@@ -500,17 +489,13 @@ def stored(*arguments):
     return whole(*arguments) if len(seen) < 14 else os._exit(9)  # all of train is written
 
 encoded.stored = stored
-prepare('tiny_imagenet', *sys.argv[1:])
 """
 
 
 def test_a_killed_attempt_is_not_a_dataset(tmp_path):
     source = write(tmp_path / 'tiny.zip', tiny_archives.tiny_imagenet_files(), 'zip')
     data_dir = tmp_path / 'data'
-    run = subprocess.run(
-        [sys.executable, '-c', KILLED, str(data_dir), str(source)], cwd=ROOT, capture_output=True
-    )
-    assert run.returncode == 9
+    assert prepare_tiny_imagenet(data_dir, source, KILLED).returncode == 9
     assert list(data_dir.rglob('*train.array_record*'))
     with pytest.raises(UsageError, match='has not been prepared'):
         sources.Source('tiny_imagenet', str(data_dir)).split('train')
@@ -527,8 +512,7 @@ encoded.stored = lambda *arguments: os.kill(os.getpid(), signal.SIGTERM)
 
 def test_sigterm_leaves_nothing_behind(tmp_path):
     source = write(tmp_path / 'tiny.zip', tiny_archives.tiny_imagenet_files(), 'zip')
-    options = '--dataset=tiny_imagenet', f'--data_dir={tmp_path}/data', f'--source={source}'
-    done = tiny_runs.call('prepare', *options, before=TERMINATED)
+    done = prepare_tiny_imagenet(tmp_path / 'data', source, TERMINATED)
     assert done.returncode == 143, done.stderr
     assert 'Traceback' not in done.stderr
     assert [path for path in (tmp_path / 'data').rglob('*') if '1.0.0' in path.name] == []
