@@ -5,6 +5,7 @@ import os
 import pathlib
 import time
 
+import garbage
 import pytest
 
 # A program is compiled once for all tests, for all processes that they start (they inherit the
@@ -77,6 +78,10 @@ def pytest_collection_modifyitems(items):
     """Files with slow tests come first, so that no worker is left with one at the end."""
     slow = {item.path for item in items if item.get_closest_marker('slow')}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish():
+    garbage.search_seldom()
 
 
 def pytest_terminal_summary(terminalreporter):
