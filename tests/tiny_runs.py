@@ -35,6 +35,7 @@ from lcn_jax.training.train import train_and_evaluate
 
 ROOT = Path(__file__).parent.parent
 HANGS = 1800  # seconds after which a test gives up
+ONE_SAVE = '--config.checkpoint_every=0'  # at the end; the run computes nothing else
 # Makes a process of root obey permissions, as those of other users do.
 AS_A_USER = """
 import ctypes, os
@@ -208,7 +209,6 @@ _forks.set_forkserver_preload(
         'jaxlib.mlir.dialects.mhlo',
         'matplotlib.pyplot',
         'scipy.stats',
-        'sklearn.datasets',
         'tests.preloaded',
     ]
 )
