@@ -16,7 +16,6 @@ from lcn_jax.errors import UsageError
 from lcn_jax.training import train
 
 KILL = 'os.kill(os.getpid(), signal.SIGKILL)'
-SELDOM = '--config.checkpoint_every=1000'  # this may change from run to run
 
 
 @pytest.fixture(scope='module')
@@ -37,7 +36,7 @@ def resident(data_dir):
 @pytest.fixture(scope='module')
 def uninterrupted(resident, tmp_path_factory):
     workdir = tmp_path_factory.mktemp('uninterrupted')
-    resident.fork(workdir)
+    resident.fork(workdir, tiny_runs.ONE_SAVE)
     return workdir
 
 
@@ -45,11 +44,11 @@ def uninterrupted(resident, tmp_path_factory):
 def test_streaming_killed_three_times_is_uninterrupted(data_dir, tmp_path):
     """Across sleeps, which come every 7 steps."""
     starter = tiny_runs.Starter('streaming', data_dir)
-    starter.fork(tmp_path / 'uninterrupted')
+    starter.fork(tmp_path / 'uninterrupted', tiny_runs.ONE_SAVE)
     for number in (3, 4, 2):  # before the records of steps 12, 24 and 28
         kill = tiny_runs.record(number, KILL)
         starter.fork(tmp_path / 'killed', before=kill, status=-signal.SIGKILL)
-    starter.fork(tmp_path / 'killed')
+    starter.fork(tmp_path / 'killed', tiny_runs.ONE_SAVE)
     tiny_runs.assert_same(tmp_path / 'killed', tmp_path / 'uninterrupted')
 
 
@@ -99,7 +98,7 @@ def test_twenty_kills(resident, uninterrupted, tmp_path):
         assert left or ' a save' not in where
         unfinished += left
     assert len(unfinished) >= 9
-    resident.fork(tmp_path)
+    resident.fork(tmp_path, tiny_runs.ONE_SAVE)
     tiny_runs.assert_same(tmp_path, uninterrupted)
 
 
@@ -117,7 +116,7 @@ def test_signal_saves_and_exits_with_75(number, resident, uninterrupted, tmp_pat
     assert last == f'stopped at step {step} of 100; the same command continues from there.'
     assert str(step) in steps_of(tmp_path)
     assert f'workdir   {tmp_path}, from the start\n' in output
-    output = resident.fork(tmp_path, SELDOM)
+    output = resident.fork(tmp_path, tiny_runs.ONE_SAVE)
     assert f'workdir   {tmp_path}, continues from step {step}\n' in output
     shown = [int(number) for number in re.findall(r'  step (\d+)/100  ', output)]
     assert shown[-1] == 100 and min(shown) > step  # none of those from before

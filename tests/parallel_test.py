@@ -211,7 +211,7 @@ def starter(tmp_path_factory):
 def two_devices(starter, tmp_path_factory):
     """The workdir of one process with two devices; it also prepares data and programs."""
     workdir = tmp_path_factory.mktemp('two_devices')
-    starter.fork(workdir, devices=2)
+    starter.fork(workdir, tiny_runs.ONE_SAVE, devices=2)
     return workdir
 
 
@@ -270,7 +270,7 @@ def test_two_processes_are_one_also_if_one_of_them_is_terminated(start_two, two_
     for process in start_two(tmp_path, (wait, terminate)):
         assert 'stopped at step' in tiny_runs.finish(process, 75)
     assert len(tiny_runs.records(tmp_path)) < len(tiny_runs.records(two_devices))
-    for process in start_two(tmp_path):
+    for process in start_two(tmp_path, flags=[[tiny_runs.ONE_SAVE]] * 2):
         tiny_runs.finish(process, 0)
     tiny_runs.assert_same(tmp_path, two_devices)
 
@@ -278,7 +278,7 @@ def test_two_processes_are_one_also_if_one_of_them_is_terminated(start_two, two_
 @pytest.mark.slow
 def test_two_processes_divide_kernels_as_two_devices_do(starter, start_two, tmp_path):
     """Each writes its own part of a checkpoint, and both resume from it."""
-    divide = ('--config.shard_kernels',)
+    divide = '--config.shard_kernels', tiny_runs.ONE_SAVE
     starter.fork(tmp_path / 'one', *divide, devices=2)
     wait = from_record(20, 'time.sleep(3)')
     terminate = from_record(20, 'os.kill(os.getpid(), signal.SIGTERM); time.sleep(3)')
@@ -335,11 +335,11 @@ faults.StopRequests.should_stop = hang
 @pytest.mark.slow
 @pytest.mark.parametrize('number', ['SIGKILL', 'SIGSTOP'], ids=['killed', 'silent'])
 def test_a_lost_process_ends_the_other(number, start_two, two_devices, tmp_path):
-    lost = SOON + from_record(20, f'os.kill(os.getpid(), signal.{number})')
+    lost = SOON + from_record(8, f'os.kill(os.getpid(), signal.{number})')
     other, process = start_two(tmp_path, (SOON, lost))
     output = other.output()
     assert other.returncode != 0, output
-    assert tiny_runs.records(tmp_path)[-1]['step'] <= 20
+    assert tiny_runs.records(tmp_path)[-1]['step'] <= 8
     process.kill()
     process.output()
 

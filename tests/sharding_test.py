@@ -270,14 +270,14 @@ def starter(tmp_path_factory):
 @pytest.mark.slow
 def test_killed_and_resumed_is_uninterrupted(starter, tmp_path):
     """Before a record, and in a save of parts; all processes have four devices."""
-    starter.fork(tmp_path / 'uninterrupted', DIVIDE, devices=4)
+    starter.fork(tmp_path / 'uninterrupted', DIVIDE, tiny_runs.ONE_SAVE, devices=4)
     for kill in (
         tiny_runs.record(4, KILL),
         tiny_runs.at(r"[^']*/35\.orbax[^/']*/", KILL, 4),
     ):
         killed = -signal.SIGKILL
         starter.fork(tmp_path / 'killed', DIVIDE, devices=4, before=kill, status=killed)
-    starter.fork(tmp_path / 'killed', DIVIDE, devices=4)
+    starter.fork(tmp_path / 'killed', DIVIDE, tiny_runs.ONE_SAVE, devices=4)
     tiny_runs.assert_same(tmp_path / 'killed', tmp_path / 'uninterrupted')
 
 
@@ -302,7 +302,7 @@ def test_a_checkpoint_knows_what_is_divided_where_shapes_do_not_tell(is_divided,
 def test_a_checkpoint_is_read_on_other_devices_divided_or_not(starter, tmp_path):
     """Each run continues the one before; with synchronised statistics they are all one run."""
     sync = '--config.model.sync_batch_norm'
-    starter.fork(tmp_path / 'whole', sync, devices=1)
+    starter.fork(tmp_path / 'whole', sync, tiny_runs.ONE_SAVE, devices=1)
     runs = [(4, True), (2, True), (1, False), (8, True)]
     for number, (devices, divides) in enumerate(runs):
         last = number == len(runs) - 1

@@ -23,7 +23,7 @@ def resident(tmp_path_factory):
 @pytest.fixture(scope='module')
 def uninterrupted(resident, tmp_path_factory):
     workdir = tmp_path_factory.mktemp('uninterrupted')
-    resident.fork(workdir)
+    resident.fork(workdir, tiny_runs.ONE_SAVE)
     return workdir
 
 
@@ -44,7 +44,7 @@ def test_a_second_signal_does_not_kill_the_save(resident, uninterrupted, tmp_pat
     output = resident.fork(tmp_path, before=signalled, status=75)
     assert output.splitlines()[-1].startswith('stopped at step 14 of 100')
     assert '14' in steps_of(tmp_path)
-    resident.fork(tmp_path)
+    resident.fork(tmp_path, tiny_runs.ONE_SAVE)
     tiny_runs.assert_same(tmp_path, uninterrupted)
 
 
@@ -91,7 +91,7 @@ def test_a_disk_that_fails_is_one_line_and_keeps_the_last_checkpoint(
         os.rename(tmp_path / 'run-gone', workdir)
     (workdir / 'checkpoints').chmod(0o755)
     assert steps_of(workdir) == {'5', '10'}
-    resident.fork(workdir)
+    resident.fork(workdir, tiny_runs.ONE_SAVE)
     tiny_runs.assert_same(workdir, uninterrupted)
 
 
