@@ -26,6 +26,7 @@ SMALLER = {
     r'(?<=config\.model\.stage_sizes, config\.model\.width = )\(1,\), 8': '(), 2',
     r'(?<=config\.model\.stage_sizes, config\.model\.width = )\(1, 1, 1\), 8': '(1, 1), 4',
     r'(?<=normal\(pattern_key, \()1\d00': '100',  # patterns that are shown to a circuit
+    r'\b300\b': '120',  # images that neurons see
 }
 each_notebook = pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
 
