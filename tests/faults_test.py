@@ -132,8 +132,8 @@ def test_workers_live_as_long_as_the_run(data_dir, tmp_path):
     starter = tiny_runs.Starter('streaming', data_dir)
 
     def start(action):
-        before = tiny_runs.record(2, action)
-        return starter.begin(tmp_path, '--config.workers=1', before=before, start_new_session=True)
+        before = 'import os; os.setsid()\n' + tiny_runs.record(2, action)
+        return starter.start(tmp_path, '--config.workers=1', before=before)
 
     output = tiny_runs.finish(start('os.killpg(0, signal.SIGINT)'), 75)
     assert 'stopped at step' in output and 'Traceback' not in output

@@ -124,15 +124,11 @@ class Starter:
         """Runs to the end; returns what was printed."""
         return finish(self.start(workdir, *flags, **options), status)
 
-    def begin(self, workdir: Path, *flags: str, devices=1, before='', **popen) -> 'Process':
-        """As `start`, but as a user does it."""
+    def finish(self, workdir: Path, *flags: str, status=0, devices=1, before='') -> str:
+        """As `fork`, but as a user does it."""
         program = f'{before}\nimport runpy\nrunpy.run_module("experiments.train", None, "__main__")'
         arguments = [sys.executable, '-c', program, *self._flags, f'--workdir={workdir}', *flags]
-        return Process(arguments, env=environment(devices), cwd=ROOT, **popen)
-
-    def finish(self, workdir: Path, *flags: str, status=0, **options) -> str:
-        """As `fork`, but as a user does it."""
-        return finish(self.begin(workdir, *flags, **options), status)
+        return finish(Process(arguments, env=environment(devices), cwd=ROOT), status)
 
 
 class Process(subprocess.Popen):
@@ -168,7 +164,7 @@ class Fork:
             target=_run, args=(module, arguments, devices, before, self._files), daemon=True
         )
         self._process.start()
-        self.kill = self._process.kill
+        self.pid, self.kill = self._process.pid, self._process.kill
 
     def output(self) -> str:
         """What it prints until it ends."""
@@ -215,6 +211,7 @@ _forks.set_forkserver_preload(
 
 
 def _run(module, arguments, devices, before, streams):
+    multiprocessing.current_process().daemon = False  # as which it could start no workers
     for number, path in enumerate(streams, 1):
         os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
     os.chdir(ROOT)
