@@ -45,6 +45,7 @@ hebbian_applied = over_grids(hebbian_both_ways, GRIDS)
 @each_border
 @pytest.mark.parametrize('momentum', [0.0, 0.5])
 @each_grid
+@pytest.mark.slow
 def test_hebbian_as_one_matrix_is_the_iterated_rule(grid, momentum, border):
     kernel, by_momentum = hebbian_applied(grid, border)
     fast, plain = by_momentum[momentum]
