@@ -212,14 +212,16 @@ def save_as_version_0_1(folder, snapshot):
 
 
 @pytest.mark.parametrize('full_step', [True, False])
-def test_a_checkpoint_of_version_0_1_goes_on(config, tmp_path, full_step):
+def test_a_checkpoint_of_version_0_1_goes_on(config, uninterrupted, crashed, tmp_path, full_step):
     """Between two sleeps, so that what is kept of the last one matters."""
-    config = config.copy_and_resolve_references()
-    config.sleep.full_step = full_step
-    tiny_runs.train(config, str(tmp_path / 'uninterrupted'))
-    now, old = tmp_path / 'now', tmp_path / 'old'
-    with pytest.raises(Crash):
-        tiny_runs.train(config, str(now), crash_at(28))
+    now, old = crashed, tmp_path / 'old'
+    if not full_step:
+        config = config.copy_and_resolve_references()
+        config.sleep.full_step = False
+        uninterrupted, now = tmp_path / 'uninterrupted', tmp_path / 'now'
+        tiny_runs.train(config, str(uninterrupted))
+        with pytest.raises(Crash):
+            tiny_runs.train(config, str(now), crash_at(28))
     shutil.copytree(now, old, ignore=shutil.ignore_patterns('checkpoints'))
     with checkpoint.Checkpoints(str(now), read_only=True) as checkpoints:
         snapshot = checkpoints.restore(25, tiny_runs.experiment(config).shapes)
@@ -231,7 +233,7 @@ def test_a_checkpoint_of_version_0_1_goes_on(config, tmp_path, full_step):
         kernel = snapshot.state.params['stem_conv']['kernel']
         assert np.abs(again.state.last_sleep['stem_conv']['kernel'] - kernel).max() > 1e-4
     tiny_runs.train(config, str(old))
-    tiny_runs.assert_same(old, tmp_path / 'uninterrupted')
+    tiny_runs.assert_same(old, uninterrupted)
 
 
 def test_keeps_the_latest_and_the_best(config, tmp_path):

@@ -3,6 +3,7 @@
 import collections
 import os
 import pathlib
+import sys
 import time
 
 import garbage
@@ -64,6 +65,13 @@ def pytest_runtest_setup(item):
 def pytest_runtest_teardown(item):
     item.user_properties.append(('programs', dict(counts)))
     counts.clear()
+
+
+@pytest.fixture
+def no_tensorflow():
+    """Fails if the test imports it."""
+    yield
+    assert 'tensorflow' not in sys.modules
 
 
 def pytest_sessionfinish(session):

@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 from pathlib import Path
@@ -50,15 +51,20 @@ def windows(image, pixels, size, padding) -> dict[tuple[int, int], np.ndarray]:
 
 
 epoch_order = jax.jit(batches.epoch_order, static_argnums=2)
-train_batch = jax.jit(batches.train_batch, static_argnums=(4, 5))
 eval_batch = jax.jit(batches.eval_batch, static_argnames=('batch_size', 'size'))
 crop = jax.jit(batches.crop, static_argnums=2)
+
+
+@functools.partial(jax.jit, static_argnames=('spec', 'count'))
+def train_batch(pixels, order, key, step, spec, number=0, count=1):
+    """One program for the shards of all numbers."""
+    return batches.train_batch(pixels, order, key, step, spec, (number, count))
 
 
 def make_batch(pixels, step=0, *, key=KEY, shard=(0, 1), **options):
     spec = batches.BatchSpec(**{'batch_size': 12, 'size': 8, 'padding': 2} | options)
     order = epoch_order(key, 0, len(pixels.labels))
-    return jax.device_get(train_batch(pixels, order, key, np.int32(step), spec, shard))
+    return jax.device_get(train_batch(pixels, order, key, np.int32(step), spec, *shard))
 
 
 def normalised(images, pixels):
@@ -144,7 +150,7 @@ def test_shards_make_the_whole_batch():
 def test_without_an_order_images_are_the_batch_already():
     pixels = random_pixels()
     spec = batches.BatchSpec(batch_size=12, size=8, repetitions=2)
-    images, labels = train_batch(pixels, None, KEY, np.int32(7), spec, (0, 1))
+    images, labels = train_batch(pixels, None, KEY, np.int32(7), spec)
     np.testing.assert_array_equal(labels, pixels.labels)
     np.testing.assert_allclose(images, normalised(pixels.images, pixels), atol=1e-6)
 
@@ -349,7 +355,7 @@ def test_golden_batch(data_dir, name):
     else:
         order = np.asarray(order)[0]
     spec = batches.BatchSpec(8, config.image_size, 2, 2, config.flip)
-    images, labels = jax.device_get(train_batch(on_first, order, KEY, np.int32(1), spec, (0, 1)))
+    images, labels = jax.device_get(train_batch(on_first, order, KEY, np.int32(1), spec))
     batch = {'labels': labels.tolist(), 'means': images.mean((1, 2, 3)).tolist()}
     if os.environ.get('RENEW_GOLDEN'):
         golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}

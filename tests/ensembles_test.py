@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import compiled
+from reference import HEBBIAN, compiled
 
 import lcn_jax
 from lcn_jax import LocalConv, sleep
@@ -23,7 +23,6 @@ from lcn_jax.training import optimizer
 MEMBERS, KEY = 6, jax.random.key(0)
 GRID = Grid.create((6, 6), 3)
 SPLIT = dict(split_rngs={'params': True})
-HEBBIAN = dict(gamma=0.1, learning_rate=0.05, steps=20, patterns_per_step=16, momentum=0.0)
 RULES = {'mean': {}, 'hebbian': HEBBIAN}
 MEASURES = similarity.layer_snrs, similarity.layer_deviations
 

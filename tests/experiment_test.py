@@ -72,14 +72,15 @@ def own_model(**changes):
 
 @pytest.mark.slow
 def test_a_model_of_ones_own_trains_and_sleeps(tmp_path):
-    config = own_model(**{'sleep.rule': 'mean', 'sleep.every': 50, 'epochs': 1})
+    steps = {'train_images': 240, 'epochs': 1}
+    config = own_model(**steps, **{'sleep.rule': 'mean', 'sleep.every': 10})
     config.data_dir = str(tmp_path / 'data')
     experiment = Experiment.create(config)
     assert list(experiment.network.grids) == ['inner']
     result = train_and_evaluate(config, str(tmp_path / 'run'), experiment=experiment)
-    assert result['step'] == 50 and result['parameters'] == experiment.network.parameters
+    assert result['step'] == 10 and result['parameters'] == experiment.network.parameters
     with checkpoint.Checkpoints(str(tmp_path / 'run'), read_only=True) as checkpoints:
-        params = checkpoints.restore(50, experiment.shapes).state.params
+        params = checkpoints.restore(10, experiment.shapes).state.params
     kernel = params['inner']['conv']['kernel']  # training ended in a sleep
     grid = experiment.network.grids['inner']['conv']['kernel']
     np.testing.assert_allclose(kernel, sleep.mean(kernel, grid, None, border='include'), atol=1e-6)

@@ -24,7 +24,7 @@ from lcn_jax.layer.linen import LocalConv
 from lcn_jax.networks.resnet import ResNet
 from lcn_jax.training import cost, parallel, wake
 
-IMAGES, SIZE = 5, 8
+IMAGES, IMAGE_SHAPE = 5, (8, 8, 3)
 SHORT = {'float32': 'f32', 'bfloat16': 'bf16'}  # what StableHLO calls the types
 everywhere = pytest.mark.parametrize('platform', ['cuda', 'tpu'])
 each_dtype = pytest.mark.parametrize('dtype', SHORT)
@@ -38,9 +38,9 @@ class Product(NamedTuple):
     free: tuple[int, ...]
 
 
-def operations(program, arguments, platform) -> dict[str, list]:
+def operations(traced: jax.stages.Traced, platform: str) -> dict[str, list]:
     """The operations of a program's StableHLO, by name."""
-    lowered = jax.jit(program).trace(*arguments).lower(lowering_platforms=(platform,))
+    lowered = traced.lower(lowering_platforms=(platform,))
     found = collections.defaultdict(list)
 
     def visit(op):
@@ -100,7 +100,7 @@ def test_a_layer_is_one_batched_product(spatial, dtype, platform):
     layer = functools.partial(
         conv_local, stride=2, padding=1, layout='HWNC', implementation='patches'
     )
-    found = operations(layer, (x, kernel), platform)
+    found = operations(jax.jit(layer).trace(x, kernel), platform)
     (product,) = found['stablehlo.dot_general']
     assert product_of(product) == products_of_layer(grid_size, 4 * 3 ** len(spatial), 6)[0]
     assert element_types(product) == ([SHORT[dtype]] * 2, 'f32')
@@ -108,16 +108,13 @@ def test_a_layer_is_one_batched_product(spatial, dtype, platform):
         assert not found[f'stablehlo.{absent}']
 
 
-@everywhere
-@each_dtype
-@pytest.mark.slow
-def test_a_training_step_has_three_products_a_layer(dtype, platform):
+@functools.cache
+def traced_step(dtype) -> jax.stages.Traced:
     model, optimizer = network(dtype), optax.adamw(1e-3)
-    image_shape = (SIZE, SIZE, 3)
-    create = functools.partial(initial_state, model, optimizer, image_shape)
+    create = functools.partial(initial_state, model, optimizer, IMAGE_SHAPE)
     arguments = (
         jax.eval_shape(create, jax.random.key(0)),
-        jax.ShapeDtypeStruct((IMAGES, *image_shape), jnp.float32),
+        jax.ShapeDtypeStruct((IMAGES, *IMAGE_SHAPE), jnp.float32),
         jax.ShapeDtypeStruct((IMAGES,), jnp.int32),
     )
     step = jax.shard_map(
@@ -126,10 +123,16 @@ def test_a_training_step_has_three_products_a_layer(dtype, platform):
         in_specs=PartitionSpec(),
         out_specs=PartitionSpec(),
     )
-    found = operations(step, arguments, platform)
+    return jax.jit(step).trace(*arguments)
 
+
+@everywhere
+@each_dtype
+@pytest.mark.slow
+def test_a_training_step_has_three_products_a_layer(dtype, platform):
+    found = operations(traced_step(dtype), platform)
     expected = collections.Counter()
-    for number, layer in enumerate(cost.layers(model, image_shape)):
+    for number, layer in enumerate(cost.layers(network(dtype), IMAGE_SHAPE)):
         *seen, features = layer.kernel[2:] if layer.grid else layer.kernel
         positions = layer.grid.output_size if layer.grid else ()
         products = products_of_layer(positions, math.prod(seen), features)
@@ -153,7 +156,8 @@ def test_bfloat16_is_what_backward_products_take(platform):
     def gradients(x, kernel, dy):
         return jax.vjp(layer, x, kernel)[1](dy)
 
-    products = operations(gradients, (x, kernel, dy), platform)['stablehlo.dot_general']
+    traced = jax.jit(gradients).trace(x, kernel, dy)
+    products = operations(traced, platform)['stablehlo.dot_general']
     assert [element_types(product)[0] for product in products] == [['bf16', 'bf16']] * 2
 
 
@@ -166,7 +170,7 @@ def test_the_backward_pass_of_a_layer_keeps_its_input_and_kernel():
 
 
 def test_the_backward_pass_of_a_network_keeps_no_patches():
-    model, images = network('float32'), jnp.zeros((IMAGES, SIZE, SIZE, 3))
+    model, images = network('float32'), jnp.zeros((IMAGES, *IMAGE_SHAPE))
     variables = jax.eval_shape(
         functools.partial(model.init, train=False), jax.random.key(0), images
     )

@@ -79,9 +79,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture
 def config(data_dir):
-    config = tiny_runs.get_config('resident')
-    config.data_dir, config.epochs = data_dir, 1
-    return config
+    return tiny_runs.one_epoch(data_dir)
 
 
 def named(config, name):
@@ -164,31 +162,41 @@ class Crash(Exception):
     pass
 
 
+@pytest.fixture(scope='module')
+def trained(data_dir, tmp_path_factory):
+    """name of a model -> the workdir and the last record of a run."""
+
+    @functools.cache
+    def of_name(name):
+        workdir = tmp_path_factory.mktemp(name)
+        return workdir, tiny_runs.train(named(tiny_runs.one_epoch(data_dir), name), workdir)
+
+    return of_name
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['dropout', 'box'])
-def test_a_run_resumes_bit_for_bit(name, config, tmp_path):
+def test_a_run_resumes_bit_for_bit(name, config, trained, tmp_path):
+    uninterrupted, _ = trained(name)
     named(config, name)
 
     def crash(record):
         if record['step'] >= 28:
             raise Crash
 
-    tiny_runs.train(config, tmp_path / 'uninterrupted')
     with pytest.raises(Crash):
         tiny_runs.train(config, tmp_path / 'crashed', crash)
     tiny_runs.train(config, tmp_path / 'crashed')
-    tiny_runs.assert_same(tmp_path / 'crashed', tmp_path / 'uninterrupted')
+    tiny_runs.assert_same(tmp_path / 'crashed', uninterrupted)
 
 
 @pytest.mark.slow
-def test_dropout_is_for_training_alone(config, tmp_path):
+def test_dropout_is_for_training_alone(config, trained):
     """Runs with and without it differ, and an evaluation draws nothing."""
-    results = {}
-    for name in ('dropout', 'box'):
-        results[name] = tiny_runs.train(named(config, name), tmp_path / name)
-    assert results['dropout']['train_loss'] != results['box']['train_loss']
+    (workdir, dropout), (_, box) = trained('dropout'), trained('box')
+    assert dropout['train_loss'] != box['train_loss']
     experiment = tiny_runs.experiment(named(config, 'dropout'))
-    model, state = experiment.network.model, tiny_runs.snapshot(tmp_path / 'dropout').state
+    model, state = experiment.network.model, tiny_runs.snapshot(workdir).state
     apply = compiled(functools.partial(model.apply, train=False))
     logits = [apply(state.variables, np.ones((1, 8, 8, 1), np.float32)) for _ in range(2)]
     np.testing.assert_array_equal(*logits)

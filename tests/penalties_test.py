@@ -141,32 +141,42 @@ def experiment(name, weight=1.0, **changes):
     return Experiment.create(config)
 
 
+@functools.cache
+def start():
+    """The state of all these experiments in the middle of two steps."""
+    state = jax.device_get(jax.jit(experiment('none').initial_state)(jax.random.key(0)))
+    return dataclasses.replace(state, step=state.step + 1)
+
+
 def learn(of, devices):
-    """Whole parameters before and after a step on that many devices, and the sum of the losses."""
+    """Whole parameters after a step on that many devices, and the sum of the losses."""
     random, shape = np.random.default_rng(1), of.network.image_shape
     images = random.standard_normal((devices, 8 // devices, *shape), np.float32)
     labels = random.integers(10, size=images.shape[:2])
     on_devices = functools.partial(
         jax.pmap, axis_name=parallel.AXIS, devices=jax.devices()[:devices]
     )
-    start = jax.device_get(jax.jit(of.initial_state)(jax.random.key(0)))
-    start = dataclasses.replace(start, step=start.step + 1)  # in the middle of the training
-    state = on_devices(lambda _: sharding.own(start, of.owners))(np.zeros(devices))
+    state = on_devices(lambda _: sharding.own(start(), of.owners))(np.zeros(devices))
     step = functools.partial(wake.update, learner=of.learner(total_steps=2))
     state, sums = jax.device_get(on_devices(step)(state, images, labels))
     params = jax.tree.map(lambda leaf: leaf[0], state.params)
     if of.network.divided:
         parts = state.params['stem_conv']['kernel']
-        kernel = divided.whole(parts, start.params['stem_conv']['kernel'].shape)
+        kernel = divided.whole(parts, of.shapes.params['stem_conv']['kernel'].shape)
         params = params | {'stem_conv': {'kernel': kernel}}
-    return start.params, params, sums.loss.sum()
+    return params, sums.loss.sum()
+
+
+@functools.cache
+def learn_without():
+    return learn(experiment('none'), 1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['smoothness', 'deviation'])
 def test_a_step_descends_the_weighted_penalty_on_any_number_of_devices(name):
     """The difference to a step without one; SGD multiplies by the size of the pool."""
-    before, without, loss = learn(experiment('none'), 1)
+    before, (without, loss) = start().params, learn_without()
     linear = {'penalty.schedule': 'linear'}  # half of the weight in the middle
     of = experiment(name, 1.0, **linear)
     kernel, grid = before['stem_conv']['kernel'], of.network.grids['stem_conv']['kernel']
@@ -178,7 +188,7 @@ def test_a_step_descends_the_weighted_penalty_on_any_number_of_devices(name):
     assert np.abs(expected).max() > 1e-3
     sharded = experiment(name, 1.0, shard_kernels=True, **linear)
     for network, devices in ((of, 1), (of, 4), (sharded, 4)):
-        _, after, same_loss = learn(network, devices)
+        after, same_loss = learn(network, devices)
         difference = jax.tree.map(np.subtract, after, without)
         np.testing.assert_allclose(difference['stem_conv']['kernel'], expected, atol=1e-5)
         np.testing.assert_allclose(difference['logits']['kernel'], 0, atol=1e-6)
@@ -246,7 +256,7 @@ def test_a_penalty_of_ones_own_has_its_options_from_the_config():
 @pytest.mark.slow
 def test_what_is_added_to_the_loss_is_recorded():
     of = experiment('deviation', 3.0)
-    state = jax.device_get(jax.jit(of.initial_state)(jax.random.key(0)))
+    state = start()
     found = parallel.first(of.similarity(parallel.replicate(state)))
     kernel, grid = state.params['stem_conv']['kernel'], of.network.grids['stem_conv']['kernel']
     deviation = functools.partial(penalties.deviation, border='include')

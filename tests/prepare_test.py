@@ -1,7 +1,8 @@
+"""Datasets made from their files, in every layout, and by the binary."""
+
 import functools
 import os
 import re
-import sys
 
 import numpy as np
 import own_builders
@@ -9,18 +10,14 @@ import pytest
 import tensorflow_datasets as tfds
 import tiny_archives
 import tiny_runs
-from tiny_archives import WNIDS, changed, check_refused, cut, under, write, write_folder
+from tiny_archives import WNIDS, under, write, write_folder
 
 from lcn_jax.data import sources
 from lcn_jax.data.builders import encoded
 from lcn_jax.data.prepare import prepare
 from lcn_jax.errors import UsageError
 
-
-@pytest.fixture(autouse=True)
-def no_tensorflow():
-    yield
-    assert 'tensorflow' not in sys.modules
+pytestmark = pytest.mark.usefixtures('no_tensorflow')
 
 
 def examples(name, data_dir, split, **decoders):
@@ -169,205 +166,12 @@ def test_all_layouts_give_the_same_examples(tmp_path, official, name, layout, ch
     assert contents(name, data_dir) == official(name)
 
 
-def test_digits_need_no_source_and_are_prepared_once(tmp_path):
-    assert prepare('digits', str(tmp_path)) == {'train': 1200, 'test': 597}
-    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*.array_record*')}
-    assert len(written) == 2
-    assert prepare('digits', str(tmp_path)) == {'train': 1200, 'test': 597}
-    assert written == {path: path.stat().st_mtime_ns for path in written}
-
-
-TINY_IMAGE = f'train/{WNIDS[0]}/images/{WNIDS[0]}_0.JPEG'
-ANNOTATIONS = 'val/val_annotations.txt'
-
-
-@pytest.mark.parametrize(
-    ('changes', 'message'),
-    [
-        ({TINY_IMAGE: cut}, f'{WNIDS[0]}_0.JPEG is not a whole image'),
-        ({TINY_IMAGE: b'text'}, f'{WNIDS[0]}_0.JPEG is not a whole image'),
-        (
-            {f'train/{WNIDS[2]}/images/{WNIDS[2]}_{i}.JPEG': None for i in range(4)},
-            f'no training images of class {WNIDS[2]}',
-        ),
-        ({'wnids.txt': None}, 'must be one wnids.txt'),
-        ({'wnids.txt': b''}, 'lists no classes'),
-        ({'wnids.txt': '\n'.join([*WNIDS, WNIDS[0]]).encode()}, 'lists a class twice'),
-        ({ANNOTATIONS: None}, f'there is no tiny-imagenet-200/{ANNOTATIONS}'),
-        ({ANNOTATIONS: b''}, 'val_annotations.txt lists no images'),
-        (
-            {'val/images/val_2.JPEG': None},
-            'there is no tiny-imagenet-200/val/images/val_2.JPEG',
-        ),
-        (
-            {ANNOTATIONS: lambda lines: lines + b'\nval_3.JPEG\tn99999999\t0\t0\t63\t63'},
-            'val_annotations.txt has a line without a class of wnids.txt: ',
-        ),
-    ],
-)
-def test_damaged_tiny_imagenet(tmp_path, changes, message):
-    files = changed(tiny_archives.tiny_imagenet_files(), changes)
-    source = write(tmp_path / 'tiny.zip', under('tiny-imagenet-200', files), 'zip')
-    check_refused(tmp_path, 'tiny_imagenet', source, re.escape(message))
-
-
-def flip_a_bit(content):
-    image = tiny_archives.tiny_imagenet_files()[TINY_IMAGE]
-    at = content.index(image) + len(image) // 2
-    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
-
-
-@pytest.mark.parametrize(
-    ('damage', 'message'),
-    [
-        (cut, 'may be corrupt'),
-        (flip_a_bit, f'{WNIDS[0]}_0.JPEG'),
-        (lambda content: b'text', 'may be corrupt'),
-    ],
-)
-def test_damaged_zip(tmp_path, damage, message):
-    source = write(tmp_path / 'tiny.zip', tiny_archives.tiny_imagenet_files(), 'zip')
-    source.write_bytes(damage(source.read_bytes()))
-    check_refused(tmp_path, 'tiny_imagenet', source, message)
-
-
-TRAIN, VALIDATION = 'ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'
-JPEG = tiny_archives.encode(tiny_archives.pictures(1, (60, 80))[0], 'JPEG')
-
-
-def train_tar(wnid, images):
-    return tiny_archives.tar({f'{wnid}.tar': tiny_archives.tar(images)})
-
-
-@pytest.mark.parametrize(
-    ('changes', 'message'),
-    [
-        ({TRAIN: cut}, 'ILSVRC2012_img_train.tar cannot be read'),
-        (
-            {VALIDATION: lambda tar: tar[: tar.index(b'ILSVRC2012_val_00000001.JPEG')]},
-            'ILSVRC2012_img_val.tar cannot be read',
-        ),
-        (  # the first class' tar begins after a header
-            {TRAIN: lambda tar: tiny_archives.tar({f'{WNIDS[0]}.tar': cut(tar[512:], 0.01)})},
-            f'{WNIDS[0]}.tar cannot be read',
-        ),
-        (
-            {TRAIN: train_tar(WNIDS[0], {f'{WNIDS[0]}_0.JPEG': cut(JPEG)})},
-            f'{WNIDS[0]}_0.JPEG is not a whole image',
-        ),
-        (
-            {TRAIN: train_tar('n99999999', {'n99999999_0.JPEG': b''})},
-            "'n99999999' is not one of the 1000 classes",
-        ),
-        ({TRAIN: tiny_archives.tar({})}, 'no images'),
-        ({'labels.txt': '\n'.join(WNIDS[:2]).encode()}, '3 validation images and'),
-        (
-            {'labels.txt': lambda labels: labels.replace(WNIDS[1].encode(), b'n99999999')},
-            "'n99999999' is not one of the 1000 classes",
-        ),
-        ({VALIDATION: None}, 'there is no'),
-    ],
-)
-def test_damaged_imagenet(tmp_path, changes, message):
-    source = write_folder(tmp_path / 'in', changed(tiny_archives.imagenet_files(), changes))
-    labels = str(source / 'labels.txt')
-    check_refused(tmp_path, 'imagenet2012', source, re.escape(message), labels)
-
-
-TABLE, DATA = 'LOC_val_solution.csv', 'ILSVRC/Data/CLS-LOC'
-KAGGLE = tiny_archives.imagenet_kaggle_files()
-IMAGE = f'{DATA}/train/{WNIDS[0]}/{WNIDS[0]}_0.JPEG'
-FIRST_ROW = KAGGLE[TABLE].splitlines()[1]
-
-
-@pytest.mark.parametrize(
-    ('changes', 'message'),
-    [
-        ({IMAGE: cut}, f'{WNIDS[0]}_0.JPEG is not a whole image'),
-        (
-            {f'{DATA}/val/ILSVRC2012_val_00000002.JPEG': cut(KAGGLE[IMAGE])},
-            'val_00000002.JPEG is not a whole image',
-        ),
-        (
-            {f'{DATA}/train/n99999999/0.JPEG': KAGGLE[IMAGE]},
-            "'n99999999' is not one of the 1000 classes",
-        ),
-        (
-            {f'{DATA}/train/{WNIDS[1]}/{WNIDS[0]}_0.JPEG': KAGGLE[IMAGE]},
-            f'there is another image called {WNIDS[0]}_0.JPEG',
-        ),
-        (
-            {TABLE: lambda table: table.replace(FIRST_ROW, b'')},
-            f'{TABLE} has no label of {DATA}/val/ILSVRC2012',
-        ),
-        (
-            {TABLE: lambda table: table.replace(FIRST_ROW, FIRST_ROW[:24])},
-            f'{TABLE} has no label of {DATA}/val/',
-        ),
-        (
-            {TABLE: lambda table: table.replace(WNIDS[1].encode(), b'n99999999')},
-            "'n99999999' is not one of the 1000 classes",
-        ),
-        ({TABLE: lambda table: table + b'\n"'}, f'{TABLE} is not a list or a table of labels'),
-        ({TABLE: None}, '3 validation images and'),
-        (
-            {name: None for name in KAGGLE if name.startswith(f'{DATA}/val')},
-            f'the validation images must be in {DATA}/val',
-        ),
-        (
-            {f'{DATA}/val/{WNIDS[0]}/0.JPEG': KAGGLE[IMAGE]},
-            'all of them in folders of classes or none',
-        ),
-        ({f'{DATA}/train/0.JPEG': KAGGLE[IMAGE]}, 'train/0.JPEG is not in the folder of a class'),
-        (
-            {f'{DATA}/train/{WNIDS[0]}/images/0.JPEG': KAGGLE[IMAGE]},
-            'images/0.JPEG is not in the folder of a class',
-        ),
-        (dict.fromkeys(KAGGLE) | tiny_archives.tiny_imagenet_files(), 'is not ImageNet'),
-        (under('copy', KAGGLE), 'is not ImageNet'),
-    ],
-)
-def test_damaged_imagenet_folders(tmp_path, changes, message):
-    source = write_folder(tmp_path / 'in', changed(KAGGLE, changes))
-    check_refused(tmp_path, 'imagenet2012', source, re.escape(message))
-
-
-def test_labels_are_refused_if_folders_give_them(tmp_path):
-    source = write_folder(tmp_path / 'in', tiny_archives.imagenet_folders())
-    (tmp_path / 'labels.txt').write_text('\n'.join(WNIDS))
-    labels = str(tmp_path / 'labels.txt')
-    check_refused(tmp_path, 'imagenet2012', source, 'leave out --val_labels', labels)
-
-
 def test_given_labels_override_those_of_kaggle(tmp_path):
-    source = write_folder(tmp_path / 'in', KAGGLE)
+    source = write_folder(tmp_path / 'in', tiny_archives.imagenet_kaggle_files())
     (tmp_path / 'labels.txt').write_text('\n'.join(reversed(WNIDS)))
     data_dir = str(tmp_path / 'data')
     prepare('imagenet2012', data_dir, str(source), str(tmp_path / 'labels.txt'))
     check_validation_labels(data_dir, WNIDS[::-1])
-
-
-@pytest.mark.parametrize(
-    ('changes', 'message'),
-    [
-        ({'data_batch_3.bin': cut}, 'data_batch_3.bin is truncated'),
-        ({'test_batch.bin': b''}, 'test_batch.bin is truncated'),
-        ({'data_batch_2.bin': None}, 'there is no data_batch_2.bin'),
-        (
-            {'data_batch_4.bin': lambda rows: b'\x0a' + rows[1:]},
-            'data_batch_4.bin is corrupt: there is no label 10',
-        ),
-    ],
-)
-def test_damaged_cifar10(tmp_path, changes, message):
-    source = write_folder(tmp_path / 'in', changed(tiny_archives.cifar10_files(), changes))
-    check_refused(tmp_path, 'cifar10', source, re.escape(message))
-
-
-def test_truncated_archive_of_cifar10(tmp_path):
-    archive = write(tmp_path / 'cifar.tar.gz', tiny_archives.cifar10_files(), 'tar.gz')
-    archive.write_bytes(cut(archive.read_bytes()))
-    check_refused(tmp_path, 'cifar10', archive, r'cifar\.tar\.gz cannot be read')
 
 
 @pytest.mark.parametrize(
@@ -400,53 +204,6 @@ def test_wrong_arguments(arguments, message, tmp_path, monkeypatch):
     assert os.listdir() == []
 
 
-def test_a_dataset_that_tensorflow_wrote_is_left_alone(tmp_path):
-    prepare('digits', str(tmp_path))
-    info = next(tmp_path.rglob('dataset_info.json'))
-    info.write_text(info.read_text().replace('array_record', 'tfrecord'))
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')}
-    with pytest.raises(UsageError, match=r'digits/1\.0\.0 holds tfrecord files') as error:
-        prepare('digits', str(tmp_path))
-    assert 'another --data_dir' in str(error.value)
-    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')}
-
-
-def test_an_empty_folder_is_not_a_dataset(tmp_path):
-    (tmp_path / 'digits' / '1.0.0').mkdir(parents=True)
-    with pytest.raises(UsageError, match=r'digits/1\.0\.0 is not a whole dataset: delete it'):
-        prepare('digits', str(tmp_path))
-
-
-def test_a_data_dir_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / 'file').write_text('')
-    with pytest.raises(UsageError, match=r'cannot write \S+/file/data'):
-        prepare('digits', str(tmp_path / 'file' / 'data'))
-
-
-FULL = """
-import resource
-resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))  # no file can be longer
-"""
-
-
-def prepare_tiny_imagenet(data_dir, source, before):
-    """What became of a process of the binary."""
-    options = '--dataset=tiny_imagenet', f'--data_dir={data_dir}', f'--source={source}'
-    return tiny_runs.call('prepare', *options, before=before)
-
-
-def test_a_full_disk_is_one_line_and_leaves_no_files(tmp_path):
-    source = write_folder(tmp_path / 'in', tiny_archives.tiny_imagenet_files())
-    assert sum(path.stat().st_size for path in source.rglob('*.JPEG')) > 30_000
-    data_dir = tmp_path / 'data'
-    done = prepare_tiny_imagenet(data_dir, source, FULL)
-    assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith(f'error: cannot write {data_dir}/tiny_imagenet/1.0.0 (')
-    assert 'File too large' in last
-    assert [path for path in data_dir.rglob('*') if path.is_file()] == []
-
-
 class Stripes(own_builders.Own, skip_registration=True):
     """A builder of the user's own: `source` holds how many images there are."""
 
@@ -476,46 +233,6 @@ def test_a_builder_of_the_user(tmp_path):
     assert (source.spec.num_classes, source.spec.image_shape) == (5, (6, 5, 1))
     images = source.split('train').read()
     np.testing.assert_array_equal(images.images.argmax(2)[:, 0, 0], images.labels)
-
-
-KILLED = """
-import os
-from lcn_jax.data.builders import encoded
-
-whole, seen = encoded.stored, []
-
-def stored(*arguments):
-    seen.append(arguments)
-    return whole(*arguments) if len(seen) < 14 else os._exit(9)  # all of train is written
-
-encoded.stored = stored
-"""
-
-
-def test_a_killed_attempt_is_not_a_dataset(tmp_path):
-    source = write(tmp_path / 'tiny.zip', tiny_archives.tiny_imagenet_files(), 'zip')
-    data_dir = tmp_path / 'data'
-    assert prepare_tiny_imagenet(data_dir, source, KILLED).returncode == 9
-    assert list(data_dir.rglob('*train.array_record*'))
-    with pytest.raises(UsageError, match='has not been prepared'):
-        sources.Source('tiny_imagenet', str(data_dir)).split('train')
-    counts = prepare('tiny_imagenet', str(data_dir), str(source))
-    assert counts == {'train': 12, 'validation': 3}
-
-
-TERMINATED = """
-import os, signal
-from lcn_jax.data.builders import encoded
-encoded.stored = lambda *arguments: os.kill(os.getpid(), signal.SIGTERM)
-"""
-
-
-def test_sigterm_leaves_nothing_behind(tmp_path):
-    source = write(tmp_path / 'tiny.zip', tiny_archives.tiny_imagenet_files(), 'zip')
-    done = prepare_tiny_imagenet(tmp_path / 'data', source, TERMINATED)
-    assert done.returncode == 143, done.stderr
-    assert 'Traceback' not in done.stderr
-    assert [path for path in (tmp_path / 'data').rglob('*') if '1.0.0' in path.name] == []
 
 
 def test_binary(tmp_path):

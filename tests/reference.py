@@ -8,9 +8,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import lax
 
 from lcn_jax.layer.grid import Grid
+from lcn_jax.layer.local_parameters import LocalParameter
 from lcn_jax.sleep.patterns import Field, grouped_patterns, map_deviations, seen_weights
 from lcn_jax.sleep.pools import Neurons, Pools, num_pools, pool_numbers
 from lcn_jax.sleep.similarity import _moments
@@ -26,6 +28,19 @@ CIRCUIT = dict(
     momentum=0.95,
     steps_per_pattern=150,
 )
+HEBBIAN = dict(gamma=0.1, learning_rate=0.05, steps=20, patterns_per_step=16, momentum=0.0)
+
+# Odd, even and non-square kernels and inputs, strides, and a 1×1 kernel.
+GRIDS = [
+    Grid.create((9, 7), 3, 1, 1),
+    Grid.create((8, 8), (2, 3), (1, 2), 'SAME'),
+    Grid.create((12, 10), 4, 2, 1),
+    Grid.create((19, 17), 5, 2, 2),
+    Grid.create((6, 5), 1, 2, 0),
+    LocalParameter(Grid.create((8, 8), (2, 3), (1, 2), 'SAME'), joined=True),
+]
+each_grid = pytest.mark.parametrize('grid', GRIDS, ids=str)
+each_border = pytest.mark.parametrize('border', ['include', 'exclude'])
 
 
 def random_kernel(neurons: Neurons, channels: int = 2, features: int = 3, seed: int = 0):

@@ -132,9 +132,10 @@ def test_a_dataset_with_other_classes_is_refused(trained):
         trained.evaluate('cifar100')
 
 
+@pytest.mark.slow
 def test_kernels_that_devices_divided_are_whole(data_dir, tmp_path, test_images):
     config = tiny_runs.one_epoch(data_dir)
-    config.shard_kernels = True
+    config.shard_kernels, config.train_images = True, 240
     config.sleep.rule = 'none'
     tiny_runs.train(config, tmp_path)
     divided = lcn_jax.load(str(tmp_path))
@@ -175,6 +176,7 @@ def test_files_that_hold_no_network_are_refused(content, tmp_path):
 
 
 @pytest.mark.parametrize('name', network_file.pretrained())
+@pytest.mark.slow
 @pytest.mark.optimised
 def test_a_network_of_the_package_scores_what_its_card_says(name, data_dir):
     card = json.loads((network_file.PRETRAINED / f'{name}.json').read_text())
@@ -206,6 +208,7 @@ def test_what_exists_comes_before_the_networks_of_the_package(tmp_path, monkeypa
         lcn_jax.load('digits/conv')
 
 
+@pytest.mark.slow
 def test_the_binary_writes_the_matrix(workdir, tmp_path):
     done = tiny_runs.call('evaluate', f'--workdir={workdir}', f'--confusion={tmp_path}/made')
     assert done.returncode == 0, done.stderr

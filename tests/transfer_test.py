@@ -1,6 +1,7 @@
 """Runs that start from another run's weights, freeze modules, or are trained longer."""
 
 import re
+import shutil
 
 import flax.traverse_util
 import jax
@@ -25,13 +26,13 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def make(data_dir):
-    """Configs of a stem and a block, which sleep, for 50 steps."""
+    """Configs of a stem and a block, which sleep at step 7 of 10, in two epochs."""
 
     def make(**changes):
         config = tiny_runs.one_epoch(data_dir)
-        config.update_from_flattened_dict(
-            {'model.stage_sizes': (1,), 'sleep.rule': 'mean', 'sleep.share_moments': True} | changes
-        )
+        of_all = {'model.stage_sizes': (1,), 'train_images': 120, 'epochs': 2}
+        of_all |= {'sleep.rule': 'mean', 'sleep.share_moments': True}
+        config.update_from_flattened_dict(of_all | changes)
         return config
 
     return make
@@ -69,6 +70,7 @@ def variables(workdir, which='latest'):
     return flax.traverse_util.flatten_dict(state.variables, sep='/')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('divided', [False, True])
 def test_a_frozen_module_stays_bit_for_bit_and_its_moments_take_no_memory(
     make, conv, tmp_path, divided
@@ -83,7 +85,7 @@ def test_a_frozen_module_stays_bit_for_bit_and_its_moments_take_no_memory(
         np.testing.assert_array_equal(own[name], np.broadcast_to(theirs[name], own[name].shape))
     for name in own.keys() - set(kept):
         assert (own[name] != theirs[name]).any(), name
-    slept = own['params/stage1_block1_conv1/kernel']  # the last sleep was at step 49 of 50
+    slept = own['params/stage1_block1_conv1/kernel']
     assert np.ptp(slept, axis=(0, 1)).max() > 0
     experiment = tiny_runs.experiment(config)
     moments = [leaf.shape for leaf in jax.tree.leaves(experiment.shapes.opt_state)]
@@ -91,6 +93,7 @@ def test_a_frozen_module_stays_bit_for_bit_and_its_moments_take_no_memory(
     assert list(experiment.shapes.last_sleep) == ['stage1_block1_conv1']
 
 
+@pytest.mark.slow
 def test_modules_of_other_shapes_start_fresh_and_the_run_says_so(make, conv, tmp_path):
     config = make(init_from=str(conv), **{'model.width': 3})
     with pytest.raises(UsageError, match='no module there'):
@@ -120,6 +123,7 @@ def test_modules_of_other_shapes_start_fresh_and_the_run_says_so(make, conv, tmp
     )
 
 
+@pytest.mark.slow
 def test_a_run_may_start_from_a_network_in_a_file(make, conv, tmp_path):
     path = tmp_path / 'conv.npz'
     lcn_jax.load(conv).save(path)
@@ -158,25 +162,25 @@ def test_patterns_that_make_no_sense_are_refused(make, changes, message):
         lcn_jax.Experiment.create(make(**changes))
 
 
-def test_a_finished_run_can_be_trained_longer(make, data_dir, tmp_path):
-    config = make(**CONV)
-    tiny_runs.train(config, tmp_path / 'run')
+@pytest.mark.slow
+def test_a_finished_run_can_be_trained_longer(make, conv, tmp_path):
+    shutil.copytree(conv, tmp_path / 'run')
     before = tiny_runs.records(tmp_path / 'run')
-    config.epochs = 2
+    config = make(**CONV, epochs=4)
     text = overview.summary(lcn_jax.Experiment.create(config), str(tmp_path / 'run'))
-    # Of 100 steps the rate drops at 50 and 75, of 50 at 25 and 37; both by a factor of 4.
+    # Of 20 steps the rate drops at 10 and 15, of 10 at 5 and 7; both by a factor of 4.
     rate = config.learning_rate
-    assert f'1 epochs ended with {rate / 16:g}; it goes on with {rate:g}' in text
+    assert f'2 epochs ended with {rate / 16:g}; it goes on with {rate:g}' in text
     tiny_runs.train(config, tmp_path / 'run')
     records = tiny_runs.records(tmp_path / 'run')
-    assert records[: len(before)] == before and records[-1]['step'] == 100
+    assert records[: len(before)] == before and records[-1]['step'] == 20
     # A run that is not finished keeps its epochs, and so does one that a table has recorded.
-    config.epochs = 3
+    config.epochs = 5
     with checkpoint.Checkpoints(str(tmp_path / 'run')) as checkpoints:
-        checkpoints._manager.delete(100)
-    with pytest.raises(UsageError, match='epochs is 2 there, 3 here'):
+        checkpoints._manager.delete(20)
+    with pytest.raises(UsageError, match='epochs is 4 there, 5 here'):
         train.train_and_evaluate(config, str(tmp_path / 'run'))
-    with pytest.raises(UsageError, match='epochs is 2 there, 3 here'):
+    with pytest.raises(UsageError, match='epochs is 4 there, 5 here'):
         checkpoint.check_same(str(tmp_path / 'run'), config)
 
 
@@ -187,7 +191,7 @@ def test_the_script_in_the_docs_does_everything_with_public_names(make, birds, m
     assert len([line for line in script.splitlines() if line]) <= 25
     assert set(re.findall(r'lcn_jax\.(\w+)', script)) <= set(lcn_jax.__all__)
     monkeypatch.chdir(birds)
-    tiny_runs.train(make(**{'model.stage_sizes': (1,)}), birds / 'runs/digits')
+    tiny_runs.train(make(), birds / 'runs/digits')
     names = {}
     exec(compile(script, 'after_training.md', 'exec'), names)
     assert names['tuned'].class_names == ('robin', 'wren')

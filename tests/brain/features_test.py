@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_runs
+from reference import compiled
 from tiny_networks import LAYERS, SHORTCUT, make_config, make_run, network_of
 
 import lcn_jax
@@ -62,23 +63,26 @@ class TestForeignModel:
         images = rng(0).integers(0, 256, (3, 6, 8, 3), np.uint8)
         names = ('wide', 'deep/conv', 'deep/out', 'pooled', 'classes', 'logits')
         found = features.extract(foreign, list(images), names)
-        params = foreign.variables['params']
+
+        @compiled
+        def expected(params, inputs):
+            first = nn.Conv(4, (3, 3)).apply({'params': params['first_conv']}, inputs)
+            conv = params['deep']['conv']
+            deep = lcn_jax.conv_local(nn.relu(first), conv['kernel'], padding=1) + conv['bias']
+            pooled = nn.relu(deep).mean((1, 2))
+            logits = pooled @ params['classes']['kernel'] + params['classes']['bias']
+            return {
+                'wide': nn.relu(first).transpose(0, 3, 1, 2),
+                'deep/conv': deep.transpose(0, 3, 1, 2),
+                'deep/out': nn.relu(deep).transpose(0, 3, 1, 2),
+                'pooled': pooled,
+                'classes': logits,
+                'logits': logits,
+            }
+
+        assert tuple(found) == names
         inputs = images.astype(np.float32) / 255 - 0.5
-        first = nn.Conv(4, (3, 3)).apply({'params': params['first_conv']}, inputs)
-        conv = params['deep']['conv']
-        deep = lcn_jax.conv_local(nn.relu(first), conv['kernel'], padding=1) + conv['bias']
-        pooled = nn.relu(deep).mean((1, 2))
-        logits = pooled @ params['classes']['kernel'] + params['classes']['bias']
-        expected = {
-            'wide': nn.relu(first).transpose(0, 3, 1, 2),
-            'deep/conv': deep.transpose(0, 3, 1, 2),
-            'deep/out': nn.relu(deep).transpose(0, 3, 1, 2),
-            'pooled': pooled,
-            'classes': logits,
-            'logits': logits,
-        }
-        assert list(found) == list(expected)
-        for name, value in expected.items():
+        for name, value in expected(foreign.variables['params'], inputs).items():
             np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
 
     def test_a_run_of_it_is_loaded(self, tmp_path):
@@ -130,12 +134,10 @@ class TestFeatures:
             *((4, 8, 8), (4, 8, 8), (8, 4, 4)), (8,), (10,), (8, 4, 4),
         ]  # fmt: skip
         params = network.variables['params']
-        kernel = params[SHORTCUT]['kernel']
-        if kind == 'conv':
-            kernel = lcn_jax.tile_kernel(kernel, (4, 4))
-        shortcut = lcn_jax.conv_local(
-            found['stage1_block1'].transpose(0, 2, 3, 1), kernel, stride=2, padding=0
-        ).transpose(0, 3, 1, 2)
+        kernel = np.asarray(params[SHORTCUT]['kernel'])[..., 0, 0, :, :]  # 1×1, perhaps local
+        block = found['stage1_block1'][:, :, ::2, ::2]
+        product = {'conv': 'nchw,co->nohw', 'lc': 'nchw,hwco->nohw'}[kind]
+        shortcut = np.einsum(product, block, kernel)
         pooled = found['stage2_block1'].mean((2, 3))
         logits = found['pooled'] @ params['logits']['kernel'] + params['logits']['bias']
         expected = {SHORTCUT: shortcut, 'pooled': pooled, 'logits': logits}
