@@ -7,7 +7,13 @@ import pytest
 from tiny_runs import ROOT
 
 from experiments.common import kept
-from experiments.reports import enough_sleep, positions, table, three_datasets
+from experiments.reports import (
+    enough_sleep,
+    positions,
+    smooth_and_alike,
+    table,
+    three_datasets,
+)
 from experiments.reports.rows import config_of
 
 RESULTS = ROOT / 'experiments/results'
@@ -34,7 +40,9 @@ def of_rates(folder):
 MEASURED = {
     'cifar10_small/table.md': of_table,
     'enough_sleep/table.md': of_runs(enough_sleep),
+    'feedback/table.md': of_table,
     'positions/table.md': of_runs(positions),
+    'smooth_and_alike/table.md': of_runs(smooth_and_alike),
     'three_datasets/side_by_side.md': of_three_datasets,
     'three_datasets/rates.md': of_rates,
     'three_datasets/table.md': of_table,

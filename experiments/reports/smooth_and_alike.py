@@ -64,7 +64,7 @@ def markdown(records: Records) -> str:
                 continue
             cosine = [of_weights(record) for record in there]
             cells = [cell([accuracy(record) for record in there])]
-            cells.append(f'{statistics.mean(cosine):.2f}')
+            cells.append(f'{round(statistics.mean(cosine), 2) + 0:.2f}'.replace('-', '−'))
             for name in ('orientation', 'class'):
                 share = of_map(name)
                 by_chance = statistics.mean(share(record, 'any') for record in there)
