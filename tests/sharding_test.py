@@ -206,7 +206,10 @@ def test_divided_kernels_sleep_as_whole_ones_do(rule, changes):
     expected = jax.device_get(jax.jit(experiment.sleep_step(network.grids))(state, key))
     asleep = on_devices(experiment.sleep_step(network.grids_on_devices), (0, None), 8)
     of_devices = jax.device_get(asleep(experiment.place(state), key))
-    chex.assert_trees_all_close(whole(of_devices, experiment.shapes), expected, atol=1e-5, rtol=0)
+    # Devices add in another order. Numbers go up to 12, whose last digit in float32 is 1e-6.
+    chex.assert_trees_all_close(
+        whole(of_devices, experiment.shapes), expected, atol=1e-5, rtol=1e-6
+    )
     before, after = (local_arrays(of.params, network.grids) for of in (state, expected))
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, after)
     assert min(jax.tree.leaves(moved)) > 0.1
