@@ -304,7 +304,7 @@ def test_another_number_of_devices_resumes_and_tensorboard_has_each_record_once(
     pytest.importorskip('tensorboardX')
     before = tiny_runs.records(crashed)[:6]
     starter = tiny_runs.Starter('resident', config.data_dir)
-    starter.finish(crashed, '--config.epochs=1', '--config.tensorboard', devices=1)
+    starter.fork(crashed, '--config.epochs=1', '--config.tensorboard', devices=1)
     records = tiny_runs.records(crashed)
     assert records[:6] == before
     assert [record['step'] for record in records] == [*range(4, STEPS, 4), STEPS]

@@ -89,9 +89,17 @@ def test_who_owns_a_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_real_library_that_was_cut_is_built_anew_and_without_utf_8(built, tmp_path):
-    """In a process of its own, since a library is loaded once, and in the C locale."""
-    program = 'from lcn_jax.layer.backends.native import library; print(library.describe())'
+def test_a_real_library_that_was_cut_is_built_anew_and_without_utf_8(built, tmp_path, monkeypatch):
+    """In a process of its own, since a library is loaded once, and in the C locale.
+
+    Without optimising, which takes a compiler most of its time.
+    """
+    monkeypatch.setattr(library, '_FLAGS', [flag for flag in library._FLAGS if flag != '-O3'])
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'whole'))
+    program = (
+        'from lcn_jax.layer.backends.native import library; '
+        f'library._FLAGS = {library._FLAGS}; print(library.describe())'
+    )
     environment = os.environ | {
         'XDG_CACHE_HOME': str(tmp_path), 'LC_ALL': 'C', 'PYTHONUTF8': '0',
         'PYTHONCOERCECLOCALE': '0',
