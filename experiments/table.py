@@ -35,7 +35,7 @@ OUT = flags.DEFINE_string('out', 'runs/table', 'Folder for the runs and the tabl
 SEEDS = flags.DEFINE_integer('seeds', 5, 'Networks in each cell.', lower_bound=1)
 EPOCHS = flags.DEFINE_integer('epochs', None, 'Instead of those of the config.', lower_bound=1)
 PADDINGS = flags.DEFINE_list(
-    'paddings', None, 'Of the translations, in pixels; by default that of lc_translations.'
+    'paddings', None, 'Of the translations, in pixels; by default that of the row lc_reps4.'
 )
 ROWS = flags.DEFINE_list(
     'rows', None, f'By default those of the paper. Known: {", ".join(known.ROWS)}.'

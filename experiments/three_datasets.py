@@ -3,7 +3,7 @@
     python -m experiments.three_datasets
 
 Reads RESULTS/cifar10_small/table.json, and in RESULTS/three_datasets what `experiments.table` and
-`experiments.sweep` have written: table.json, rates_cifar100.json and rates_tiny_imagenet.json.
+`experiments.sweep` have written: table.json, and rates_DATASET.json for each dataset of it.
 Writes side_by_side.md, rates.md and picture.png beside them.
 """
 

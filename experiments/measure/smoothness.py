@@ -53,9 +53,9 @@ def of_workdir(workdir: str) -> dict[str, dict[str, Any]]:
 
 
 def read(workdir: pathlib.Path, layer: str) -> dict[str, np.ndarray]:
-    """The maps of a layer, (H, W, O) by name, that `of_workdir` wrote."""
+    """The map of orientations of a layer, (H, W, O) by name, that `of_workdir` wrote."""
     with np.load(workdir / MAPS) as arrays:
-        return {name: arrays[f'{layer}/{name}'] for name in ('preference', 'strength', 'preferred')}
+        return {name: arrays[f'{layer}/{name}'] for name in ('preference', 'strength')}
 
 
 def alike(kinds: np.ndarray) -> dict[str, float]:

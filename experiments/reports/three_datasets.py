@@ -72,30 +72,36 @@ def markdown(report: Mapping[str, Any]) -> str:
     ]
     for row in ROWS:
         if any(row in rows for rows in cells.values()):
-            values = ''.join(_cell(row, rows.get(row)) for rows in cells.values())
+            values = ''.join(_cell(row, rows) for rows in cells.values())
             lines.append(f'| {ROWS[row].label} |{values}')
     parts = []
     for title, rows in cells.items():
-        seeds = sorted({cell['n'] for cell in rows.values()})
+        seeds = _seeds(rows)
         of = report['columns'][title]
         parts.append(
             f'{title}: n = {" or ".join(map(str, seeds))}, commit {of["commit"]}, {of["device"]}, '
             f'JAX {of["jax"]}'
         )
     lines.append(
-        '\nTop-1 accuracy: mean ± standard deviation over n seeds. Differences are paired over '
-        f'seeds, with the half width of their 95 % interval. {"; ".join(parts)}.'
+        '\nTop-1 accuracy: mean ± standard deviation over n seeds. In brackets, n, '
+        'where it differs between rows. Differences are paired over the seeds that both rows have, '
+        f'with the half width of their 95 % interval. {"; ".join(parts)}.'
     )
     return '\n'.join(lines) + '\n'
 
 
-def _cell(row: str, cell: Mapping[str, Any] | None) -> str:
-    if cell is None:
+def _seeds(rows: Mapping[str, Any]) -> list[int]:
+    return sorted({cell['n'] for cell in rows.values()})
+
+
+def _cell(row: str, rows: Mapping[str, Any]) -> str:
+    if row not in rows:
         return ' | |'
-    top1 = cell['top1']
+    top1 = rows[row]['top1']
     spread = '' if top1['std'] is None else f' ± {top1["std"]:.1f}'
     difference = '' if row == 'conv' else difference_text(top1['differences']['conv'])
-    return f' {top1["mean"]:.1f}{spread} | {difference} |'
+    n = f' ({rows[row]["n"]})' if len(_seeds(rows)) > 1 else ''
+    return f' {top1["mean"]:.1f}{spread}{n} | {difference} |'
 
 
 def tried(sweep: Mapping[str, Any], config: ConfigDict) -> dict[float, float]:
