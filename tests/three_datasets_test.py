@@ -38,8 +38,8 @@ def test_tables_side_by_side_have_the_rows_of_two_columns():
         '| conv | 50.0 ± 1.0 (2) |  | 80.0 ± 1.0 |  | 30.0 ± 1.0 |  |\n'
         '| LC | 45.0 (1) | −5.0 | 70.0 ± 1.0 | −10.0 ± 0.5 | | |\n'
         '\nTop-1 accuracy: mean ± standard deviation over n seeds. In brackets, n, where it '
-        'differs between rows. Differences are paired over the seeds that both rows have, with the half '
-        'width of their 95 % interval. A: n = 1 or 2, commit aaa, cpu, JAX 1; '
+        'differs between rows. Differences are paired over the seeds that both rows have, with '
+        'the half width of their 95 % interval. A: n = 1 or 2, commit aaa, cpu, JAX 1; '
         'B: n = 3, commit bbb, cpu, JAX 1; C: n = 3, commit ccc, cpu, JAX 1.\n'
     )
 
