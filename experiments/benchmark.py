@@ -94,7 +94,7 @@ def run(settings: Settings) -> dict[str, Any]:
 
 
 def made_with(settings: Settings, start: float) -> dict[str, Any]:
-    """What numbers depend on, and the seconds since the start."""
+    """The settings, machine and versions behind the numbers, and the seconds since the start."""
     return {
         'environment': {name: os.environ.get(name, '') for name in ENVIRONMENT},
         'settings': dataclasses.asdict(settings),

@@ -101,7 +101,7 @@ def smoothness(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         on_sheet = kinds = sheet(values)
         if name == 'preference':
             on_sheet = sheet(found[f'{layer}/strength']) * np.exp(2j * on_sheet)
-            kinds = np.floor(kinds / np.pi * 8)
+            kinds = maps.eighths(kinds)
         elif name != 'preferred':
             continue
         powered = sheet(found[f'{layer}/selectivity']) if name == 'preferred' else on_sheet

@@ -1,15 +1,14 @@
 """Maps of what neurons do: by loops over neurons, in closed form, by hand, and drawn."""
 
-import jax
 import numpy as np
 import pytest
+import tiny_all_tnn
 import tiny_runs
 
 from experiments.reports import sheets
 from lcn_jax.layer.grid import Grid
 from lcn_jax.trained import maps
-from lcn_jax.trained.load import Trained, load
-from lcn_jax.training.network import Network
+from lcn_jax.trained.load import load
 
 RANDOM = np.random.default_rng(0)
 
@@ -171,18 +170,9 @@ def test_a_map_is_drawn_on_the_sheet(name):
 
 @pytest.fixture(scope='module')
 def network(tmp_path_factory):
-    """A file with an All-TNN of random weights: 7 × 7 positions with a pool, then 2 × 2."""
-    config = tiny_runs.get_config('resident')
-    shape = dict(features=(4, 9), kernel_sizes=(3, 2), strides=(2, 1), pooled=(1,))
-    fields = {f'model.{name}': value for name, value in shape.items()}
-    config.update_from_flattened_dict({'model.name': 'all_tnn', 'image_size': 16, **fields})
-    made = Network.create(config)
-    rng = np.random.RandomState(0)
-    variables = jax.tree.map(
-        lambda leaf: rng.rand(*leaf.shape).astype(np.float32) - 0.2, dict(made.variables)
-    )
+    """A file with the small All-TNN."""
     path = tmp_path_factory.mktemp('maps') / 'net.npz'
-    Trained(config, made, variables).save(path)
+    tiny_all_tnn.trained().save(path)
     return path
 
 

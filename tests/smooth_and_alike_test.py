@@ -1,26 +1,17 @@
 """How smooth the sheets of a network are, by a loop over neurons, and the table made of it."""
 
-import jax
 import numpy as np
 import pytest
-import tiny_runs
+import tiny_all_tnn
 
 from experiments.measure import smoothness
 from experiments.reports import smooth_and_alike as report
 from lcn_jax.learning.penalties import sheet
-from lcn_jax.trained.load import Trained
-from lcn_jax.training.network import Network
 
 
 def test_cosines_of_neighbours_are_those_of_a_loop():
-    config = tiny_runs.get_config('resident')
-    shape = dict(features=(4, 9), kernel_sizes=(3, 2), strides=(2, 1), pooled=(1,))
-    fields = {f'model.{name}': value for name, value in shape.items()}
-    config.update_from_flattened_dict({'model.name': 'all_tnn', 'image_size': 16, **fields})
-    made = Network.create(config)
-    rng = np.random.RandomState(0)
-    variables = jax.tree.map(lambda a: rng.rand(*a.shape).astype('f') - 0.2, dict(made.variables))
-    found = smoothness.cosines(Trained(config, made, variables))
+    network = tiny_all_tnn.trained()
+    variables, found = network.variables, smoothness.cosines(network)
     assert list(found) == ['conv1', 'conv2']
     for name, cosine in found.items():
         kernel, bias = (variables['params'][name][key] for key in ('kernel', 'bias'))

@@ -87,7 +87,7 @@ def keras(python: str) -> Iterator[Ask]:
 
 
 def kernel_bytes(shape: LayerShape, implementation: int) -> int:
-    """What a layer of Keras makes of its kernel, without gradients and moments.
+    """The bytes of what a layer of Keras keeps as its kernel, without gradients and moments.
 
     1: an array; 2: an array with a number for every input and output; 3: a list with a tuple of two
     numbers for every weight.

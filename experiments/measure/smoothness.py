@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from experiments.measure import responses
 from lcn_jax.files import write_bytes
@@ -35,19 +36,13 @@ def of_workdir(workdir: str) -> dict[str, dict[str, Any]]:
     )
     for layer, moments in responses.moments(network, layers).items():
         by_layer[layer]['preferred'] = maps.tuning(moments)['preferred']
-    arrays: dict[str, Any] = {
-        f'{layer}/{name}': values
-        for layer, of_layer in by_layer.items()
-        for name, values in of_layer.items()
-    }
+    arrays: dict[str, Any] = flatten_dict(by_layer, sep='/')
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     write_bytes(pathlib.Path(workdir) / MAPS, content.getvalue())
     return {
         'cosines': cosines(network),
-        'orientation': {
-            a: alike(np.floor(m['preference'] / np.pi * 8)) for a, m in by_layer.items()
-        },
+        'orientation': {a: alike(maps.eighths(m['preference'])) for a, m in by_layer.items()},
         'class': {a: alike(m['preferred']) for a, m in by_layer.items()},
     }
 

@@ -1,12 +1,12 @@
 """Accuracy and weight deviation against the patterns that neurons see for each image."""
 
 import statistics
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from experiments.reports.records import Records, at
 from experiments.reports.style import COLOURS, cell
 
 OPTIMIZERS = {'adamw': 'AdamW', 'sgd': 'SGD'}
@@ -27,12 +27,6 @@ SHADES = {
     'shared': COLOURS['mean_joined'],
 }
 LINES = {'joined': '-', 'tiled': '--'}
-
-Records = Sequence[Mapping[str, Any]]
-
-
-def at(records: Records, **point: Any) -> Records:
-    return [record for record in records if {**record['point'], **point} == record['point']]
 
 
 def accuracies(records: Records) -> list[float]:

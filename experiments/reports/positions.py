@@ -1,12 +1,13 @@
 """Accuracy against how far objects move, and against the number of training images."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from experiments.reports.records import Records, at
 from experiments.reports.style import COLOURS, cell
 from experiments.reports.table import difference_text, paired
 
@@ -19,16 +20,10 @@ KINDS = {
 TITLES = {'digits': 'Digits, 8×8', 'fashion': 'Fashion-MNIST, 14×14'}
 AXES = {'reach': 'places vary by (pixels)', 'images': 'training images'}
 
-Records = Sequence[Mapping[str, Any]]
-
 
 def accuracies(records: Records, **point: Any) -> dict[int, float]:
     """Test accuracy in percent by seed, of the records at a point."""
-    return {
-        record['point']['seed']: 100 * record['test_top1']
-        for record in records
-        if {**record['point'], **point} == record['point']
-    }
+    return {record['point']['seed']: 100 * record['test_top1'] for record in at(records, **point)}
 
 
 def panels(records: Records) -> list[tuple[str, str, list[tuple[int, Records]]]]:

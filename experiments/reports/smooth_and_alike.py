@@ -1,13 +1,14 @@
 """Accuracy, weights within pools and smoothness of maps against the weight of the penalty."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.reports import sheets
+from experiments.reports.records import Records, at
 from experiments.reports.style import COLOURS, cell
 
 ALPHAS = (0, 1, 10)
@@ -16,8 +17,6 @@ SLEEPS = {
     'ws(10)': ('ws(10), joined pools', COLOURS['mean_joined']),
 }
 LAYERS = range(1, 6)  # the sixth has a single position: nothing to share
-
-Records = Sequence[Mapping[str, Any]]
 
 
 def accuracy(record: Mapping[str, Any]) -> float:
@@ -46,11 +45,6 @@ MEASURES = {
 }
 
 
-def at(records: Records, alpha: float, sleep: str) -> Records:
-    points = {'alpha': alpha, 'sleep': sleep}
-    return [record for record in records if {**record['point'], **points} == record['point']]
-
-
 def markdown(records: Records) -> str:
     """Mean ± standard deviation over seeds, with the share of any two neurons in brackets."""
     lines = [
@@ -59,7 +53,7 @@ def markdown(records: Records) -> str:
     ]
     for alpha in ALPHAS:
         for sleep, (label, _) in SLEEPS.items():
-            there = at(records, alpha, sleep)
+            there = at(records, alpha=alpha, sleep=sleep)
             if not there:
                 continue
             cosine = [of_weights(record) for record in there]
@@ -81,7 +75,10 @@ def draw(records: Records) -> Figure:
     figure = Figure(figsize=(12, 3.4), layout='constrained')
     for axes, (title, measure) in zip(figure.subplots(1, len(MEASURES)), MEASURES.items()):
         for sleep, (label, colour) in SLEEPS.items():
-            groups = {alpha: [measure(r) for r in at(records, alpha, sleep)] for alpha in ALPHAS}
+            groups = {
+                alpha: [measure(record) for record in at(records, alpha=alpha, sleep=sleep)]
+                for alpha in ALPHAS
+            }
             done = [alpha for alpha, values in groups.items() if values]
             places = [ALPHAS.index(alpha) for alpha in done]
             means = [statistics.mean(groups[alpha]) for alpha in done]

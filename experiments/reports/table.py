@@ -139,8 +139,7 @@ def markdown(report: dict[str, Any]) -> str:
         for row, cell in rows.items():
             values = ''
             for metric in metrics:
-                mean, std = cell[metric]['mean'], cell[metric]['std']
-                values += f' {mean:.1f}' + ('' if std is None else f' ± {std:.1f}') + ' |'
+                values += f' {mean_text(cell[metric])} |'
                 for reference, difference in cell[metric]['differences'].items():
                     values += f' {"" if reference == row else difference_text(difference)} |'
             deviation = cell['weight_deviation']
@@ -159,6 +158,12 @@ def markdown(report: dict[str, Any]) -> str:
     for workdir, why in report.get('failed', {}).items():
         parts.append(f'Failed and not in the table: {workdir}: {why}\n')
     return '\n'.join(parts)
+
+
+def mean_text(metric: dict[str, Any]) -> str:
+    """Mean ± standard deviation of a cell's metric."""
+    std = '' if metric['std'] is None else f' ± {metric["std"]:.1f}'
+    return f'{metric["mean"]:.1f}{std}'
 
 
 def difference_text(difference: dict | None) -> str:

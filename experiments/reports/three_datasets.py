@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from experiments.reports.rows import ROWS, config_of
-from experiments.reports.table import difference_text
+from experiments.reports.table import difference_text, mean_text
 from lcn_jax.files import read_json
 
 TITLES = {'cifar10-4': 'CIFAR-10', 'cifar100-4': 'CIFAR-100', 'tiny_imagenet-4': 'TinyImageNet-20'}
@@ -26,7 +26,7 @@ def read(results: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 
 def rates(results: pathlib.Path) -> dict[str, dict[str, dict[float, float]]]:
-    """What `tried` returns, by config file and by row: of rows that have rates of their own."""
+    """Held-out accuracy by learning rate, by config file and row; only where rates were tried."""
     table, found = read_json(results / TABLES[-1], REMEDY), {}
     for column, rows in table['cells'].items():
         dataset = table['columns'][column]['dataset']
@@ -37,7 +37,7 @@ def rates(results: pathlib.Path) -> dict[str, dict[str, dict[float, float]]]:
 
 
 def small(dataset: str) -> dict[str, Any]:
-    """What the config file of a dataset on a small budget defines."""
+    """The definitions in the config file of a dataset on the small budget, by name."""
     return vars(importlib.import_module(f'experiments.configs.{dataset}_small'))
 
 
@@ -98,10 +98,9 @@ def _cell(row: str, rows: Mapping[str, Any]) -> str:
     if row not in rows:
         return ' | |'
     top1 = rows[row]['top1']
-    spread = '' if top1['std'] is None else f' ± {top1["std"]:.1f}'
     difference = '' if row == 'conv' else difference_text(top1['differences']['conv'])
     n = f' ({rows[row]["n"]})' if len(_seeds(rows)) > 1 else ''
-    return f' {top1["mean"]:.1f}{spread}{n} | {difference} |'
+    return f' {mean_text(top1)}{n} | {difference} |'
 
 
 def tried(sweep: Mapping[str, Any], config: ConfigDict) -> dict[float, float]:
@@ -124,7 +123,7 @@ def best(by_rate: Mapping[float, float]) -> float:
 
 
 def rates_markdown(by_file: Mapping[str, Mapping[str, Mapping[float, float]]]) -> str:
-    """What `rates` returns: a table for each config file, in which the best rates are bold."""
+    """The Markdown of `rates`: a table for each config file, with the best rates in bold."""
     lines = []
     for name, by_row in by_file.items():
         columns = sorted(set(itertools.chain.from_iterable(by_row.values())))

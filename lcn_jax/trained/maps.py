@@ -155,6 +155,11 @@ def orientation(responses: np.ndarray, angles: np.ndarray) -> dict[str, np.ndarr
     return {name: np.where(total > 0, values, np.nan) for name, values in found.items()}
 
 
+def eighths(preference: np.ndarray) -> np.ndarray:
+    """The number of each orientation, in radians from 0 to π, among eight, from 0; NaN for NaN."""
+    return np.floor(preference / np.pi * 8)
+
+
 # ---- Smoothness, of maps on a sheet. -------------------------------------------------------------
 
 
