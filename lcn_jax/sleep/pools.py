@@ -152,14 +152,16 @@ class Pools:
         rows_NR = kernel.reshape(len(self.slot), -1)
         wide = jnp.promote_types(kernel.dtype, jnp.float32)
         in_pool_N, pool_N = self.slot >= 0, self.slot // self.index.shape[1]
-        # As a product with zeros and ones: a sum over gathered rows takes XLA twice as long.
         belongs_PN = in_pool_N & (pool_N == np.arange(len(self.index))[:, None])
-        sums_PR = jnp.matmul(
-            belongs_PN.astype(kernel.dtype),
-            rows_NR,
-            precision='highest',
-            preferred_element_type=wide,
-        )
+        if belongs_PN.all():
+            sums_PR = rows_NR.sum(0, dtype=wide, keepdims=True)
+        else:  # a sum over gathered rows takes XLA twice as long
+            sums_PR = jnp.matmul(
+                belongs_PN.astype(kernel.dtype),
+                rows_NR,
+                precision='highest',
+                preferred_element_type=wide,
+            )
         members_P1 = np.maximum(belongs_PN.sum(1, keepdims=True), 1).astype(wide)
         means_NR = (sums_PR / members_P1).astype(kernel.dtype)[np.maximum(pool_N, 0)]
         if not in_pool_N.all():
