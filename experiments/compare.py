@@ -11,7 +11,7 @@ written to a folder, with a picture, and for other programs as JSON and CSV.
 from absl import flags
 
 from experiments.common import cli
-from experiments.reports import compared, comparison
+from experiments.reports import comparison, comparison_files
 from lcn_jax.files import local_folder
 
 WORKDIRS = flags.DEFINE_list(
@@ -31,9 +31,9 @@ def main(argv):
     runs, left_out = comparison.read(comparison.workdirs(WORKDIRS.value))
     found = comparison.compare(runs, left_out, BASELINE.value)
     if out:
-        print(compared.write(found, str(out), SHOW_WORKDIRS.value))
+        print(comparison_files.write(found, str(out), SHOW_WORKDIRS.value))
     else:
-        print(compared.markdown(found, SHOW_WORKDIRS.value), end='')
+        print(comparison_files.markdown(found, SHOW_WORKDIRS.value), end='')
 
 
 if __name__ == '__main__':

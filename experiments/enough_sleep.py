@@ -23,7 +23,7 @@ from experiments.common import cli, kept
 from experiments.common.kept import Point
 from experiments.configs import digits
 from experiments.reports import enough_sleep as report
-from experiments.reports.rows import ALIKE, SGD
+from experiments.reports import rows
 from lcn_jax.files import local_folder
 
 OUT = flags.DEFINE_string('out', 'experiments/results/enough_sleep', 'Folder for the results.')
@@ -34,24 +34,23 @@ SEEDS = flags.DEFINE_integer('seeds', 3, 'Networks at each point.', lower_bound=
 EPOCHS = flags.DEFINE_integer('epochs', None, 'Instead of those of the config.', lower_bound=1)
 
 PATTERNS = {'joined': (1, 8, 32, 128), 'tiled': (8, 128)}
-BY_SGD = {'optimizer': 'sgd', 'learning_rate': SGD['learning_rate']}
-
+BY_SGD = {'optimizer': 'sgd', 'learning_rate': digits.RATES['lc_sgd']}
 MOMENTA = {
     'own': {},
     'equalised': {'sleep.equalise_momentum': True},
     'shared': {'sleep.share_moments': True},
     # The steps of a momentum of 0.9 are ten times as long in the end.
-    'none': {'momentum': 0.0, 'learning_rate': 10 * SGD['learning_rate']},
+    'none': {'momentum': 0.0, 'learning_rate': 10 * digits.RATES['lc_sgd']},
 }
 NOISE = {'sleep.rule': 'noise', 'sleep.every': 1, 'model.init': 'common'}
-# name: (optimizer, kind, what else its config has).
-REFERENCES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    'conv': ('adamw', 'conv', {}),
-    'conv by SGD': ('sgd', 'lc_mean_joined', ALIKE),  # it is one, step by step
-    'LC': ('adamw', 'lc', {}),
-    'LC by SGD': ('sgd', 'lc', SGD),
-    'ws(10), Hebbian, joined pools': ('adamw', 'lc_hebbian_joined', {}),
-    'ws(10), Hebbian, tiled pools': ('adamw', 'lc_hebbian_tiled', {}),
+# name: (optimizer, row of the table).
+REFERENCES = {
+    'conv': ('adamw', 'conv'),
+    'conv by SGD': ('sgd', 'relax_never'),  # it is one, step by step
+    'LC': ('adamw', 'lc'),
+    'LC by SGD': ('sgd', 'lc_sgd'),
+    'ws(10), Hebbian, joined pools': ('adamw', 'lc_hebbian10_joined'),
+    'ws(10), Hebbian, tiled pools': ('adamw', 'lc_hebbian10_tiled'),
 }
 
 
@@ -73,8 +72,8 @@ def runs() -> list[tuple[Point, ConfigDict]]:
 
 
 def settings() -> Iterator[tuple[Point, ConfigDict]]:
-    for name, (optimizer, kind, fields) in REFERENCES.items():
-        yield {'optimizer': optimizer, 'reference': name}, config_of(kind, fields)
+    for name, (optimizer, row) in REFERENCES.items():
+        yield {'optimizer': optimizer, 'reference': name}, config_of(row, {})
     for optimizer, (pools, counts) in itertools.product(report.OPTIMIZERS, PATTERNS.items()):
         for momentum, patterns in itertools.product(report.MOMENTA[optimizer], counts):
             point = {
@@ -88,9 +87,8 @@ def settings() -> Iterator[tuple[Point, ConfigDict]]:
             yield point, config_of('lc', fields | MOMENTA[momentum])
 
 
-def config_of(kind: str, fields: dict[str, Any]) -> ConfigDict:
-    config = digits.get_config(kind)
-    config.update_from_flattened_dict(fields)
+def config_of(row: str, fields: dict[str, Any]) -> ConfigDict:
+    config = rows.config_of(row, vars(digits), fields)
     if EPOCHS.value is not None:
         config.epochs = EPOCHS.value
     config.data_dir, config.evaluate_every = os.path.join(RUNS.value, 'data'), config.epochs

@@ -19,9 +19,6 @@ maps.npz has LAYER/MAP, (H, W, O), and LAYER/MAP/power, LAYER/MAP/cluster_size f
 Memory does not depend on the number of images, but for the images themselves.
 """
 
-import io
-from typing import Any
-
 import numpy as np
 from absl import flags
 
@@ -29,7 +26,7 @@ from experiments.common import cli, pictures, trained
 from experiments.measure import responses
 from experiments.reports import sheets
 from lcn_jax.errors import UsageError
-from lcn_jax.files import local_folder, make_folder, write_bytes
+from lcn_jax.files import local_folder, make_folder, write_arrays
 from lcn_jax.layer.local_parameters import by_path, kernels, name_of
 from lcn_jax.learning.penalties import sheet
 from lcn_jax.trained import maps
@@ -69,11 +66,9 @@ def main(argv):
             found |= {f'{layer}/{name}': of_images[name] for name in names}
     if 'wiring' in kinds:
         found |= wirings(network)
-    arrays: dict[str, Any] = found | (smoothness(found) if 'smoothness' in kinds else {})
+    arrays = found | (smoothness(found) if 'smoothness' in kinds else {})
     make_folder(out)
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
-    write_bytes(out / 'maps.npz', content.getvalue())
+    write_arrays(out / 'maps.npz', arrays)
     print(f'{out / "maps.npz"} is written')
     for name, figure in figures(found, arrays).items():
         pictures.write(figure, out / f'{name}.png')

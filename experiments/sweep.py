@@ -19,7 +19,7 @@ from absl import flags
 
 from experiments.common import choices, cli, many
 from experiments.common.runs import Runs
-from experiments.reports import compared, comparison
+from experiments.reports import comparison, comparison_files
 from lcn_jax.files import local_folder
 
 CONFIG = cli.define_config(
@@ -47,7 +47,7 @@ def main(argv):
 def report(out: str) -> str:
     """Writes the comparison of all runs in a folder; returns what to print."""
     workdirs = sorted(str(path.parent) for path in pathlib.Path(out).glob('*/config.json'))
-    return compared.write(comparison.compare(*comparison.read(workdirs)), out)
+    return comparison_files.write(comparison.compare(*comparison.read(workdirs)), out)
 
 
 if __name__ == '__main__':

@@ -5,13 +5,15 @@ Paths may be URLs such as gs://bucket/run, wherever `etils.epath` can open them.
 
 import contextlib
 import errno
+import io
 import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from lcn_jax.errors import NotWritten, UsageError
@@ -122,6 +124,13 @@ def names_in(folder: epath.Path) -> list[str]:
 def write_text(path: Path, text: str) -> None:
     """`write_bytes` of text in UTF-8."""
     write_bytes(path, text.encode())
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """`write_bytes` of a compressed npz archive with these arrays."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_bytes(path, content.getvalue())
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -6,7 +6,7 @@ import json
 import pytest
 import tiny_runs
 
-from experiments.reports import compared, comparison
+from experiments.reports import comparison, comparison_files
 from lcn_jax.errors import UsageError
 from lcn_jax.training import config as configs
 
@@ -65,12 +65,12 @@ def test_differences_to_a_baseline_are_paired_over_seeds(tmp_path):
         'mean': pytest.approx(5),
         'half_width': pytest.approx(12.706, abs=0.01),
     }
-    text = compared.markdown(found, shows_workdirs=True)
+    text = comparison_files.markdown(found, shows_workdirs=True)
     assert '| − baseline |' in text and text.splitlines()[0].endswith('| workdirs |')
     assert f'| lc_hebbian | 77.0 ± 1.4 | +5.0 ± 12.7 | 2 | 0.25 | 10 | {tmp_path}/b-0, ' in text
     assert '| lc_hebbian, full_step | 68.0 ± 7.2 |  | 3 |' in text
     assert 'Differences to lc_hebbian, full_step are paired' in text
-    assert compared.as_json(found)['rows'][1]['difference']['mean'] == 0
+    assert comparison_files.as_json(found)['rows'][1]['difference']['mean'] == 0
     with pytest.raises(UsageError, match=r"--baseline=lc is no row: .* such as 'lc_hebbian, full"):
         comparison.compare(*read(tmp_path), 'lc')
 
@@ -114,7 +114,7 @@ def test_what_is_not_finished_or_repeated_is_named_and_left_out(tmp_path):
     (tmp_path / 'other').mkdir()
     found = comparison.compare(*read(tmp_path))
     assert [(len(row.runs), row.workdirs) for row in found.rows] == [(1, [str(tmp_path / 'a')])]
-    notes = compared.markdown(found).splitlines()[4:]
+    notes = comparison_files.markdown(found).splitlines()[4:]
     for text in (
         f'{tmp_path}/again repeats seed 0 of {tmp_path}/a.',
         f'the run in {tmp_path}/begun is not finished: it is at epoch 0.5 of 2.',
@@ -131,7 +131,7 @@ def test_a_cut_off_record_does_not_count_and_splits_may_differ(tmp_path):
     make_run(tmp_path / 'b', 0, 0.6, validation=10)
     log = tmp_path / 'b/metrics.jsonl'
     log.write_text(log.read_text().replace('test_top1', 'validation_top1') + '\n{"step": 1')
-    head, _, *rows = compared.markdown(comparison.compare(*read(tmp_path))).splitlines()
+    head, _, *rows = comparison_files.markdown(comparison.compare(*read(tmp_path))).splitlines()
     assert head.startswith('|  | test/validation top-1 % |')
     assert [row.partition(' | n')[0][:40] for row in rows[:2]] == [
         '| lc_hebbian, validation 0 | 70.0 | 1 | ',
@@ -143,7 +143,7 @@ def test_labels_leave_half_of_the_picture_to_the_axes(tmp_path):
     make_run(tmp_path / 'a', 0, 0.7)
     make_run(tmp_path / 'b', 0, 0.6, **{'model.width': 3, 'sleep.until': 1,
              'sleep.share_moments': True, 'init_from': '/a/long/path/' + 40 * 'x'})  # fmt: skip
-    figure = compared.plot(comparison.compare(*read(tmp_path)))
+    figure = comparison_files.plot(comparison.compare(*read(tmp_path)))
     figure.draw_without_rendering()
     assert figure.axes[0].get_position().width > 0.5
 

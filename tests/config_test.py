@@ -230,6 +230,36 @@ def test_a_row_is_its_kind_then_what_the_file_says_of_it_then_what_is_given():
     assert other.learning_rate == tiny_config.get_config('lc_mean').learning_rate
 
 
+# The best on digits that were held out, and the rate by SGD: docs/laboratory.md, and
+# experiments/results/feedback/README.md for feedback that sleeps.
+CHOSEN_ON_DIGITS = {
+    5e-3: 'low_rank2 low_rank4',
+    1e-2: 'lc_mean10_joined_local lc_hebbian10_joined_local conv_none lc_none '
+    'lc_mean10_joined_none lc_hebbian10_joined_none lc_alignment',
+    2e-2: 'lc_local lc_mean1_joined_none lc_mean1_joined_alignment lc_mean10_joined_alignment '
+    'lc_mean10_joined_direct lc_mean10_joined_alignment_asleep',
+    4e-2: 'lc_deviation3 lc_deviation10 lc_deviation30 lc_mean1_joined_local conv_alignment '
+    'lc_direct lc_mean1_joined_direct lc_readout lc_mean1_joined_alignment_asleep',
+    5e-2: 'lc_sgd relax1 relax3 relax6 relax12 relax18 relax_never',
+    8e-2: 'conv_direct',
+    0.1: 's_fc_sgd s_fc_beta_lasso',
+    16e-2: 'conv_readout',
+}
+OF_DATA = ('learning_rate', 'lasso', 'epochs', 'momentum', 'batch_size')
+
+
+def test_rates_that_were_chosen_on_digits_are_those_of_digits_alone():
+    digits = vars(importlib.import_module('experiments.configs.digits'))
+    chosen = {row: rate for rate, rows in CHOSEN_ON_DIGITS.items() for row in rows.split()}
+    for row, settings in ROWS.items():
+        kind = digits['get_config'](settings.kind)
+        assert config_of(row, digits, {}).learning_rate == chosen.get(row, kind.learning_rate), row
+        assert config_of(row, digits, {'learning_rate': 0.25}).learning_rate == 0.25
+        elsewhere = config_of(row, {'get_config': tiny_config.get_config}, {})
+        kind = tiny_config.get_config(settings.kind)
+        assert [elsewhere[name] for name in OF_DATA] == [kind[name] for name in OF_DATA], row
+
+
 @pytest.mark.parametrize('file', ['cifar100_small', 'tiny_imagenet_small'])
 def test_small_configs_differ_in_their_images_and_rates(file):
     small, cifar10 = (

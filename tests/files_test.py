@@ -7,6 +7,7 @@ import os
 import sys
 
 import fsspec
+import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -36,6 +37,16 @@ def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
         files.write_text(path, 'new')
     assert '\n' not in str(error.value)
     assert path.read_text() == 'old'
+    assert os.listdir(tmp_path) == ['file']
+
+
+def test_arrays_are_what_was_written(tmp_path):
+    arrays = {'a/b': np.arange(6.0).reshape(2, 3), 'text': np.array('é')}
+    files.write_arrays(tmp_path / 'file', arrays)  # whose name stays, whatever it ends with
+    with np.load(tmp_path / 'file', allow_pickle=False) as found:
+        assert {name: found[name].tolist() for name in found} == {
+            name: array.tolist() for name, array in arrays.items()
+        }
     assert os.listdir(tmp_path) == ['file']
 
 

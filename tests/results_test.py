@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 
 import pytest
+import tiny_runs
 from tiny_runs import ROOT
 
 from experiments.common import kept
@@ -55,6 +57,15 @@ def test_tables_of_pages_are_made_of_their_numbers(path):
     made = MEASURED[path](folder).strip()
     assert (RESULTS / path).read_text().strip() == made
     assert made in PAGES[folder.name], f'put {path} into its page'
+
+
+def test_the_runs_of_enough_sleep_are_those_that_its_command_would_make(tmp_path):
+    """It would refuse runs with other configs, and train those that are missing."""
+    shutil.copy(RESULTS / 'enough_sleep/runs.json', tmp_path)
+    done = tiny_runs.call('enough_sleep', f'--out={tmp_path}', f'--runs={tmp_path}/runs')
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / 'runs').exists()
+    assert (tmp_path / 'table.md').read_text() == (RESULTS / 'enough_sleep/table.md').read_text()
 
 
 def test_rows_have_the_rates_that_were_best_on_held_out_images():

@@ -8,6 +8,40 @@
 
 from lcn_jax.training import config as configs
 
+# Of rows of `experiments.table` that have another rate than their kind. All but the one by SGD were
+# chosen on held-out training images (docs/laboratory.md; for feedback that sleeps
+# `experiments/results/feedback/README.md`).
+RATES = {
+    **dict.fromkeys(('lc_deviation3', 'lc_deviation10', 'lc_deviation30'), 4e-2),
+    **dict.fromkeys(('low_rank2', 'low_rank4'), 5e-3),
+    **dict.fromkeys(('lc_sgd', *(f'relax{n}' for n in (1, 3, 6, 12, 18)), 'relax_never'), 5e-2),
+    'lc_local': 2e-2,
+    'lc_mean1_joined_local': 4e-2,
+    'lc_mean10_joined_local': 1e-2,
+    'lc_hebbian10_joined_local': 1e-2,  # that of the mean
+    'conv_none': 1e-2,
+    'lc_none': 1e-2,
+    'lc_mean1_joined_none': 2e-2,
+    'lc_mean10_joined_none': 1e-2,
+    'lc_hebbian10_joined_none': 1e-2,  # that of the mean
+    'conv_alignment': 4e-2,
+    'lc_alignment': 1e-2,
+    'lc_mean1_joined_alignment': 2e-2,
+    'lc_mean10_joined_alignment': 2e-2,
+    'conv_direct': 8e-2,
+    'lc_direct': 4e-2,
+    'lc_mean1_joined_direct': 4e-2,
+    'lc_mean10_joined_direct': 2e-2,
+    'conv_readout': 16e-2,
+    'lc_readout': 4e-2,
+    'lc_mean1_joined_alignment_asleep': 4e-2,
+    'lc_mean10_joined_alignment_asleep': 2e-2,
+}
+# Of neurons that see the whole image; longer training shows more of how local they become.
+WHOLE_IMAGE = {'learning_rate': 0.1, 'lasso': 3e-4, 'epochs': 100}
+ROWS = {row: {'learning_rate': rate} for row, rate in RATES.items()}
+ROWS |= dict.fromkeys(('s_fc_sgd', 's_fc_beta_lasso'), WHOLE_IMAGE)
+
 
 def get_config(kind: str = 'lc_hebbian'):
     config = configs.apply_kind(configs.default(), kind)

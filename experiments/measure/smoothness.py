@@ -1,6 +1,5 @@
 """How smooth the sheets of a finished run are: by weights, and by maps of what neurons prefer."""
 
-import io
 import pathlib
 from functools import partial
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from experiments.measure import responses
-from lcn_jax.files import write_bytes
+from lcn_jax.files import write_arrays
 from lcn_jax.layer.each_local import each_local
 from lcn_jax.layer.local_parameters import kernels, name_of
 from lcn_jax.learning.penalties import sheet, smoothness
@@ -36,10 +35,7 @@ def of_workdir(workdir: str) -> dict[str, dict[str, Any]]:
     )
     for layer, moments in responses.moments(network, layers).items():
         by_layer[layer]['preferred'] = maps.tuning(moments)['preferred']
-    arrays: dict[str, Any] = flatten_dict(by_layer, sep='/')
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
-    write_bytes(pathlib.Path(workdir) / MAPS, content.getvalue())
+    write_arrays(pathlib.Path(workdir) / MAPS, flatten_dict(by_layer, sep='/'))
     return {
         'cosines': cosines(network),
         'orientation': {a: alike(maps.eighths(m['preference'])) for a, m in by_layer.items()},

@@ -1,8 +1,9 @@
 """The rows of `experiments.table`, and which kind of network and fields of the config each is.
 
-A row is the same with every config file, as a kind is: `lc_mean10` is the paper's network on digits
+A row is the same network with every config file, as a kind is: `lc_mean10` is the paper's on digits
 as on CIFAR-10. On digits it used to be what `lc_mean10_tiled` is everywhere now; runs and results
-from that time are described by `row_of`.
+from that time are described by `row_of`. How it learns best, such as its rate, depends on the data,
+so that is in `ROWS` of a config file; a row that is not there has the rate of its kind.
 """
 
 import dataclasses
@@ -62,8 +63,8 @@ PRESETS = {
     for n in (1, 10, 100)
 }
 
-# Penalties while awake. The rate of the deviation's is the best of a grid on held-out images.
-DEVIATION = {'pools.kind': 'joined', 'model.init': 'common', 'learning_rate': 4e-2}
+# Penalties while awake.
+DEVIATION = {'pools.kind': 'joined', 'model.init': 'common'}
 PENALTIES = {
     **{
         f'lc_smoothness{weight}': Row(
@@ -85,14 +86,11 @@ PENALTIES = {
     },
 }
 
-# Neurons that see the whole image. Rate and lasso were chosen on held-out images.
-WHOLE_IMAGE = {'model.name': 'experiments.models.s_fc:s_fc', 'weight_decay': 0.0, 'epochs': 100}
+# Neurons that see the whole image. The update of their paper has no weight decay.
+WHOLE_IMAGE = {'model.name': 'experiments.models.s_fc:s_fc', 'weight_decay': 0.0}
 BETA_LASSO = {
     f's_fc_{optimizer}': Row(
-        f'S-fc, {name}',
-        'lc',
-        {'optimizer': optimizer, 'learning_rate': 0.1, 'lasso': 3e-4} | WHOLE_IMAGE,
-        COLOURS['lc'],
+        f'S-fc, {name}', 'lc', {'optimizer': optimizer} | WHOLE_IMAGE, COLOURS['lc']
     )
     for optimizer, name in (('sgd', 'SGD'), ('beta_lasso', 'β-LASSO'))
 }
@@ -103,8 +101,7 @@ LOW_RANK = {
         f'low_rank{rank}': Row(
             f'low rank {rank}',
             'lc',
-            # The rate was chosen on held-out digits, for both ranks together.
-            {'connectivity': 'low_rank', 'model.rank': rank, 'learning_rate': 5e-3},
+            {'connectivity': 'low_rank', 'model.rank': rank},
             COLOURS['low_rank'],
         )
         for rank in (2, 4)
@@ -122,12 +119,7 @@ LOW_RANK = {
 
 # A convolution that becomes locally connected after an epoch: by SGD, with a sleep after every step
 # until then, it is one step by step.
-SGD = {
-    'optimizer': 'sgd',
-    'learning_rate': 5e-2,
-    'pools.kind': 'joined',
-    'model.init': 'common',
-}
+SGD = {'optimizer': 'sgd', 'pools.kind': 'joined', 'model.init': 'common'}
 LC_SGD = {'lc_sgd': Row('LC by SGD', 'lc', SGD, COLOURS['relaxed'])}
 ALIKE = SGD | {'sleep.every': 1, 'sleep.share_moments': True, 'sleep.full_step': False}
 RELAXED = {
@@ -143,58 +135,42 @@ RELAXED = {
     'relax_never': Row('conv by SGD', 'lc_mean_joined', ALIKE, COLOURS['relaxed']),
 }
 
-# Networks that share less while awake: BatchNorm of each neuron's own, or biases in its place. The
-# rates were chosen on held-out digits; the Hebbian sleep has that of the mean.
-NORM_RATES = {
-    'local': {'lc': 2e-2, 'lc_mean1_joined': 4e-2, 'lc_mean10_joined': 1e-2},
-    'none': {'conv': 1e-2, 'lc': 1e-2, 'lc_mean1_joined': 2e-2, 'lc_mean10_joined': 1e-2},
-}
-NORM_NAMES = {'local': 'local BatchNorm', 'none': 'no BatchNorm'}
+
+def _with(row: str, words: str, fields: dict[str, Any]) -> Row:
+    """A row of the paper or of the presets, with more fields, and words for them."""
+    known = (PAPER | PRESETS)[row]
+    return dataclasses.replace(known, label=f'{known.label}, {words}', fields=known.fields | fields)
+
+
+JOINED = ('lc_mean1_joined', 'lc_mean10_joined')
+
+# Networks that share less while awake: BatchNorm of each neuron's own, or biases in its place.
 NORM = {
-    f'{row}_{norm}': Row(
-        f'{known.label}, {NORM_NAMES[norm]}',
-        known.kind,
-        known.fields | {'model.norm': norm, 'learning_rate': rate},
-        known.colour,
+    f'{row}_{norm}': _with(row, words, {'model.norm': norm})
+    for norm, words, rows in (
+        ('local', 'local BatchNorm', ('lc', *JOINED, 'lc_hebbian10_joined')),
+        ('none', 'no BatchNorm', ('conv', 'lc', *JOINED, 'lc_hebbian10_joined')),
     )
-    for norm, rates in NORM_RATES.items()
-    for row, rate in (rates | {'lc_hebbian10_joined': rates['lc_mean10_joined']}).items()
-    for known in [(PAPER | PRESETS)[row]]
+    for row in rows
 }
 
-# Errors that reach hidden layers through random weights, or not at all, with and without sleep. The
-# rates were chosen on held-out digits.
-FEEDBACK_RATES = {
-    'alignment': {'conv': 4e-2, 'lc': 1e-2, 'lc_mean1_joined': 2e-2, 'lc_mean10_joined': 2e-2},
-    'direct': {'conv': 8e-2, 'lc': 4e-2, 'lc_mean1_joined': 4e-2, 'lc_mean10_joined': 2e-2},
-    'readout': {'conv': 16e-2, 'lc': 4e-2},
-}
-FEEDBACK_NAMES = {
-    'alignment': 'feedback alignment',
-    'direct': 'direct feedback',
-    'readout': 'only the readout learns',
-}
+# Errors that reach hidden layers through random weights, or not at all, with and without sleep; and
+# feedback kernels that sleep, too.
 FEEDBACK = {
-    f'{row}_{rule}': Row(
-        f'{known.label}, {FEEDBACK_NAMES[rule]}',
-        known.kind,
-        known.fields | {'feedback': rule, 'learning_rate': rate},
-        known.colour,
+    f'{row}_{rule}': _with(row, words, {'feedback': rule})
+    for rule, words, rows in (
+        ('alignment', 'feedback alignment', ('conv', 'lc', *JOINED)),
+        ('direct', 'direct feedback', ('conv', 'lc', *JOINED)),
+        ('readout', 'only the readout learns', ('conv', 'lc')),
     )
-    for rule, rates in FEEDBACK_RATES.items()
-    for row, rate in rates.items()
-    for known in [(PAPER | PRESETS)[row]]
-}
-
-# The same with feedback kernels that sleep, too, with rates of their own, chosen in the same way.
-FEEDBACK |= {
-    f'{row}_alignment_asleep': dataclasses.replace(
-        FEEDBACK[f'{row}_alignment'],
-        label=f'{PRESETS[row].label}, feedback alignment, feedback sleeps',
-        fields=FEEDBACK[f'{row}_alignment'].fields
-        | {'sleep.feedback': True, 'learning_rate': rate},
+    for row in rows
+} | {
+    f'{row}_alignment_asleep': _with(
+        row,
+        'feedback alignment, feedback sleeps',
+        {'feedback': 'alignment', 'sleep.feedback': True},
     )
-    for row, rate in {'lc_mean1_joined': 4e-2, 'lc_mean10_joined': 2e-2}.items()
+    for row in JOINED
 }
 
 # Mechanisms of the literature: docs/laboratory.md.

@@ -19,7 +19,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from lcn_jax.errors import UsageError
-from lcn_jax.files import Path, locate, make_folder, reading, write_bytes
+from lcn_jax.files import Path, locate, make_folder, reading, write_arrays
 from lcn_jax.training import config as configs
 
 PRETRAINED = pathlib.Path(__file__).parents[1] / 'pretrained'
@@ -37,15 +37,13 @@ def write(path: Path, config: ConfigDict, step: int, variables: Mapping[str, Any
     """Replaces the file at `path`; UsageError if it cannot be written, or float16 is too small."""
     arrays = flatten_dict(dict(variables), sep='/')
     text = json.dumps({'step': step, 'config': json.loads(config.to_json_best_effort())})
-    content = io.BytesIO()
     with np.errstate(over='ignore'):
-        small: dict[str, Any] = {name: np.asarray(a, np.float16) for name, a in arrays.items()}
+        small = {name: np.asarray(a, np.float16) for name, a in arrays.items()}
     for name, array in small.items():
         if not np.isfinite(array).all():
             raise UsageError(f'{name} has numbers that float16 cannot hold: {path} is not written.')
-    np.savez_compressed(content, **small, network=np.array(text))
     make_folder(locate(path).parent)
-    write_bytes(locate(path), content.getvalue())
+    write_arrays(locate(path), small | {'network': np.array(text)})
 
 
 def read(path: Path) -> Stored:

@@ -1,4 +1,4 @@
-"""A comparison of runs as Markdown, JSON, CSV and a picture."""
+"""A comparison of runs as files: Markdown, JSON, CSV and a picture."""
 
 import csv
 import io
@@ -19,48 +19,48 @@ INCHES = 0.075  # of a letter in a picture
 LONGEST_LABEL = 50  # letters in a line
 
 
-def write(compared: Comparison, folder: str, shows_workdirs: bool = False) -> str:
+def write(comparison: Comparison, folder: str, shows_workdirs: bool = False) -> str:
     """Writes comparison.md, .json, .csv and .png into a folder; returns what to print."""
     make_folder(folder)
-    path, text = os.path.join(folder, 'comparison'), markdown(compared, shows_workdirs)
+    path, text = os.path.join(folder, 'comparison'), markdown(comparison, shows_workdirs)
     write_text(f'{path}.md', text)
-    write_text(f'{path}.json', to_json(as_json(compared), indent=1))
-    write_text(f'{path}.csv', as_csv(compared))
-    pictures.save(plot(compared), f'{path}.png')
+    write_text(f'{path}.json', to_json(as_json(comparison), indent=1))
+    write_text(f'{path}.csv', as_csv(comparison))
+    pictures.save(plot(comparison), f'{path}.png')
     return f'{text}\n{path}.md, .json, .csv and .png are written'
 
 
-def markdown(compared: Comparison, shows_workdirs: bool = False) -> str:
+def markdown(comparison: Comparison, shows_workdirs: bool = False) -> str:
     """A line for each row, and what was left out."""
-    heads = ['', f'{compared.splits} top-1 %', 'n', 'weight deviation', 's / run']
-    heads[2:2] = ['− baseline'] if compared.baseline else []
+    heads = ['', f'{comparison.splits} top-1 %', 'n', 'weight deviation', 's / run']
+    heads[2:2] = ['− baseline'] if comparison.baseline else []
     lines = [
         f'| {" | ".join(heads + ["workdirs"] * shows_workdirs)} |',
         f'|---|{"---:|" * (len(heads) - 1)}{"---|" * shows_workdirs}',
     ]
-    for row in compared.rows:
+    for row in comparison.rows:
         spread = '' if row.spread is None else f' ± {row.spread:.1f}'
         deviation = '' if row.deviation is None else f'{row.deviation:.2g}'
         cells = [row.name, f'{row.mean:.1f}{spread}']
-        if compared.baseline:
-            cells.append('' if row.name == compared.baseline else difference_text(row.difference))
+        if comparison.baseline:
+            cells.append('' if row.name == comparison.baseline else difference_text(row.difference))
         cells += [str(len(row.runs)), deviation, f'{row.seconds:.0f}']
         cells += [', '.join(row.workdirs)] * shows_workdirs
         lines.append(f'| {" | ".join(cells)} |')
-    notes = [made_by(compared), 'Mean ± standard deviation over n seeds.']
-    if compared.baseline:
+    notes = [made_by(comparison), 'Mean ± standard deviation over n seeds.']
+    if comparison.baseline:
         notes.append(
-            f'Differences to {compared.baseline} are paired over seeds, with the half width of '
+            f'Differences to {comparison.baseline} are paired over seeds, with the half width of '
             'their 95 % interval.'
         )
     lines += ['', ' '.join(note for note in notes if note)]
-    lines += [f'\nLeft out: {why}' for why in compared.left_out.values()]
+    lines += [f'\nLeft out: {why}' for why in comparison.left_out.values()]
     return '\n'.join(lines) + '\n'
 
 
-def made_by(compared: Comparison) -> str:
+def made_by(comparison: Comparison) -> str:
     """Commit, device and version of JAX, which only runs of a table, a sweep or the demo have."""
-    runs = [run for row in compared.rows for run in row.runs.values()]
+    runs = [run for row in comparison.rows for run in row.runs.values()]
     commit, device, version = (
         ', '.join(sorted({str(run.record.get(name, 'unknown')) for run in runs}))
         for name in ('commit', 'device', 'jax')
@@ -68,7 +68,7 @@ def made_by(compared: Comparison) -> str:
     return '' if commit == 'unknown' else f'Commit {commit}; {device}, JAX {version}.'
 
 
-def as_json(compared: Comparison) -> dict[str, Any]:
+def as_json(comparison: Comparison) -> dict[str, Any]:
     """Accuracies in percent, by seed, their mean and standard deviation, and differences."""
     rows = [
         {
@@ -83,25 +83,25 @@ def as_json(compared: Comparison) -> dict[str, Any]:
             'seconds': row.seconds,
             'workdirs': row.workdirs,
         }
-        for row in compared.rows
+        for row in comparison.rows
     ]
     return {
-        'split': compared.splits,
-        'baseline': compared.baseline,
+        'split': comparison.splits,
+        'baseline': comparison.baseline,
         'rows': rows,
-        'left_out': compared.left_out,
+        'left_out': comparison.left_out,
     }
 
 
-def as_csv(compared: Comparison) -> str:
+def as_csv(comparison: Comparison) -> str:
     """A line for each run, with the fields that differ: for pandas or R."""
-    fields = list(compared.rows[0].values)
+    fields = list(comparison.rows[0].values)
     text = io.StringIO()
     lines = csv.writer(text, lineterminator='\n')
     lines.writerow(
         ['name', *fields, 'seed', 'top1_percent', 'weight_deviation', 'seconds', 'workdir']
     )
-    for row in compared.rows:
+    for row in comparison.rows:
         for seed, run in sorted(row.runs.items()):
             deviation = metrics.awake(run.record, 'weight_deviation')
             seconds = run.record['seconds']
@@ -110,20 +110,20 @@ def as_csv(compared: Comparison) -> str:
     return text.getvalue()
 
 
-def plot(compared: Comparison) -> Figure:
+def plot(comparison: Comparison) -> Figure:
     """A point for each row, with the standard deviation over its runs."""
     # A line may end between the parts of a name, not within one.
-    names = [row.name.replace(' ', '\xa0').replace(',\xa0', ', ') for row in compared.rows]
+    names = [row.name.replace(' ', '\xa0').replace(',\xa0', ', ') for row in comparison.rows]
     labels = [textwrap.wrap(name, LONGEST_LABEL) for name in names]
     width = 5.5 + INCHES * max(len(line) for lines in labels for line in lines)
     height = 0.8 + 0.2 * (1 + len(labels) * max(map(len, labels)))
     figure = Figure(figsize=(width, height), layout='constrained')
     axes = figure.subplots()
-    for place, row in enumerate(compared.rows):
+    for place, row in enumerate(comparison.rows):
         colour = COLOURS.get(row.kind.removeprefix('lc_'), COLOURS['lc'])
         axes.errorbar(row.mean, place, xerr=row.spread, fmt='o', color=colour, capsize=3)
     axes.set_yticks(range(len(labels)), ['\n'.join(lines) for lines in labels])
     axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.set_xlabel(f'{compared.splits} top-1 accuracy (%)')
+    axes.set_xlabel(f'{comparison.splits} top-1 accuracy (%)')
     axes.grid(axis='x', alpha=0.3)
     return figure
