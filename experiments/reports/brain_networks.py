@@ -32,7 +32,7 @@ def group(runs: Mapping[str, Trained]) -> dict[str, dict[int, str]]:
     """The names of the runs of each network, by seed.
 
     Runs whose configs differ only in the seed are of one network; a run that repeats a seed is
-    another network. The name of a network is that of its first run without '-SEED' at the end, or
+    another network. The name of a network is that of its lowest seed without '-SEED' at the end, or
     the whole one if two networks would get the same.
     """
     groups = defaultdict(dict)
