@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.traverse_util
+from ml_collections import ConfigDict
 
 from experiments.common.runs import DONE, FAILED, has, read_done, reason
 from experiments.reports.table import paired
@@ -101,15 +102,20 @@ def workdirs(patterns: Sequence[str]) -> list[str]:
     return found
 
 
+def compared_fields(config: ConfigDict) -> dict[str, Any]:
+    """The fields to compare, by their names with dots: equal for the seeds of one network."""
+    values = flax.traverse_util.flatten_dict(config.to_dict(), sep='.')
+    return {name: value for name, value in values.items() if name not in NOT_COMPARED}
+
+
 def read_records(workdir: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The fields to compare, by their names with dots, and the records of a run.
 
     Raises:
       UsageError: the folder holds no run.
     """
-    values = flax.traverse_util.flatten_dict(checkpoint.read_config(workdir).to_dict(), sep='.')
-    fields = {name: value for name, value in values.items() if name not in NOT_COMPARED}
-    return fields, metrics.read(os.path.join(workdir, 'metrics.jsonl'))
+    records = metrics.read(os.path.join(workdir, 'metrics.jsonl'))
+    return compared_fields(checkpoint.read_config(workdir)), records
 
 
 def read(folders: Sequence[str]) -> tuple[list[Run], dict[str, str]]:

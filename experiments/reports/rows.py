@@ -179,6 +179,11 @@ LABORATORY = PENALTIES | BETA_LASSO | LOW_RANK | LC_SGD | RELAXED | NORM | FEEDB
 ROWS = PAPER | PRESETS | LABORATORY
 
 
+def label_of(name: str) -> str:
+    """The label of the row with this name, or the name itself if it is no row's."""
+    return ROWS[name].label if name in ROWS else name
+
+
 def config_of(row: str, file: Mapping[str, Any], given: Mapping[str, Any]) -> ConfigDict:
     """The config of a row.
 

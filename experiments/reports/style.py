@@ -1,4 +1,4 @@
-"""One colour for each kind of network, the same in all pictures, and how tables show seeds."""
+"""One colour for each kind of network in all pictures, and how tables show seeds and intervals."""
 
 import statistics
 from collections.abc import Sequence
@@ -26,3 +26,9 @@ def cell(values: Sequence[float]) -> str:
         return ''
     std = f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else ''
     return f'{statistics.mean(values):.1f}{std}'
+
+
+def bounds(interval: Sequence[float]) -> str:
+    """'[0.419, 0.489]'."""
+    low, high = interval
+    return f'[{low:.3f}, {high:.3f}]'

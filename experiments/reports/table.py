@@ -93,20 +93,22 @@ def _cell(by_seed: dict[int, dict], references: dict[str, dict[int, dict]]) -> d
     cell['seconds'] = statistics.mean(run['seconds'] for run in runs)
     for metric in METRICS:
         values = _percent(by_seed, metric)
-        cell[metric] = {
-            'by_seed': values,
-            'mean': statistics.mean(values.values()),
-            'std': statistics.stdev(values.values()) if len(values) > 1 else None,
-            'differences': {
-                row: paired(values, _percent(reference, metric))
-                for row, reference in references.items()
-            },
+        differences = {
+            row: paired(values, _percent(reference, metric))
+            for row, reference in references.items()
         }
+        cell[metric] = over_seeds(values) | {'differences': differences}
     return cell
 
 
 def _percent(by_seed: dict[int, dict], metric: str) -> dict[int, float]:
     return {seed: 100 * run[f'test_{metric}'] for seed, run in sorted(by_seed.items())}
+
+
+def over_seeds(values: dict[int, float]) -> dict[str, Any]:
+    """by_seed, mean, and std: of a sample, None for one seed."""
+    std = statistics.stdev(values.values()) if len(values) > 1 else None
+    return {'by_seed': values, 'mean': statistics.mean(values.values()), 'std': std}
 
 
 def paired(values: dict[int, float], others: dict[int, float]) -> dict[str, float | None] | None:
@@ -160,18 +162,19 @@ def markdown(report: dict[str, Any]) -> str:
     return '\n'.join(parts)
 
 
-def mean_text(metric: dict[str, Any]) -> str:
-    """Mean ± standard deviation of a cell's metric."""
-    std = '' if metric['std'] is None else f' ± {metric["std"]:.1f}'
-    return f'{metric["mean"]:.1f}{std}'
+def mean_text(metric: dict[str, Any], digits: int = 1) -> str:
+    """Mean ± standard deviation, of what `over_seeds` returns."""
+    std = '' if metric['std'] is None else f' ± {metric["std"]:.{digits}f}'
+    return f'{metric["mean"]:.{digits}f}{std}'
 
 
-def difference_text(difference: dict | None) -> str:
+def difference_text(difference: dict | None, digits: int = 1) -> str:
     """Of what `paired` returns: '+1.2 ± 0.3', '' for None."""
     if difference is None:
         return ''
-    text = f'{difference["mean"]:+.1f}'.replace('-', '−')
-    return text if difference['half_width'] is None else f'{text} ± {difference["half_width"]:.1f}'
+    text = f'{difference["mean"]:+.{digits}f}'.replace('-', '−')
+    half_width = difference['half_width']
+    return text if half_width is None else f'{text} ± {half_width:.{digits}f}'
 
 
 def plot(report: dict[str, Any]) -> Figure:

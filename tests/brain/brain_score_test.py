@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_archives import encode
-from tiny_networks import call, network_of, noisy
+from tiny_networks import call, make_config, make_run, network_of, noisy
 
 from experiments.reports import brain as brain_report
+from experiments.reports import brain_networks, brain_picture
 from lcn_jax.brain import assembly, features, stimuli
 from lcn_jax.errors import UsageError
+from lcn_jax.files import to_json
 
 rng = np.random.default_rng
 
@@ -110,32 +112,24 @@ class TestMarks:
         ):
             assert any(line.startswith(start) for line in printed), start
 
-        (axes,) = brain_report.plot(regions).axes
+        assert list(regions['V4']['networks']) == ['faulty', 'again']
+        axes = brain_picture.plot(regions).axes[0]
         lines = {container.get_label(): container.lines[0] for container in axes.containers}
         assert list(lines) == ['faulty', 'again']
         drawn = np.isfinite(lines['faulty'].get_ydata())
         assert drawn.tolist() == ['error' not in layer for layer in layers.values()]
 
 
-def test_the_picture_has_the_names_of_all_networks():
-    def run(*names):
-        return {
-            'layers': {name: {'score': 0.5, 'interval': (0.4, 0.6)} for name in names},
-            'best': 0,
-        }
-
-    runs = {'first': run('stage1_block1', 'top'), 'second': run('conv', 'top', 'last')}
-    region = {'ceiling': 0.8, 'ceiling_interval': (0.7, 0.9), 'neurons': 2, 'runs': runs}
-    (axes,) = brain_report.plot({'V4': region}).axes
-    labels = [label.get_text() for label in axes.get_xticklabels()]
-    assert labels == ['stage1\nblock1\nor conv', 'top', 'last']
-
-
 class TestExperiment:
     @pytest.mark.slow
     def test_finds_the_block(self, runs, session, tmp_path):
-        """A run that cannot be loaded is named, and the others are scored."""
-        workdirs = [*map(str, runs.values()), str(tmp_path / 'gone')]
+        """A run that cannot be loaded is named, and the others are scored: lc has two seeds."""
+        config = make_config('lc')
+        config.seed = 1
+        other = make_run(tmp_path / 'lc-1', config, seed=2)
+        for run, top1 in zip((*runs.values(), other), (0.8, 0.5, 0.6)):
+            (run / 'metrics.jsonl').write_text(to_json({'step': 3, 'test_top1': top1}))
+        workdirs = [*map(str, runs.values()), str(other), str(tmp_path / 'gone')]
         printed, errors = call(
             'brain_score',
             '--workdir=' + ','.join(workdirs),
@@ -147,13 +141,13 @@ class TestExperiment:
         )
         assert f'cannot be loaded and are not in {tmp_path}: gone: ' in errors
         report = json.loads((tmp_path / 'brain_score.json').read_text())
-        assert report['workdirs'] == dict(zip(('conv', 'lc', 'gone'), workdirs))
+        assert report['workdirs'] == dict(zip(('conv', 'lc', 'lc-1', 'gone'), workdirs))
         assert list(report['regions']) == ['IT', 'V4']
         for name, neurons in (('V4', 8), ('IT', 4)):
             region = report['regions'][name]
             assert (region['neurons'], region['images'], region['repetitions']) == (neurons, 160, 4)
             assert 0.8 < region['ceiling_interval'][0] < region['ceiling_interval'][1] < 1
-            conv, other, gone = region['runs'].values()
+            conv, other, seed, gone = region['runs'].values()
             assert 'holds no run' in gone['error']
             assert conv['best']['layer'] == 'stage2_block1' and conv['step'] == 3
             assert 'difference' not in conv['best']
@@ -162,8 +156,16 @@ class TestExperiment:
             scores = {layer: record['score'] for layer, record in conv['layers'].items()}
             assert max(scores, key=scores.get) == 'stage2_block1'
             assert f'{scores["stage2_block1"]:.3f}' in printed
+            lc = region['networks']['lc']
+            assert lc['runs'] == {'0': 'lc', '1': 'lc-1'}
+            both = [other['best']['score'], seed['best']['score']]
+            assert lc['by_seed'] == dict(zip('01', both))
+            assert lc['difference']['mean'] == other['best']['difference']  # conv has one seed
         low, high = report['regions']['V4']['runs']['lc']['best']['difference_interval']
         assert low < high < 0
+        table = (tmp_path / 'brain_score.md').read_text()
+        assert table == brain_networks.markdown(report) and table in printed
+        assert '| LC | 55.0 ± 7.1 |' in table
         assert (tmp_path / 'brain_score.png').read_bytes().startswith(b'\x89PNG')
 
     @pytest.mark.slow
