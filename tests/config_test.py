@@ -137,7 +137,7 @@ OF_ALL_TNN = ('features', 'kernel_sizes', 'strides', 'pooled')
 # Later fields, and the values with which runs do what they did before.
 SINCE = {'times_pool_size': True, 'init_from': '', 'freeze': '', 'report': '', 'profile': 0}
 SINCE |= {'sleep.equalise_momentum': False, 'sleep.noise.patterns': 8, 'sleep.noise.rate': 0.5}
-SINCE |= {'sleep.feedback': False, 'sleep.by_turns': False, 'clip': 0.0, 'model.dropout': 0.0}
+SINCE |= {'sleep.feedback': False, 'clip': 0.0, 'model.dropout': 0.0}
 SINCE |= {'penalty.factors': (), 'penalty.schedule': 'constant'}
 SINCE |= {f'penalty.smoothness.{name}': value for name, value in OF_SMOOTHNESS.items()}
 SINCE |= {f'model.{name}': configs.FIELDS[f'model.{name}'][0] for name in OF_ALL_TNN}

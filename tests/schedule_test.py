@@ -3,7 +3,7 @@
 import pytest
 from ml_collections import ConfigDict
 
-from lcn_jax.training.schedule import LONGEST_STRETCH, Schedule, turns
+from lcn_jax.training.schedule import LONGEST_STRETCH, Schedule
 
 SCHEDULES = [
     Schedule(30, 10, sleep_every=7, sleep_until=30, log_every=4, evaluate_every=20, save_every=9),
@@ -11,8 +11,6 @@ SCHEDULES = [
     Schedule(5, 1, sleep_every=1, sleep_until=5, log_every=1, evaluate_every=3, save_every=2),
     Schedule(100, 50, 1000, sleep_until=100, log_every=1000, evaluate_every=100, save_every=1000),
     Schedule(40, 10, sleep_every=3, sleep_until=20, log_every=10, evaluate_every=10, save_every=40),
-    Schedule(35, 35, 10, sleep_until=25, log_every=35, evaluate_every=35, save_every=35, layers=3),
-    Schedule(9, 9, 3, sleep_until=9, log_every=9, evaluate_every=9, save_every=9, layers=5),
 ]
 
 
@@ -48,18 +46,8 @@ def test_events_by_hand():
     assert steps_with(never, 'save') == [60]
     assert steps_with(SCHEDULES[4], 'sleep') == [3, 6, 9, 12, 15, 18]
     assert steps_with(SCHEDULES[2], 'sleep') == [1, 2, 3, 4, 5]  # also at the last step
-    assert steps_with(SCHEDULES[5], 'sleep') == [4, 7, 10, 14, 17, 20, 24]
-    assert steps_with(SCHEDULES[6], 'sleep') == list(range(1, 10))  # two layers in some
     for schedule in SCHEDULES:  # whatever is evaluated is logged
         assert set(steps_with(schedule, 'evaluate')) <= set(steps_with(schedule, 'log'))
-
-
-def test_turns_are_spread_evenly_and_end_where_all_would_sleep_at_once():
-    assert turns(10, 1) == [10]
-    assert turns(10, 3) == [4, 7, 10]
-    assert turns(12, 4) == [3, 6, 9, 12]
-    assert turns(3, 5) == [1, 2, 2, 3, 3]
-    assert turns(1, 4) == [1, 1, 1, 1]
 
 
 def config(sleep=None, **changes):

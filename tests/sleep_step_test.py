@@ -14,7 +14,6 @@ import lcn_jax
 from lcn_jax import sleep
 from lcn_jax.layer.grid import Grid
 from lcn_jax.layer.grids import grids
-from lcn_jax.layer.local_parameters import local_arrays
 from lcn_jax.networks.resnet import ResNet
 from lcn_jax.sleep import infrequent
 from lcn_jax.sleep.pools import pool_numbers
@@ -29,8 +28,6 @@ OPTIONS = {'mean': {}, 'exact': {'gamma': 0.1}, 'hebbian': HEBBIAN}
 MODEL = ResNet((1, 1), 4, 'cifar', 10, local=True, n_first_conv=1)
 OF_MODEL = grids(MODEL, (8, 8, 1))
 LAYER = 'stage1_block1_conv2'
-LAYERS = ['stage1_block1_conv1', LAYER, 'stage2_block1_conv1', 'stage2_block1_conv2',
-          'stage2_block1_shortcut']  # fmt: skip
 
 
 @cache
@@ -64,7 +61,9 @@ def test_a_sleep_moves_local_kernels_and_nothing_else():
         for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after))
         if not np.array_equal(a, b)
     }
-    assert moved == {f".params['{layer}']['kernel']" for layer in LAYERS}
+    layers = ['stage1_block1_conv1', 'stage1_block1_conv2', 'stage2_block1_conv1',
+              'stage2_block1_conv2', 'stage2_block1_shortcut']  # fmt: skip
+    assert moved == {f".params['{layer}']['kernel']" for layer in layers}
 
 
 def test_every_sleep_shows_other_patterns():
@@ -172,23 +171,6 @@ def test_where_all_parameters_are_local_the_last_sleep_is_no_moment():
     np.testing.assert_array_equal(after.last_sleep['a']['kernel'], kernel)
     averaged = pool_means(moments['a']['kernel'], GRID, 'include')
     np.testing.assert_allclose(after.opt_state[0].mu['a']['kernel'], averaged, atol=1e-6)
-
-
-def test_by_turns_each_layer_sleeps_as_when_all_sleep_together():
-    """Five layers in ten steps: after every second step, in the order of their names."""
-    last = jax.tree.map(jnp.cos, local_arrays(awake().params, OF_MODEL))
-    before = awake().replace(last_sleep=last)
-    rule = sleep.resolve('mean', {'border': 'include'})
-    asleep = partial(sleep_step.step, rule=rule, share_moments=True, full_step=True)
-    together = compiled(partial(asleep, grids=OF_MODEL))(before, KEY)
-    by_turns = compiled(partial(sleep_step.by_turns, every=10, grids=OF_MODEL, sleep=asleep))
-    for number, layer in enumerate(LAYERS, 1):
-        after = by_turns(before.replace(step=jnp.int32(20 + 2 * number)), KEY)
-        for path, found in jax.tree_util.tree_leaves_with_path(after.replace(step=before.step)):
-            state = together if f"'{layer}'" in jax.tree_util.keystr(path) else before
-            expected = dict(jax.tree_util.tree_leaves_with_path(state))[path]
-            np.testing.assert_allclose(found, expected, atol=1e-6)
-    assert np.abs(together.params[LAYER]['kernel'] - before.params[LAYER]['kernel']).max() > 0.1
 
 
 @pytest.mark.parametrize('optimizer', [OPTIMIZER, optax.sgd(0.1, 0.9)], ids=['adamw', 'sgd'])

@@ -142,11 +142,6 @@ def _with(row: str, words: str, fields: dict[str, Any]) -> Row:
     return dataclasses.replace(known, label=f'{known.label}, {words}', fields=known.fields | fields)
 
 
-# Layers that sleep one after the other.
-TURNS = {
-    f'{row}_turns': _with(row, 'by turns', {'sleep.by_turns': True}) for row in ['lc_mean100_tiled']
-}
-
 JOINED = ('lc_mean1_joined', 'lc_mean10_joined')
 
 # Networks that share less while awake: BatchNorm of each neuron's own, or biases in its place.
@@ -181,7 +176,7 @@ FEEDBACK = {
 # Mechanisms of the literature: docs/laboratory.md.
 LABORATORY = PENALTIES | BETA_LASSO | LOW_RANK | LC_SGD | RELAXED | NORM | FEEDBACK
 
-ROWS = PAPER | PRESETS | TURNS | LABORATORY
+ROWS = PAPER | PRESETS | LABORATORY
 
 
 def label_of(name: str) -> str:

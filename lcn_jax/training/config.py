@@ -101,7 +101,6 @@ FIELDS = {
     # ---- Sleep.
     'sleep.rule': ('none', TEXT),  # lcn_jax/sleep/rules.py; or 'module:function' for your own
     'sleep.every': (10, whole(1)),  # wake steps between sleeps
-    'sleep.by_turns': (False, FLAG),  # a layer after the other, each at steps of its own
     'sleep.until': (0, whole(0)),  # no sleep after this epoch; 0: they go on to the end
     'sleep.share_moments': (False, FLAG),  # average the optimizer's moments of local parameters too
     'sleep.equalise_momentum': (False, FLAG),  # let the rule act on their momentum as on themselves

@@ -113,10 +113,7 @@ class Experiment:
           UsageError: the data is not there, the devices cannot divide a batch, or a batch has more
             images than there are.
         """
-        layers = 1
-        if self.config.sleep.by_turns:
-            layers = len(sleep_step.by_layer(self.network.plastic))
-        return Schedule.of(self.config, inputs.steps_per_epoch(self.config), layers)
+        return Schedule.of(self.config, inputs.steps_per_epoch(self.config))
 
     def optimizer(self, total_steps: int) -> optax.GradientTransformation:
         """For a number of training steps, on which only its learning rate depends."""
@@ -185,17 +182,14 @@ class Experiment:
 
         grids: of what is plastic, on devices or with whole kernels.
         """
-        config = self.config.sleep
-        sleep = partial(
+        return partial(
             sleep_step.step,
+            grids=grids,
             rule=sleep_step.rule(self.config),
-            share_moments=config.share_moments,
-            equalise_momentum=config.equalise_momentum,
-            full_step=config.full_step,
+            share_moments=self.config.sleep.share_moments,
+            equalise_momentum=self.config.sleep.equalise_momentum,
+            full_step=self.config.sleep.full_step,
         )
-        if not config.by_turns:
-            return partial(sleep, grids=grids)
-        return partial(sleep_step.by_turns, every=config.every, grids=grids, sleep=sleep)
 
     @cached_property
     def sleep(self) -> Callable[[TrainState, jax.Array], TrainState]:

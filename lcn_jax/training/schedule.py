@@ -21,9 +21,8 @@ class Events(NamedTuple):
 class Schedule:
     """Everything is counted in steps; the first step is number 1.
 
-    sleep_every: 0 for a network that never sleeps; sleep_until: no sleep comes later. layers: that
-    sleep by turns (`turns`), 1 if all sleep together. Every epoch ends in a record, and the last
-    step in every event but a sleep.
+    sleep_every: 0 for a network that never sleeps; sleep_until: no sleep comes later. Every epoch
+    ends in a record, and the last step in every event but a sleep.
     """
 
     total_steps: int
@@ -33,12 +32,9 @@ class Schedule:
     log_every: int
     evaluate_every: int
     save_every: int
-    layers: int = 1
 
     @classmethod
-    def of(
-        cls, config: ml_collections.ConfigDict, steps_per_epoch: int, layers: int = 1
-    ) -> 'Schedule':
+    def of(cls, config: ml_collections.ConfigDict, steps_per_epoch: int) -> 'Schedule':
         """The schedule that `config` describes, for epochs of `steps_per_epoch` steps."""
         total_steps = config.epochs * steps_per_epoch
         return cls(
@@ -49,22 +45,15 @@ class Schedule:
             log_every=config.log_every,
             evaluate_every=config.evaluate_every * steps_per_epoch,
             save_every=config.checkpoint_every or total_steps,
-            layers=layers,
         )
 
     def next_stop(self, step: int) -> int:
         """The next step after `step` at which something may happen."""
         intervals = [self.steps_per_epoch, self.log_every, self.save_every]
-        stops = [(step // interval + 1) * interval for interval in intervals]
         if self.sleep_every and step < self.sleep_until:
-            stops.append(self.next_sleep(step))
-        return min(step + LONGEST_STRETCH, *stops)
-
-    def next_sleep(self, step: int) -> int:
-        """The next step after `step` after which layers sleep, if sleeps go on."""
-        period, (first, *later) = step // self.sleep_every, turns(self.sleep_every, self.layers)
-        following = [first, *later, self.sleep_every + first]
-        return next(s for turn in following if (s := period * self.sleep_every + turn) > step)
+            intervals.append(self.sleep_every)
+        multiples = [(step // interval + 1) * interval for interval in intervals]
+        return min(step + LONGEST_STRETCH, *multiples)
 
     def events(self, step: int, stopping: bool = False) -> Events:
         """The events at the end of `step`, after which the run may be `stopping`."""
@@ -78,12 +67,4 @@ class Schedule:
 
     def _sleeps(self, step: int) -> bool:
         asleep = self.sleep_every > 0 and step <= self.sleep_until
-        return asleep and self.next_sleep(step - 1) == step
-
-
-def turns(every: int, layers: int) -> list[int]:
-    """After which of the steps 1 to `every` each of the layers sleeps: evenly spread.
-
-    A single layer, and the last of several, sleep after the step `every`.
-    """
-    return [-(-every * number // layers) for number in range(1, layers + 1)]
+        return asleep and step % self.sleep_every == 0

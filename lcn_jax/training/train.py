@@ -44,10 +44,10 @@ def train(
     parallel.check_same_values(configs.of_all_processes(config), 'config')
     init_key, data_key, sleep_key = keys(config.seed)
     schedule, wake = experiment.schedule, experiment.wake  # before images are read: it may refuse
-    if schedule.sleep_every and schedule.total_steps < (first := schedule.next_sleep(0)):
+    if schedule.total_steps < schedule.sleep_every:
         warnings.warn(
             f'the network will not sleep: training has {schedule.total_steps} steps, and the first '
-            f'sleep would come after step {first}; lower config.sleep.every.',
+            f'sleep would come after step {schedule.sleep_every}; lower config.sleep.every.',
             stacklevel=2,
         )
     images = inputs.make(config, data_key)
