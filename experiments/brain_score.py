@@ -7,8 +7,8 @@ Prints tables and writes brain_score.json, .md and .png. docs/brain_score.md des
 the scores. Runs whose configs differ only in the seed are one network. Three ResNet-20 for 32×32
 pixels, 640 images and 50 neurons took 70 s on one CPU core.
 
-A layer that cannot be scored is marked with the reason, and so is a network without any other
-layer. If a run cannot be loaded, the others are scored, and the exit status is 1.
+A layer that cannot be scored is marked with the reason, and so is a run without any other layer.
+If a run cannot be loaded, the others are scored, and the exit status is 1.
 """
 
 import os

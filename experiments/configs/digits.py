@@ -8,9 +8,8 @@
 
 from lcn_jax.training import config as configs
 
-# Of rows of `experiments.table` that have another rate than their kind. All but the one by SGD were
-# chosen on held-out training images (docs/laboratory.md; for feedback that sleeps
-# `experiments/results/feedback/README.md`).
+# Of rows of `experiments.table`. All but those by SGD were chosen on held-out training images
+# (docs/laboratory.md; for feedback that sleeps `experiments/results/feedback/README.md`).
 RATES = {
     **dict.fromkeys(('lc_deviation3', 'lc_deviation10', 'lc_deviation30'), 4e-2),
     **dict.fromkeys(('low_rank2', 'low_rank4'), 5e-3),
@@ -38,9 +37,9 @@ RATES = {
     'lc_mean10_joined_alignment_asleep': 2e-2,
 }
 # Of neurons that see the whole image; longer training shows more of how local they become.
-WHOLE_IMAGE = {'learning_rate': 0.1, 'lasso': 3e-4, 'epochs': 100}
+S_FC = {'learning_rate': 0.1, 'lasso': 3e-4, 'epochs': 100}
 ROWS = {row: {'learning_rate': rate} for row, rate in RATES.items()}
-ROWS |= dict.fromkeys(('s_fc_sgd', 's_fc_beta_lasso'), WHOLE_IMAGE)
+ROWS |= dict.fromkeys(('s_fc_sgd', 's_fc_beta_lasso'), S_FC)
 
 
 def get_config(kind: str = 'lc_hebbian'):

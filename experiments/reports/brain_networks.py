@@ -31,16 +31,16 @@ NOTE = (
 def group(runs: Mapping[str, Trained]) -> dict[str, dict[int, str]]:
     """The names of the runs of each network, by seed.
 
-    Runs whose configs differ only in the seed are of one network; a run that repeats a seed is
-    another network. The name of a network is that of its lowest seed without '-SEED' at the end, or
-    the whole one if two networks would get the same.
+    Runs at the same step whose configs differ only in the seed are of one network; a run that
+    repeats a seed is another network. The name of a network is that of its lowest seed without
+    '-SEED' at the end, or the whole one if two networks would get the same.
     """
     groups = defaultdict(dict)
     for name, run in runs.items():
-        config = json.dumps(compared_fields(run.config), sort_keys=True)
+        fields = json.dumps(compared_fields(run.config), sort_keys=True)
         seed = run.config.seed
-        copy = next(n for n in itertools.count() if seed not in groups[config, n])
-        groups[config, copy][seed] = name
+        copy = next(n for n in itertools.count() if seed not in groups[fields, run.step, n])
+        groups[fields, run.step, copy][seed] = name
     by_seed = [dict(sorted(of_network.items())) for of_network in groups.values()]
     firsts = [next(iter(of_network.items())) for of_network in by_seed]
     names = [name.removesuffix(f'-{seed}') for seed, name in firsts]

@@ -147,7 +147,7 @@ class Pools:
         """`kernel` (*output, ...) with the mean of its pool at each position.
 
         Sums are taken in float32 at least. Positions that are in no pool keep their own values. A
-        weight that is not finite makes that weight NaN at every position.
+        weight that is not finite makes that weight not finite at every position in a pool.
         """
         rows_NR = kernel.reshape(len(self.slot), -1)
         wide = jnp.promote_types(kernel.dtype, jnp.float32)

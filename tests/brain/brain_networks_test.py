@@ -12,11 +12,11 @@ from lcn_jax.brain.scores import difference
 from lcn_jax.training import config as configs
 
 
-def run(seed, **changes):
+def run(seed, step=9, **changes):
     config = configs.default()
     config.seed = seed
     config.update_from_flattened_dict(changes)
-    return types.SimpleNamespace(config=config)
+    return types.SimpleNamespace(config=config, step=step)
 
 
 def constant(*values):
@@ -40,6 +40,11 @@ class TestGroups:
             'slow': {0: 'slow-0'},
         }
         assert list(networks['lc']) == [0, 1]
+
+    def test_a_run_that_has_not_got_as_far_is_another_network(self):
+        runs = {'conv-0': run(0), 'conv-1': run(1, step=4), 'conv-2': run(2)}
+        networks = brain_networks.group(runs)
+        assert list(networks.values()) == [{0: 'conv-0', 2: 'conv-2'}, {1: 'conv-1'}]
 
     def test_a_run_that_repeats_a_seed_is_another_network(self):
         runs = {'conv-0': run(0), 'again': run(0), 'conv-1': run(1), 'others-1': run(1)}
