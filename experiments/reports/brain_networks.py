@@ -84,11 +84,12 @@ def _scores(of_network: Mapping[int, np.ndarray]) -> dict[int, float]:
 
 
 def _difference(own, first) -> dict[str, Any] | None:
-    common = [seed for seed in own if seed in first]
-    if not common:
+    compared = paired(_scores(own), _scores(first))
+    if compared is None:
         return None
+    common = [seed for seed in own if seed in first]
     means = [np.mean([of_network[seed] for seed in common], 0) for of_network in (first, own)]
-    return paired(_scores(own), _scores(first)) | {'over_neurons': difference(*means)}
+    return compared | {'over_neurons': difference(*means)}
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -100,7 +101,10 @@ def markdown(report: Mapping[str, Any]) -> str:
     for name, region in report['regions'].items():
         if networks := region.get('networks'):
             first = label_of(next(iter(networks)))
-            rows = [_row(*network, first, report['test_top1']) for network in networks.items()]
+            rows = [
+                _row(label, network, first, report['test_top1'])
+                for label, network in networks.items()
+            ]
             heads = [head for head in rows[0] if any(row[head] for row in rows)]
             cells = [[row[head] for head in heads] for row in rows]
             parts.append(f'**{name}, {region["neurons"]} neurons**\n\n{table(heads, cells)}\n')
