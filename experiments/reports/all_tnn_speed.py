@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments.reports.roofline import table
+from experiments.reports.style import table
 
 OURS = 'lcn_jax'
 IMPLEMENTATIONS = (1, 2, 3)

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from experiments.reports.comparison import compared_fields
-from experiments.reports.roofline import table
 from experiments.reports.rows import label_of
-from experiments.reports.style import bounds, cell
+from experiments.reports.style import bounds, cell, table
 from experiments.reports.table import difference_text, mean_text, over_seeds, paired
 from lcn_jax.brain.predictivity import aggregate
 from lcn_jax.brain.scores import difference

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments.common import pictures
 from experiments.reports.comparison import Comparison
-from experiments.reports.style import COLOURS
+from experiments.reports.style import COLOURS, mean_and_std
 from experiments.reports.table import difference_text
 from lcn_jax.files import make_folder, to_json, write_text
 from lcn_jax.training import metrics
@@ -39,9 +39,8 @@ def markdown(comparison: Comparison, shows_workdirs: bool = False) -> str:
         f'|---|{"---:|" * (len(heads) - 1)}{"---|" * shows_workdirs}',
     ]
     for row in comparison.rows:
-        spread = '' if row.spread is None else f' ± {row.spread:.1f}'
         deviation = '' if row.deviation is None else f'{row.deviation:.2g}'
-        cells = [row.name, f'{row.mean:.1f}{spread}']
+        cells = [row.name, mean_and_std(row.mean, row.spread)]
         if comparison.baseline:
             cells.append('' if row.name == comparison.baseline else difference_text(row.difference))
         cells += [str(len(row.runs)), deviation, f'{row.seconds:.0f}']

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from experiments.configs import cifar10, imagenet
+from experiments.reports.style import table
 from lcn_jax.training import cost
 from lcn_jax.training.experiment import Experiment
 
@@ -166,9 +167,3 @@ def bounds(flops: int, moved: int) -> list[str]:
         cells += [f'{1e3 * seconds:,.2f}' for seconds in (of_flops, of_bytes)]
         cells.append('FLOPs' if of_flops > of_bytes else 'bytes')
     return cells
-
-
-def table(columns: list[str], rows: list[list]) -> str:
-    """A Markdown table, numbers to the right."""
-    align = ['---'] + ['---:'] * (len(columns) - 1)
-    return '\n'.join(f'| {" | ".join(map(str, row))} |' for row in (columns, align, *rows))

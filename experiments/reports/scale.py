@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from experiments.configs import cifar10, imagenet
 from experiments.reports.roofline import DEVICES as ACCELERATORS
-from experiments.reports.roofline import DTYPE, FLOAT32, Device, step_bytes, table
+from experiments.reports.roofline import DTYPE, FLOAT32, Device, step_bytes
+from experiments.reports.style import table
 from lcn_jax.layer.backends import divided
 from lcn_jax.layer.grid import Grid
 from lcn_jax.training import cost

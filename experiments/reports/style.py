@@ -1,4 +1,4 @@
-"""One colour for each kind of network in all pictures, and how tables show seeds and intervals."""
+"""One colour for each kind of network in all pictures, and how tables look."""
 
 import statistics
 from collections.abc import Sequence
@@ -20,12 +20,23 @@ COLOURS = {
 }
 
 
+def table(columns: list[str], rows: list[list]) -> str:
+    """A Markdown table, numbers to the right."""
+    align = ['---'] + ['---:'] * (len(columns) - 1)
+    return '\n'.join(f'| {" | ".join(map(str, row))} |' for row in (columns, align, *rows))
+
+
+def mean_and_std(mean: float, std: float | None, digits: int = 1) -> str:
+    """'79.5 ± 0.2', and the mean alone without a standard deviation."""
+    return f'{mean:.{digits}f}' if std is None else f'{mean:.{digits}f} ± {std:.{digits}f}'
+
+
 def cell(values: Sequence[float]) -> str:
     """Mean ± standard deviation of a sample; '' for none, and no deviation for one."""
     if not values:
         return ''
-    std = f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else ''
-    return f'{statistics.mean(values):.1f}{std}'
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return mean_and_std(statistics.mean(values), std)
 
 
 def bounds(interval: Sequence[float]) -> str:

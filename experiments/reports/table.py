@@ -13,6 +13,7 @@ from scipy import stats
 from experiments.common import pictures
 from experiments.common.runs import DONE, FAILED, REMEDY, read_done, reason
 from experiments.reports.rows import ROWS, row_of
+from experiments.reports.style import mean_and_std
 from lcn_jax.data.specs import SPECS
 from lcn_jax.files import read_json, to_json, write_text
 from lcn_jax.training.metrics import awake
@@ -164,8 +165,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 def mean_text(metric: dict[str, Any], digits: int = 1) -> str:
     """Mean ± standard deviation, of what `over_seeds` returns."""
-    std = '' if metric['std'] is None else f' ± {metric["std"]:.{digits}f}'
-    return f'{metric["mean"]:.{digits}f}{std}'
+    return mean_and_std(metric['mean'], metric['std'], digits)
 
 
 def difference_text(difference: dict | None, digits: int = 1) -> str:
