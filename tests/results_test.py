@@ -95,6 +95,14 @@ def test_the_table_of_the_ablation_has_the_numbers_of_its_comparison():
     assert len(shown) > 20 and set(shown) <= set(compared)
 
 
+def test_the_rows_of_layers_that_sleep_by_turns_are_those_that_were_measured():
+    measured = json.loads((RESULTS / 'rare_sleep/turns.json').read_text())['rows']
+    assert len(measured) == 8
+    for row in measured:
+        shown = f'| {row["name"]} | {row["mean"]:.1f} ± {row["std"]:.1f} | {row["n"]} |'
+        assert shown in PAGES['rare_sleep']
+
+
 def test_every_page_has_a_question_and_a_picture_and_is_in_the_list():
     listed = (RESULTS / 'README.md').read_text()
     for name, page in PAGES.items():
