@@ -2,9 +2,9 @@
 
     python -m experiments.three_datasets
 
-Reads RESULTS/cifar10_small/table.json, and in RESULTS/three_datasets what `experiments.table` and
-`experiments.sweep` have written: table.json, and rates_DATASET.json for each dataset of it.
-Writes side_by_side.md, rates.md and picture.png beside them.
+Reads what `experiments.table` has written, RESULTS/cifar10_small/table.json and
+RESULTS/three_datasets/DATASET.json, and what `experiments.sweep` has, rates_DATASET.json there.
+Writes side_by_side.md, table.md, rates.md and picture.png beside them.
 """
 
 from absl import flags
@@ -19,9 +19,11 @@ RESULTS = flags.DEFINE_string('results', 'experiments/results', 'The folder of t
 def main(argv):
     del argv
     results = local_folder('--results', RESULTS.value)
-    report = three_datasets.read(results)
+    runs = three_datasets.read(results)
+    report = three_datasets.side_by_side(runs, three_datasets.TITLES)
     folder = results / 'three_datasets'
     write_text(folder / 'side_by_side.md', three_datasets.markdown(report))
+    write_text(folder / 'table.md', table.markdown(runs))
     write_text(folder / 'rates.md', three_datasets.rates_markdown(three_datasets.rates(results)))
     pictures.save(table.plot(report), folder / 'picture.png')
     print(three_datasets.markdown(report))

@@ -12,6 +12,7 @@ import tiny_runs
 
 from experiments.reports import rows as known
 from experiments.reports import table as table_report
+from lcn_jax.files import to_json
 
 ROOT = Path(__file__).parents[1]
 CONFIG = 'tests/tiny_config.py'
@@ -68,6 +69,17 @@ def test_means_and_paired_intervals_are_those_computed_by_hand():
     }
     assert sleeping['weight_snr'] == 1.5
     assert sleeping['weight_deviation'] is None  # not measured when these runs were made
+
+
+def test_a_table_of_two_machines_is_that_of_all_their_runs():
+    other = [run('conv', 0, 0.5, column='digits-0'), run('lc_reps4', 10, 0.7, commit='def')]
+    halves = [json.loads(to_json(table_report.aggregate(runs))) for runs in (RUNS[::2], RUNS[1::2])]
+    halves.append(table_report.aggregate(other))
+    merged = table_report.merge(halves)
+    assert json.loads(to_json(merged)) == json.loads(to_json(table_report.aggregate(RUNS + other)))
+    assert merged['columns']['cifar100-4']['commit'] == 'abc, def'
+    with pytest.raises(ValueError, match='the same seed'):
+        table_report.merge([halves[0], halves[0]])
 
 
 def test_folders_that_are_no_runs_are_left_out(tmp_path):

@@ -12,23 +12,26 @@ def cell(mean, difference=0.0, half_width=0.0, std=1.0, n=3):
     return {'n': n, 'top1': {'mean': mean, 'std': std, 'differences': {'conv': paired}}}
 
 
-def table(column, commit, **cells):
-    return {
-        'cells': {column: cells},
-        'columns': {column: {'commit': commit, 'device': 'cpu', 'jax': '1'}},
-    }
+TABLE = {
+    'cells': {
+        'b-4': {
+            'conv': cell(80.0),
+            'lc': cell(70.0, -10.0, 0.5),
+            'lc_mean100': cell(60.0, -20.0),
+        },
+        'a-4': {'conv': cell(50.0, n=2), 'lc': cell(45.0, -5.0, None, None, n=1)},
+        'c-4': {'conv': cell(30.0), 'lc_reps4': cell(31.0, 1.0, 0.25)},
+        'other-4': {'conv': cell(1.0), 'lc_reps4': cell(1.0), 'lc_mean100': cell(1.0)},
+    },
+    'columns': {
+        f'{name}-4': {'commit': 3 * name, 'device': 'cpu', 'jax': '1'}
+        for name in ('b', 'a', 'c', 'other')
+    },
+}
 
 
-TABLES = [
-    table('b-4', 'bbb', conv=cell(80.0), lc=cell(70.0, -10.0, 0.5), lc_mean100=cell(60.0, -20.0)),
-    table('a-4', 'aaa', conv=cell(50.0, n=2), lc=cell(45.0, -5.0, None, None, n=1)),
-    table('c-4', 'ccc', conv=cell(30.0), lc_reps4=cell(31.0, 1.0, 0.25)),
-    table('other-4', 'ddd', conv=cell(1.0), lc_reps4=cell(1.0), lc_mean100=cell(1.0)),
-]
-
-
-def test_tables_side_by_side_have_the_rows_of_two_columns():
-    report = three_datasets.side_by_side(TABLES, {'a-4': 'A', 'b-4': 'B', 'c-4': 'C'})
+def test_columns_side_by_side_have_the_rows_of_two_of_them():
+    report = three_datasets.side_by_side(TABLE, {'a-4': 'A', 'b-4': 'B', 'c-4': 'C'})
     assert list(report['cells']) == list(report['columns']) == ['A', 'B', 'C']
     rows = {title: list(rows) for title, rows in report['cells'].items()}
     assert rows == {'A': ['conv', 'lc'], 'B': ['conv', 'lc'], 'C': ['conv']}

@@ -1,9 +1,11 @@
 """The results of a table's runs: means, paired differences with their intervals, and a figure."""
 
+import itertools
 import math
 import os
 import pathlib
 import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,46 +66,72 @@ def aggregate(runs: list[dict[str, Any]]) -> dict[str, Any]:
     for fewer than two. weight_snr, weight_deviation (both before the sleep, if training ends in
     one) and seconds are means over seeds.
     """
-    columns = sorted({run['column'] for run in runs})
+    distinct = {(run['column'], run['row'], run['seed']): run for run in runs}
+    return merge([_table_of(run) for run in distinct.values()])
+
+
+def _table_of(run: dict[str, Any]) -> dict[str, Any]:
+    """The table of one run, but for what is computed over seeds."""
+    cell = {
+        'n': 1,
+        'weight_snr': awake(run, 'weight_snr'),
+        'weight_deviation': awake(run, 'weight_deviation'),
+        'seconds': run['seconds'],
+        **{metric: {'by_seed': {run['seed']: 100 * run[f'test_{metric}']}} for metric in METRICS},
+    }
+    shared = {name: str(run[name]) for name in ('commit', 'device', 'jax')} | {
+        name: str(run['config'][name])
+        for name in ('dataset', 'epochs', 'batch_size', 'train_images')
+    }
+    return {'cells': {run['column']: {run['row']: cell}}, 'columns': {run['column']: shared}}
+
+
+def merge(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The table of the runs of several tables, as `aggregate` returns it.
+
+    A table may have columns, rows, and seeds of a row that others lack, such as those that were
+    trained on another machine.
+
+    Raises:
+      ValueError: two tables have the same seed of a row.
+    """
     cells, shared = {}, {}
-    for column in columns:
-        of_column = [run for run in runs if run['column'] == column]
-        by_row = {
-            row: {run['seed']: run for run in of_column if run['row'] == row}
-            for row in ROWS
-            if any(run['row'] == row for run in of_column)
-        }
-        references = {row: by_row.get(row, {}) for row in REFERENCES}
-        cells[column] = {row: _cell(by_seed, references) for row, by_seed in by_row.items()}
+    for column in sorted({column for table in tables for column in table['cells']}):
+        of_column = [table['cells'][column] for table in tables if column in table['cells']]
+        by_row = {row: [rows[row] for rows in of_column if row in rows] for row in ROWS}
+        cells[column] = {row: _merged(parts) for row, parts in by_row.items() if parts}
+        _compare(cells[column])
+        names = [table['columns'][column] for table in tables if column in table['columns']]
         shared[column] = {
-            name: ', '.join(sorted({str(run[name]) for run in of_column}))
-            for name in ('commit', 'device', 'jax')
-        } | {
-            name: ', '.join(sorted({str(run['config'][name]) for run in of_column}))
-            for name in ('dataset', 'epochs', 'batch_size', 'train_images')
+            name: ', '.join(sorted({text for of in names for text in of[name].split(', ')}))
+            for name in names[0]
         }
     return {'cells': cells, 'columns': shared}
 
 
-def _cell(by_seed: dict[int, dict], references: dict[str, dict[int, dict]]) -> dict[str, Any]:
-    runs = list(by_seed.values())
-    cell: dict[str, Any] = {'n': len(runs)}
-    for name in ('weight_snr', 'weight_deviation'):
-        values = [awake(run, name) for run in runs]
+def _merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """A cell with the seeds of several, without differences."""
+    cell: dict[str, Any] = {'n': sum(part['n'] for part in parts)}
+    for name in ('weight_snr', 'weight_deviation', 'seconds'):
+        values = [part[name] for part in parts for _ in range(part['n'])]
         cell[name] = None if None in values else statistics.mean(values)
-    cell['seconds'] = statistics.mean(run['seconds'] for run in runs)
     for metric in METRICS:
-        values = _percent(by_seed, metric)
-        differences = {
-            row: paired(values, _percent(reference, metric))
-            for row, reference in references.items()
-        }
-        cell[metric] = over_seeds(values) | {'differences': differences}
+        seeds = [seed for part in parts for seed in part[metric]['by_seed'].items()]
+        by_seed = dict(sorted((int(seed), value) for seed, value in seeds))  # JSON has them as text
+        if len(by_seed) < len(seeds):
+            raise ValueError(f'two tables have the same seed of a row: {seeds}')
+        cell[metric] = over_seeds(by_seed)
     return cell
 
 
-def _percent(by_seed: dict[int, dict], metric: str) -> dict[int, float]:
-    return {seed: 100 * run[f'test_{metric}'] for seed, run in sorted(by_seed.items())}
+def _compare(rows: dict[str, dict[str, Any]]) -> None:
+    """Adds their differences to the references to cells of a column."""
+    for cell, metric in itertools.product(rows.values(), METRICS):
+        values = cell[metric]['by_seed']
+        cell[metric]['differences'] = {
+            row: paired(values, rows[row][metric]['by_seed']) if row in rows else None
+            for row in REFERENCES
+        }
 
 
 def over_seeds(values: dict[int, float]) -> dict[str, Any]:

@@ -1,36 +1,43 @@
-"""Columns of several tables side by side, as in the paper's Table 1, and how rates were chosen."""
+"""Columns of a table side by side, as in the paper's Table 1, and how rates were chosen."""
 
 import importlib
 import itertools
 import pathlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from experiments.reports.rows import ROWS, config_of
-from experiments.reports.table import difference_text, mean_text
+from experiments.reports.table import difference_text, mean_text, merge
 from lcn_jax.files import read_json
 
 TITLES = {'cifar10-4': 'CIFAR-10', 'cifar100-4': 'CIFAR-100', 'tiny_imagenet-4': 'TinyImageNet-20'}
-TABLES = ('cifar10_small/table.json', 'three_datasets/table.json')
+# One table for each machine that runs of a dataset are from.
+TABLES = (
+    'cifar10_small/table',
+#    'three_datasets/cifar10',
+    'three_datasets/cifar100',
+    'three_datasets/tiny_imagenet',
+)
+RATED = ('cifar100', 'tiny_imagenet')  # datasets whose rates were chosen in the same way
 REMEDY = 'check it out again'
 NOT_COMPARED = ('learning_rate', 'epochs')  # between a run of a table and those for its rate
 
 
 def read(results: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """The columns of the paper's three datasets, of the tables in the folder of the results."""
-    return side_by_side([read_json(results / table, REMEDY) for table in TABLES], TITLES)
+    """The table of the runs on the paper's three datasets, in the folder of the results."""
+    return merge([read_json(results / f'{name}.json', REMEDY) for name in TABLES])
 
 
 def rates(results: pathlib.Path) -> dict[str, dict[str, dict[float, float]]]:
     """Held-out accuracy by learning rate, by config file and row; only where rates were tried."""
-    table, found = read_json(results / TABLES[-1], REMEDY), {}
-    for column, rows in table['cells'].items():
-        dataset = table['columns'][column]['dataset']
+    found = {}
+    for dataset in RATED:
         sweep = read_json(results / f'three_datasets/rates_{dataset}.json', REMEDY)
+        (rows,) = read_json(results / f'three_datasets/{dataset}.json', REMEDY)['cells'].values()
         of_rows = {row: tried(sweep, config_of(row, small(dataset), {})) for row in rows}
         found[f'{dataset}_small'] = {row: by_rate for row, by_rate in of_rows.items() if by_rate}
     return found
@@ -41,26 +48,19 @@ def small(dataset: str) -> dict[str, Any]:
     return vars(importlib.import_module(f'experiments.configs.{dataset}_small'))
 
 
-def side_by_side(
-    tables: Sequence[Mapping[str, Any]], titles: Mapping[str, str]
-) -> dict[str, dict[str, Any]]:
-    """A table, as of `table.aggregate`, with the columns of several.
+def side_by_side(table: Mapping[str, Any], titles: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Columns of a table, as of `table.aggregate`, with titles instead of their names.
 
-    Its columns have titles instead of their names, in the order of `titles`; those without a title
-    are left out. It has the rows that at least two of its columns have.
+    They are in the order of `titles`; those without a title are left out. The table has the rows
+    that at least two of its columns have.
     """
-    cells = {column: rows for table in tables for column, rows in table['cells'].items()}
-    titles = {column: title for column, title in titles.items() if column in cells}
-    shared = {column: of for table in tables for column, of in table['columns'].items()}
-    count = Counter(row for column in titles for row in cells[column])
-    shown = [row for row in ROWS if count[row] > 1]
-    return {
-        'cells': {
-            title: {row: cells[column][row] for row in shown if row in cells[column]}
-            for column, title in titles.items()
-        },
-        'columns': {title: shared[column] for column, title in titles.items()},
+    names = {title: column for column, title in titles.items() if column in table['cells']}
+    count = Counter(row for column in names.values() for row in table['cells'][column])
+    cells = {
+        title: {row: cell for row, cell in table['cells'][column].items() if count[row] > 1}
+        for title, column in names.items()
     }
+    return {'cells': cells, 'columns': {title: table['columns'][names[title]] for title in cells}}
 
 
 def markdown(report: Mapping[str, Any]) -> str:
