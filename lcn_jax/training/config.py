@@ -106,8 +106,6 @@ FIELDS = {
     'sleep.equalise_momentum': (False, FLAG),  # let the rule act on their momentum as on themselves
     'sleep.feedback': (False, FLAG),  # with feedback alignment: its kernels sleep, too
     'sleep.full_step': (False, FLAG),  # rescale a pool's common change to its members' changes
-    'sleep.anchor': (0.0, number(0, 1)),  # of the way back to the last sleep's weights, each step
-    'sleep.correction': (0.0, number(0, 1)),  # how fast neurons learn what only they usually learn
     # Options of each rule, under the name of its function.
     'sleep.exact.gamma': (1e-5, BY_RULE),
     'sleep.hebbian.gamma': (1e-5, BY_RULE),

@@ -76,8 +76,7 @@ class Experiment:
         """The state before the first step with these variables, whose kernels are whole."""
         sleep = self.config.sleep
         kept = self.network.plastic if sleep.full_step and sleep.rule != 'none' else {}
-        between = self.network.plastic if sleep.anchor or sleep.correction else {}
-        return of_variables(variables, self.optimizer(total_steps=1), kept, between)
+        return of_variables(variables, self.optimizer(total_steps=1), kept)
 
     @cached_property
     def shapes(self) -> TrainState:
@@ -161,7 +160,6 @@ class Experiment:
             forward=self.forward,
             penalty=full and (lambda params, step: share(step / total_steps) * full(params)),
             frozen=config.freeze,
-            anchor=config.sleep.anchor,
             mean=partial(sharding.mean, grids=self.network.grids_on_devices),
             batch=BatchSpec(
                 batch_size=config.batch_size,
@@ -191,8 +189,6 @@ class Experiment:
             share_moments=self.config.sleep.share_moments,
             equalise_momentum=self.config.sleep.equalise_momentum,
             full_step=self.config.sleep.full_step,
-            every=self.config.sleep.every,
-            correction=self.config.sleep.correction,
         )
 
     @cached_property

@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 from lcn_jax.layer.local_parameters import local_arrays
 from lcn_jax.sleep import infrequent
 from lcn_jax.sleep.sharing import Rule, resolve, share
-from lcn_jax.training import between_sleeps, parallel
 from lcn_jax.training import config as configs
+from lcn_jax.training import parallel
 from lcn_jax.training.state import TrainState
 
 
@@ -38,8 +38,6 @@ def step(
     share_moments: bool = False,
     equalise_momentum: bool = False,
     full_step: bool = False,
-    every: int = 1,
-    correction: float = 0.0,
 ) -> TrainState:
     """One sleep: local kernels, biases and scales change and everything else stays.
 
@@ -56,9 +54,4 @@ def step(
         opt_state = infrequent.equalise_momentum(opt_state, grids, rule, key)
     if share_moments:
         opt_state = infrequent.share_moments(opt_state, params, grids, rule.border)
-    between = state.between
-    if between:
-        between = between_sleeps.asleep(state.params, params, between, grids, every, correction)
-    return replace(
-        state, params=params, last_sleep=last_sleep, opt_state=opt_state, between=between
-    )
+    return replace(state, params=params, last_sleep=last_sleep, opt_state=opt_state)

@@ -10,7 +10,6 @@ import optax
 
 from lcn_jax.layer import local_parameters
 from lcn_jax.layer.local_parameters import SHARED, local_arrays
-from lcn_jax.training import between_sleeps
 
 
 @flax.struct.dataclass
@@ -26,7 +25,6 @@ class TrainState:
     batch_stats: Any
     opt_state: optax.OptState
     last_sleep: Any
-    between: Any = flax.struct.field(default_factory=dict)  # of `between_sleeps.py`
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -61,10 +59,7 @@ class State01:
 
 
 def of_variables(
-    variables: Mapping[str, Any],
-    optimizer: optax.GradientTransformation,
-    kept: Mapping,
-    between: Mapping,
+    variables: Mapping[str, Any], optimizer: optax.GradientTransformation, kept: Mapping
 ) -> TrainState:
     """The state before the first step, of a model's initial variables.
 
@@ -77,7 +72,6 @@ def of_variables(
         batch_stats=variables.get('batch_stats', {}),
         opt_state=optimizer.init(params),
         last_sleep=local_arrays(params, kept),
-        between=between_sleeps.start(params, between) if between else {},
     )
 
 
@@ -92,6 +86,5 @@ def owners(state: TrainState, grids: Mapping) -> TrainState:
         batch_stats=jax.tree.map(lambda _: SHARED, state.batch_stats),
         opt_state=local_parameters.owners(state.opt_state, state.params, grids),
         last_sleep=local_parameters.owners(state.last_sleep, state.params, grids),
-        between=local_parameters.owners(state.between, state.params, grids),
     )
     return TrainState(**of_state)

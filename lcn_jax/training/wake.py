@@ -16,7 +16,7 @@ from jax import lax
 
 from lcn_jax.data.batches import Pixels, eval_batch, train_batch
 from lcn_jax.learning import feedback
-from lcn_jax.training import adamw, between_sleeps, freezing, parallel, sharding
+from lcn_jax.training import adamw, freezing, parallel, sharding
 from lcn_jax.training.metrics import Sums
 from lcn_jax.training.state import TrainState
 
@@ -36,7 +36,6 @@ class Learner:
     forward: feedback.Rule = feedback.backprop
     penalty: Callable[[Any, jax.Array], jax.Array] | None = None
     frozen: str = ''
-    anchor: float = 0.0
     mean: Callable[[Any, Any], tuple[Any, Any]] = sharding.mean
     batch: Any = None
 
@@ -71,8 +70,6 @@ def update(
     grads, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, batch_stats = learner.mean(grads, batch_stats)
     params, opt_state = adamw.new(learner.optimizer, grads, state.opt_state, state.params)
-    if state.between:
-        params = between_sleeps.awake(params, state.between, learner.anchor)
     state = dataclasses.replace(
         state,
         step=state.step + 1,
