@@ -1,6 +1,6 @@
 """Draws the training of runs: loss, accuracy and weight deviation by step, in one picture.
 
-    python -m experiments.curves --workdirs=runs/digits/* --out=curves.png
+    python -m experiments.curves --workdirs='runs/digits/*' --out=curves.png
 
 Runs that differ only in their seed are one curve, the mean, in a band from the lowest to the
 highest. Labels are the config fields in which the runs differ. Runs may still be training.

@@ -47,7 +47,7 @@ def markdown(records: Records) -> str:
             if not mine:
                 continue
             kinds = MOMENTA[optimizer]
-            lines += ['', f'**{name}, {pools} pools**, patterns for each of {batch} images', '']
+            lines += ['', f'**{name}, {pools} pools**, patterns in each step of {batch} images', '']
             lines.append(f'| patterns | {" | ".join(LABELS[kind] for kind in kinds)} |')
             lines.append('|---|' + '---:|' * len(kinds))
             for patterns in _values(mine, 'patterns'):
