@@ -10,8 +10,9 @@ import json
 import os
 import pathlib
 import re
+import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from etils import epath
@@ -138,16 +139,23 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     After a crash, even of the machine, the file is the old or the new one as a whole.
     """
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to, which takes the place of that at `path` at the end, as `write_bytes`."""
     whole = epath.Path(path)
-    part = whole.with_name(f'{whole.name}.{os.getpid()}.part')  # other processes may write it too
+    part = whole.with_name(f'{whole.name}.{uuid.uuid4().hex}.part')  # others may write it too
     with writing(path):
         try:
-            part.write_bytes(content)
+            with part.open('wb') as file:
+                yield file
             sync(part)
             part.replace(whole)
-        except OSError:
+        finally:
             part.unlink(missing_ok=True)
-            raise
         sync(whole.parent)
 
 

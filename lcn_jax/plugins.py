@@ -19,7 +19,7 @@ def load(name: str, kind: str, known: Iterable[str]) -> Any:
     """
     module, _, attribute = name.partition(':')
     reason = 'it names no module and attribute'
-    if module and attribute:
+    if module and attribute and not module.startswith('.'):
         try:
             found = importlib.import_module(module)
         except ModuleNotFoundError as error:

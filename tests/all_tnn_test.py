@@ -166,7 +166,16 @@ def test_it_trains_a_step_and_sleeps():
         ({'model.name': 'resnet', 'model.norm': 'layer'}, 'norm=layer needs .*all_tnn'),
         ({'model.strides': (1,)}, 'there are 2, 2, 1'),
         ({'model.pooled': (3,)}, r'pooled \(3,\) are numbers of layers'),
-        ({'image_size': 3}, 'image_size=3 leaves no position for layer 2'),
+        ({'image_size': 3}, 'image_size=3 leaves no position behind layer 1'),
+        (
+            {'image_size': 16, 'model.kernel_sizes': (7, 10), 'model.strides': (1, 1)}
+            | {'model.pooled': (2,)},
+            'leaves no position behind layer 2',  # which has one, and its pool none
+        ),
+        (
+            {f'model.{name}': () for name in ('features', 'kernel_sizes', 'strides', 'pooled')},
+            'there are 0, 0, 0',
+        ),
         ({'shard_kernels': True}, 'config.clip needs the gradients of whole kernels'),
         ({'model.name': 'tnn'}, "unknown model 'tnn'.*resnet, all_tnn"),
     ],

@@ -1,6 +1,7 @@
 """The lateral circuit and the plain rule: one pool, in float64."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -233,9 +234,18 @@ def test_refuses_shapes_that_do_not_fit(weights, patterns, members):
         lateral.hebbian_sgd(weights, patterns, 0.1, members=members)
 
 
-def test_refuses_unstable_rates():
-    with pytest.raises(ValueError, match=r'1 \+ alpha < 2 tau'):
-        Circuit(alpha=59.0, tau=30.0)
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(alpha=59.0, tau=30.0), r'1 \+ alpha < 2 tau'),
+        (dict(alpha=-2.0), 'alpha must be a number, 0 or more'),  # it would excite
+        (dict(tau=0.0), 'tau must be a number, positive'),
+        (dict(b=math.nan), 'b must be a number, 0 or more'),
+    ],
+)
+def test_refuses_unstable_rates(options, message):
+    with pytest.raises(ValueError, match=message):
+        Circuit(**options)
 
 
 # ---- The plain rule. -----------------------------------------------------------------------------

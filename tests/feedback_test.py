@@ -246,6 +246,10 @@ def test_a_config_from_before_learns_by_backprop():
         ({'feedback': 'alignment', 'shard_kernels': True}, 'makes whole kernels in every step'),
         ({'sleep.feedback': True, 'feedback': 'alignment'}, 'feedback kernels that sleep: set'),
         ({'sleep.feedback': True, 'sleep.rule': 'mean'}, 'feedback kernels that sleep: set'),
+        (
+            {'sleep.share_moments': True, 'sleep.equalise_momentum': True},
+            'share_moments averages what .* set one of them to False',
+        ),
     ],
     ids=str,
 )

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import sys
 
 import fsspec
@@ -23,20 +24,27 @@ def test_strict_json_keeps_infinities():
     assert math.isnan(files.from_json(files.to_json([math.nan]))[0])
 
 
-def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
+@pytest.mark.parametrize('error', [OSError(28, 'No space left on device'), KeyboardInterrupt()])
+def test_a_file_is_replaced_as_a_whole(error, tmp_path):
     path = tmp_path / 'file'
     files.write_text(path, 'old')
-
-    def interrupted(self, content):
-        with open(self, 'wb') as file:
-            file.write(content[:1])
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr(type(files.epath.Path(path)), 'write_bytes', interrupted)
-    with pytest.raises(UsageError, match=r'No space left.*make room there') as error:
-        files.write_text(path, 'new')
-    assert '\n' not in str(error.value)
+    expected = UsageError if isinstance(error, OSError) else KeyboardInterrupt
+    with pytest.raises(expected) as raised, files.replacing(path) as file:
+        file.write(b'ne')
+        raise error
+    if expected is UsageError:
+        assert re.search(r'^cannot write .*No space left.*make room there.*$', str(raised.value))
     assert path.read_text() == 'old'
+    assert os.listdir(tmp_path) == ['file']
+
+
+def test_two_processes_with_one_number_replace_a_file(tmp_path):
+    """As on two hosts: each replaces it with what is its own."""
+    path = tmp_path / 'file'
+    with files.replacing(path) as one, files.replacing(path) as other:
+        one.write(b'one')
+        other.write(b'other')
+    assert path.read_text() == 'one'  # which was the last to end
     assert os.listdir(tmp_path) == ['file']
 
 

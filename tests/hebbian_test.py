@@ -22,6 +22,7 @@ from lcn_jax import sleep
 from lcn_jax.layer.grid import Grid
 from lcn_jax.sleep.patterns import hebbian_for
 from lcn_jax.sleep.pools import num_pools, pool_numbers
+from lcn_jax.sleep.rules import highest_rate
 from lcn_jax.training import parallel
 
 KEY = jax.random.key(0)
@@ -242,6 +243,24 @@ def test_a_hebbian_sleep_that_would_not_share_is_refused(learning_rate, patterns
     jax.eval_shape(partial(asleep, learning_rate=1.01 * highest, momentum=0.5))
     with pytest.raises(ValueError, match='neurons of 9 weights would diverge'):
         asleep(learning_rate=1.01 * highest, momentum=0.0)
+
+
+def test_an_anchor_lowers_the_highest_rate():
+    """Without the pull to where they were, deviations take d - lr (C + gamma) d in a step."""
+    weights, patterns, gamma = 9, 4, 2.0
+    shown = np.random.default_rng(0).normal(size=(4000, patterns, weights))
+    covariances = np.einsum('sbi,sbj->sij', shown, shown) / patterns
+    highest = highest_rate(weights, patterns, gamma)
+    for part in (0.9, 1.1):
+        maps = np.eye(weights) - part * highest * (covariances + gamma * np.eye(weights))
+        factor = np.square(maps).sum((1, 2)).mean() / weights  # of a deviation in any direction
+        assert (factor < 1) == (part < 1)
+    with pytest.raises(ValueError, match=r'gamma=30, neurons of 9 weights would diverge'):
+        grid = GRIDS[0]
+        sleep.hebbian(
+            random_kernel(grid, channels=1), grid, KEY, border='include', gamma=30.0,
+            learning_rate=0.1, steps=1, patterns_per_step=128, momentum=0.0,
+        )  # fmt: skip
 
 
 def test_noise_is_one_hebbian_step_at_a_fraction_of_the_highest_rate():

@@ -51,6 +51,12 @@ class WithoutTrain(nn.Module):
         return nn.Dense(10)(LocalConv(4, 3)(images).mean((1, 2)))
 
 
+class WithKeywords(nn.Module):
+    @nn.compact
+    def __call__(self, images, **how):
+        return Own(10, name='own')(images, how['train'])
+
+
 def own(has):
     return lambda config, classes: Own(classes, has)
 
@@ -62,6 +68,10 @@ two_results = own('two results')
 
 def without_train(config, classes):
     return WithoutTrain()
+
+
+def with_keywords(config, classes):
+    return WithKeywords()
 
 
 def nothing(config, classes):
@@ -103,6 +113,11 @@ def test_a_model_that_cannot_be_trained_is_one_line(name, reason, config):
     with pytest.raises(UsageError, match=f'the model of {__name__}:{name} {reason}') as error:
         Experiment.create(named(config, name))
     assert str(error.value).endswith('see docs/models.md.') and '\n' not in str(error.value)
+
+
+def test_train_may_be_one_of_any_keywords(config):
+    found = Experiment.create(named(config, 'with_keywords'))
+    assert found.network.grids['own']['conv']['kernel'].output_size == (4, 4)
 
 
 def test_local_layers_of_a_convolutional_network_are_refused(config):

@@ -72,6 +72,12 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
         pass
 
 
+def test_shared_locks_need_a_file_that_can_be_read(tmp_path, monkeypatch):
+    """NFS 4 takes flock for a POSIX lock, as lockf does; its shared ones are for readers."""
+    monkeypatch.setattr(fcntl, 'flock', lambda file, operation: fcntl.lockf(file, operation))
+    assert ownership.has_locks(str(tmp_path))
+
+
 def test_a_workdir_that_cannot_be_owned_is_one_line(tmp_path, monkeypatch):
     (tmp_path / 'lock').mkdir()
     with pytest.raises(UsageError, match=r'cannot write .*lock'), ownership.owned(str(tmp_path)):

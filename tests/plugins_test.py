@@ -20,6 +20,7 @@ def test_an_attribute_of_a_module():
         ('', 'it names no module and attribute'),
         ('math:', 'it names no module and attribute'),
         (':sqrt', 'it names no module and attribute'),
+        ('./rules:f', 'it names no module and attribute'),
         ('math:dream', 'math has no dream'),
         ('no_such_module:f', "No module named 'no_such_module'"),
         ('os.no_such:f', "No module named 'os.no_such'"),

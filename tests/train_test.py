@@ -121,10 +121,19 @@ def test_sleep_comes_after_every_n_steps_and_lifts_the_snr(tiny, tmp_path):
 
 
 @pytest.mark.filterwarnings('error::UserWarning')  # which stops the run
-def test_a_training_that_ends_before_its_first_sleep_says_so(tiny, tmp_path):
-    message = 'has 25 steps, and the first sleep would come after .* 26'
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        ({'sleep.every': 26}, r'after step 26, but there is none after step 25; lower .*every\.$'),
+        (
+            {'epochs': 2, 'sleep.every': 26, 'sleep.until': 1},
+            r'after step 26, but there is none after step 25; lower .*every or raise .*until\.$',
+        ),
+    ],
+)
+def test_a_training_that_ends_before_its_first_sleep_says_so(tiny, tmp_path, changes, message):
     with pytest.raises(UserWarning, match=message):
-        run(tiny('lc_hebbian', **{'sleep.every': 26}), tmp_path)
+        run(tiny('lc_hebbian', **changes), tmp_path)
 
 
 @pytest.mark.parametrize(('snr', 'recorded'), [(math.inf, None), (2.0, 2.0)])

@@ -118,6 +118,8 @@ def test_another_dataset_is_normalised_as_the_images_of_the_training(trained, te
         (np.zeros((2, SIZE, SIZE, 3), np.uint8), r'must be \(N, H, W, 1\)'),
         (np.zeros((SIZE, SIZE), np.uint8), r'must be \(N, H, W, 1\)'),
         (np.full((2, SIZE, SIZE, 1), 255.0), r'must be uint8, or floats in \[0, 1\]'),
+        (np.full((2, SIZE, SIZE, 1), -0.5), r'from -0\.5 to -0\.5; they must be'),
+        (np.full((2, SIZE, SIZE, 1), np.nan), 'from nan to nan; they must be'),
         (np.zeros((2, SIZE, SIZE, 1), int), r'must be uint8, or floats'),
         (np.zeros((2, 9, SIZE, 1), np.uint8), r'does not take images \(9, 8, 1\).*\(8, 8, 1\)'),
     ],
@@ -164,15 +166,34 @@ def test_what_float16_cannot_hold_is_not_saved(trained, tmp_path):
     assert (tmp_path / 'net.npz').read_text() == 'before'
 
 
-@pytest.mark.parametrize('content', [None, b'', b'PK\x03\x04', 'other'])
+OTHERS = [{'x': np.ones(3)}, {'network': np.array('{}')}, {'network': np.array('[1]')}]
+
+
+@pytest.mark.parametrize('content', [None, b'', b'PK\x03\x04', *OTHERS], ids=str)
 def test_files_that_hold_no_network_are_refused(content, tmp_path):
     path = tmp_path / 'net.npz'
-    if content == 'other':
-        np.savez(path, x=np.ones(3))
+    if isinstance(content, dict):
+        np.savez(path, **content)
     elif content is not None:
         path.write_bytes(content)
     with pytest.raises(UsageError, match=r'net\.npz'):
         lcn_jax.load(path)
+
+
+def test_a_damaged_network_is_one_line(tmp_path):
+    """Whichever of its bytes is another: of the archive's structure, or of a compressed array."""
+    whole = bytearray((network_file.PRETRAINED / 'digits/conv.npz').read_bytes())
+    path, refused = tmp_path / 'net.npz', 0
+    for position in range(0, len(whole), len(whole) // 60):
+        damaged = whole.copy()
+        damaged[position] ^= 0xFF
+        path.write_bytes(damaged)
+        try:
+            network_file.read(path)
+        except UsageError as error:
+            assert 'net.npz' in str(error) and '\n' not in str(error)
+            refused += 1
+    assert refused > 30
 
 
 @pytest.mark.parametrize('name', network_file.pretrained())

@@ -106,8 +106,11 @@ def _from_npz(path: str, axes: tuple[str, ...]) -> tuple[np.ndarray, Arrays, Arr
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f'{path} is not a valid npz file ({error}).') from error
     responses = arrays.get('responses', np.zeros(()))
-    if responses.ndim != 3:
-        raise UsageError(f'{path} must have `responses` with three axes: {", ".join(axes)}.')
+    if responses.ndim != 3 or responses.size == 0 or responses.dtype.kind not in 'fiu':
+        raise UsageError(
+            f'{path} has {responses.dtype} `responses` of shape {responses.shape}; they must be '
+            f'numbers with three axes, {", ".join(axes)}, none of them empty.'
+        )
     responses = responses.transpose([axes.index(axis) for axis in AXES]).astype(np.float64)
     images, neurons, _ = responses.shape
     for name, count, what in (('stimulus_id', images, 'image'), ('region', neurons, 'neuron')):

@@ -9,7 +9,7 @@ import numpy as np
 from lcn_jax.brain.features import extract
 from lcn_jax.data.builders import encoded
 from lcn_jax.errors import UsageError
-from lcn_jax.files import Path, locate, writing
+from lcn_jax.files import Path, locate, replacing
 from lcn_jax.trained.load import Trained
 
 
@@ -34,6 +34,6 @@ def write(
     if not images:
         raise UsageError(f'none of the images can be decoded: {next(iter(left_out.values()))}')
     arrays: dict[str, Any] = {'digest': np.array(digests), **extract(network, images, layers)}
-    with writing(path), locate(path).open('wb') as file:
+    with replacing(locate(path)) as file:
         np.savez(file, **arrays)
     return left_out

@@ -12,12 +12,13 @@ for every layer with a kernel W (convolutional, locally connected or dense), inp
 dx, dy and e are the gradients of the loss with respect to x, y and the logits. All else, such as
 norms, activations and shortcuts without weights, sends errors back as in backprop.
 
-B has the shape of W and is drawn as W is at the start, so a locally connected layer has local
-feedback: a kernel of its own at every position. D is a matrix (classes, *positions, C) for each
-input, normal with variance 1 / classes and divided by the number of positions, as the errors of a
-mean over positions are. Both are drawn again in each step, from a key that stays the same, so they
-need no memory. If B sleeps, too, all positions of a pool have its mean: that is where every sleep
-takes weights that never learn.
+B has the shape of W and is drawn as the layer draws W, so a locally connected layer has local
+feedback: a kernel of its own at every position, also where `config.model.init` makes W alike. If B
+sleeps, too, all positions of a pool have its mean: that is where every sleep takes weights that
+never learn. The mean of N kernels is 1 / sqrt(N) as large as each. D is a matrix
+(classes, *positions, C) for each input, normal with variance 1 / classes and divided by the number
+of positions, as the errors of a mean over positions are. B and D are drawn again in each step, from
+a key that stays the same, so they need no memory.
 
 A rule is a function `(model, variables, images, key, rngs) -> (logits, updated)` for training. The
 values are those of `model.apply`, which gets `rngs`, those of dropout for example; the gradients

@@ -31,11 +31,12 @@ POOLED = (1, 3, 5)
 def sizes(
     image_size: int, kernel_sizes: Sequence[int], strides: Sequence[int], pooled: Sequence[int]
 ) -> list[int]:
-    """Rows of positions of each layer, 0 or less where it sees nothing; as many columns."""
+    """Rows of positions behind each layer and its pool, below 1 if none are left; so columns."""
     found, size = [], image_size
     for number, (kernel_size, stride) in enumerate(zip(kernel_sizes, strides), 1):
-        found.append((size - kernel_size) // stride + 1)
-        size = found[-1] // 2 if number in pooled else found[-1]
+        size = (size - kernel_size) // stride + 1
+        size = size // 2 if number in pooled else size
+        found.append(size)
     return found
 
 

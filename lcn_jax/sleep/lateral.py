@@ -42,6 +42,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lcn_jax.layer.arguments import check_number
+
 Schedule = Callable[[jax.Array], jax.Array]
 Observe = Callable[[jax.Array, jax.Array], Any]  # of weights (N, K) and rates (N + 1,)
 
@@ -63,7 +65,8 @@ class Circuit:
 
     With a wave a sweep takes the place of a step: plasticity acts once in it, at its end.
 
-    Raises a ValueError where those steps would make the rates grow without bound.
+    Raises a ValueError for other numbers than these, or where the steps would make the rates grow
+    without bound.
     """
 
     alpha: float = 10.0  # strength of the inhibition
@@ -75,6 +78,9 @@ class Circuit:
     learning_rate: Schedule = circuit_learning_rate
 
     def __post_init__(self):
+        check_number(self.alpha, 'alpha')
+        check_number(self.tau, 'tau', positive=True)
+        check_number(self.b, 'b')
         # The mean rate and the inhibition turn with (-1 ± i sqrt(alpha)) / tau.
         if not 1 + self.alpha < 2 * self.tau:
             raise ValueError(f'need 1 + alpha < 2 tau, got alpha={self.alpha}, tau={self.tau}')

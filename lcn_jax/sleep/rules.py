@@ -121,17 +121,14 @@ def hebbian(
     """
     check_positive(steps, 'steps')
     check_positive(patterns_per_step, 'patterns_per_step')
-    check_number(learning_rate, 'learning_rate', positive=True)
-    check_number(momentum, 'momentum')
-    check_number(gamma, 'gamma')
-    if not isinstance(momentum, jax.Array) and momentum >= 1:
-        raise ValueError(f'momentum must be below 1, got {momentum}.')
-    highest = highest_rate(field.weights, patterns_per_step)  # momentum would make it another one
-    if momentum == 0 and learning_rate >= highest:
+    _check_rates(learning_rate, momentum, gamma)
+    highest = highest_rate(field.weights, patterns_per_step, gamma)
+    traced = isinstance(gamma, jax.Array)
+    if momentum == 0 and not traced and learning_rate >= highest:  # with momentum it is another one
         raise ValueError(
-            f'with {patterns_per_step} patterns a step and learning_rate={learning_rate:g}, '
-            f'neurons of {field.weights} weights would diverge: set learning_rate below '
-            f'{highest:.2g}, best to half of that, or raise patterns_per_step.'
+            f'with {patterns_per_step} patterns a step, learning_rate={learning_rate:g} and '
+            f'gamma={gamma:g}, neurons of {field.weights} weights would diverge: set learning_rate '
+            f'below {highest:.2g}, best to half of that, or raise patterns_per_step.'
         )
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
     if patterns_per_step % devices:
@@ -194,13 +191,23 @@ def noise(
     )
 
 
-def highest_rate(weights: int, patterns: int) -> float:
+def highest_rate(weights: int, patterns: int, gamma: float = 0.0) -> float:
     """The learning rate at which B patterns in a step no longer make K weights alike.
 
-    A step multiplies the mean square of a deviation by 1 - 2 lr + lr² (1 + (K + 1) / B): the random
-    covariance of B patterns has that second moment. Half of this rate is best.
+    A step multiplies the mean square of a deviation, but for the anchor's pull to where it was, by
+    1 - 2 lr (1 + gamma) + lr² ((1 + gamma)² + (K + 1) / B): the random covariance of B patterns has
+    the mean 1 and the second moment 1 + (K + 1) / B. Half of this rate is best.
     """
-    return 2 / (1 + (weights + 1) / patterns)
+    return 2 * (1 + gamma) / ((1 + gamma) ** 2 + (weights + 1) / patterns)
+
+
+def _check_rates(learning_rate: float, momentum: float, gamma: float) -> None:
+    """ValueError, with the name of an option, if one is out of its range."""
+    check_number(learning_rate, 'learning_rate', positive=True)
+    check_number(momentum, 'momentum')
+    check_number(gamma, 'gamma')
+    if not isinstance(momentum, jax.Array) and momentum >= 1:
+        raise ValueError(f'momentum must be below 1, got {momentum}.')
 
 
 def circuit(
@@ -233,11 +240,7 @@ def circuit(
     """
     check_positive(patterns_per_weight, 'patterns_per_weight')
     check_positive(steps_per_pattern, 'steps_per_pattern')
-    check_number(learning_rate, 'learning_rate', positive=True)
-    check_number(momentum, 'momentum')
-    check_number(gamma, 'gamma')
-    if not isinstance(momentum, jax.Array) and momentum >= 1:
-        raise ValueError(f'momentum must be below 1, got {momentum}.')
+    _check_rates(learning_rate, momentum, gamma)
     pools = Pools.of(neurons, border)
     excited = None
     if not isinstance(neurons, Grid) and neurons.joined:  # a tiled pool sees a pattern at once

@@ -105,10 +105,12 @@ class Trained:
             )
         if images.dtype == np.uint8:
             images = images / np.float32(255)
-        elif not np.issubdtype(images.dtype, np.floating) or images.max(initial=0) > 1:
+        elif not (
+            np.issubdtype(images.dtype, np.floating) and ((images >= 0) & (images <= 1)).all()
+        ):
             raise ValueError(
-                f'images are {images.dtype} up to {images.max()}; they must be uint8, or floats in '
-                '[0, 1].'
+                f'images are {images.dtype} from {images.min()} to {images.max()}; they must be '
+                'uint8, or floats in [0, 1].'
             )
         mean, std = self.mean_std
         return (images.astype(np.float32) - mean) / std

@@ -11,7 +11,7 @@ class Scores:
     """What `Trained.evaluate` returns.
 
     metrics: mean loss (nats), top-1 and top-5 accuracy (fractions), under the names that records
-    have. confusion: (K, K) int64, images of class i (rows) that were taken for class j.
+    have. confusion: (K, K) int32, images of class i (rows) that were taken for class j.
     class_names: of the K classes.
     """
 

@@ -63,6 +63,11 @@ def _check_network(config: ConfigDict) -> None:
             'config.sleep.feedback is about feedback kernels that sleep: set '
             'config.feedback=alignment and a config.sleep.rule, or leave it at False.'
         )
+    if config.sleep.equalise_momentum and config.sleep.share_moments:
+        raise UsageError(
+            'config.sleep.share_moments averages what config.sleep.equalise_momentum has made '
+            'alike: set one of them to False.'
+        )
     if config.shard_kernels and config.clip:
         raise UsageError(
             'config.clip needs the gradients of whole kernels: set config.clip=0 or '
@@ -78,7 +83,7 @@ def _check_all_tnn(config: ConfigDict) -> None:
             f'one of {", ".join(all_tnn.NORMS)}.'
         )
     counts = [len(field) for field in (model.features, model.kernel_sizes, model.strides)]
-    if len(set(counts)) > 1 or not all(layer <= counts[0] for layer in model.pooled):
+    if len({*counts, 0}) != 2 or not all(layer <= counts[0] for layer in model.pooled):
         raise UsageError(
             'config.model.features, kernel_sizes and strides must have a number for each layer, '
             f'and there are {", ".join(map(str, counts))}; config.model.pooled '
@@ -87,7 +92,7 @@ def _check_all_tnn(config: ConfigDict) -> None:
     sizes = all_tnn.sizes(config.image_size, model.kernel_sizes, model.strides, model.pooled)
     if min(sizes) < 1:
         raise UsageError(
-            f'config.image_size={config.image_size} leaves no position for layer '
+            f'config.image_size={config.image_size} leaves no position behind layer '
             f'{[size > 0 for size in sizes].index(False) + 1} of the All-TNN: make the images '
             'larger, or config.model.kernel_sizes, strides or pooled smaller.'
         )

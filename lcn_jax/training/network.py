@@ -73,7 +73,7 @@ class Network:
 
     @cached_property
     def _variables_and_grids(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        return variables_and_grids(self.model, self.image_shape)
+        return variables_and_grids(self.model, self.image_shape, train=False)
 
     @property
     def variables(self) -> Mapping[str, Any]:
@@ -230,7 +230,7 @@ def _check_divided(network: Network, name: str) -> None:
         return call(*args, **kwargs)
 
     with nn.intercept_methods(note):
-        grids(network.model, network.image_shape)
+        grids(network.model, network.image_shape, train=False)
     for path, local in local_parameters.by_path(network.grids).items():
         if local.ensemble != tuple(range(len(local.ensemble))):
             raise UsageError(

@@ -11,6 +11,7 @@ import io
 import json
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -54,11 +55,11 @@ def read(path: Path) -> Stored:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: np.asarray(file[name]) for name in file.files}
         known = json.loads(arrays.pop('network').item())
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        config, step = known['config'], known['step']
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f'{path} holds no network ({error}): save it again.') from error
     variables = {name: array.astype(np.float32) for name, array in arrays.items()}
-    config = configs.complete(known['config'])
-    return Stored(config, known['step'], unflatten_dict(variables, sep='/'))
+    return Stored(configs.complete(config), step, unflatten_dict(variables, sep='/'))
 
 
 def find(name: str) -> str:

@@ -35,8 +35,7 @@ def make(
     With SGD, the gradient of a local kernel is that of its position alone, a small part of the
     gradient of a shared one. With `config.times_pool_size` it is multiplied by the size of the
     position's pool, so that a pool whose weights are alike moves as the kernel of a convolution
-    would. Where `config.sleep.until`
-    ends the sleeps earlier, the gradients after the last one are plain.
+    would. After the epoch `config.sleep.until`, which ends the sleeps, gradients are plain.
 
     β-LASSO (Neyshabur, "Towards Learning Convolutions from Scratch", 2020) is SGD that makes the
     weights p of kernels small, and those below a threshold 0. With the momentum v of the gradients,

@@ -61,7 +61,7 @@ def owned(workdir: str) -> Iterator[None]:
 def has_locks(folder: str) -> bool:
     """Whether the file system of a folder, which is made if it does not exist, has locks."""
     path = make_folder(folder) / 'lock'
-    with writing(path), open(path, 'ab') as file:
+    with writing(path), open(path, 'ab+') as file:  # NFS wants to read what is locked shared
         try:
             _flock(file, fcntl.LOCK_SH)
         except _NoLocks:

@@ -44,10 +44,12 @@ def train(
     parallel.check_same_values(configs.of_all_processes(config), 'config')
     init_key, data_key, sleep_key = keys(config.seed)
     schedule, wake = experiment.schedule, experiment.wake  # before images are read: it may refuse
-    if schedule.total_steps < schedule.sleep_every:
+    last_chance = min(schedule.total_steps, schedule.sleep_until)
+    if last_chance < schedule.sleep_every:
         warnings.warn(
-            f'the network will not sleep: training has {schedule.total_steps} steps, and the first '
-            f'sleep would come after step {schedule.sleep_every}; lower config.sleep.every.',
+            f'the network will not sleep: the first sleep would come after step '
+            f'{schedule.sleep_every}, but there is none after step {last_chance}; lower '
+            f'config.sleep.every{" or raise config.sleep.until" if config.sleep.until else ""}.',
             stacklevel=2,
         )
     images = inputs.make(config, data_key)

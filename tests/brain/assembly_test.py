@@ -52,6 +52,8 @@ class TestAssembly:
         'change, message',
         [
             (dict(responses=np.zeros((4, 3))), 'three axes'),
+            (dict(responses=np.zeros((4, 0, 2))), r'shape \(4, 0, 2\).* none of them empty'),
+            (dict(responses=np.full((4, 3, 2), 'x')), 'must be numbers'),
             (dict(group='kind'), "no 'kind' for each image; it has name"),
             (dict(axes=('stimuli', 'time', 'repetitions')), 'they must be stimuli, neuroids'),
             (dict(responses=np.full((4, 3, 2), np.nan)), 'fewer than two'),
