@@ -51,6 +51,7 @@ def test_runs_are_rows_by_what_differs(tmp_path):
     assert report['rows'][1]['by_seed'] == {'0': 70, '1': 74}
     assert report['rows'][1]['fields'] == {'sleep.every': 7}
     assert report['split'] == 'test' and report['left_out'] == {}
+    assert report['commit'] == 'unknown'
 
 
 def test_differences_to_a_baseline_are_paired_over_seeds(tmp_path):

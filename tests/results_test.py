@@ -99,9 +99,10 @@ def test_the_table_of_the_ablation_has_the_numbers_of_its_comparison():
     assert len(shown) > 20 and set(shown) <= set(compared)
 
 
-def test_the_rows_of_layers_that_sleep_by_turns_are_those_that_were_measured():
-    measured = json.loads((RESULTS / 'rare_sleep/turns.json').read_text())['rows']
-    assert len(measured) == 8
+@pytest.mark.parametrize(('trial', 'rows'), [('turns', 8), ('between', 10)])
+def test_the_rows_of_trials_of_rare_sleep_are_those_that_were_measured(trial, rows):
+    measured = json.loads((RESULTS / f'rare_sleep/{trial}.json').read_text())['rows']
+    assert len(measured) == rows
     for row in measured:
         shown = f'| {row["name"]} | {row["mean"]:.1f} ± {row["std"]:.1f} | {row["n"]} |'
         assert shown in PAGES['rare_sleep']

@@ -203,7 +203,9 @@ def test_a_sweep_compares_values_on_held_out_images(tmp_path):
     assert done.returncode == 0, done.stderr
     table = (tmp_path / 'out/comparison.md').read_text()
     assert table in done.stdout and table.startswith('|  | validation top-1 % | n |')
-    rows = json.loads((tmp_path / 'out/comparison.json').read_text())['rows']
+    report = json.loads((tmp_path / 'out/comparison.json').read_text())
+    rows = report['rows']
+    assert report['device'] == 'cpu' and report['commit'] != 'unknown'
     assert [row['mean'] for row in rows] == sorted([row['mean'] for row in rows], reverse=True)
     assert {row['workdirs'][0].rpartition('/')[2] for row in rows} == {
         f'learning_rate={rate}+weight_decay={decay}-0'

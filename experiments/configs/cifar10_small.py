@@ -13,8 +13,8 @@ from experiments.configs import common
 
 RATES = {'conv': 1e-2, 'lc': 1e-3, 'lc_translations': 1e-3, 'tiled': 3e-3, 'joined': 1e-2}
 ROWS = common.every_step(tiled=3e-3, joined=1e-2)
-# Chosen in the same way (`experiments/results/feedback/README.md`, where the others without backprop
-# or with local BatchNorm are best with the rate of their kind).
+# Chosen in the same way (`experiments/results/feedback/README.md`: other rows without backprop or
+# with local BatchNorm are best with the rate of their kind).
 ROWS |= {row: {'learning_rate': 3e-3} for row in ('lc_local', 'lc_alignment')}
 ROWS |= {
     f'lc_mean1_joined_{other}': ROWS['lc_mean1_joined']

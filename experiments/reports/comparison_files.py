@@ -57,14 +57,20 @@ def markdown(comparison: Comparison, shows_workdirs: bool = False) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def made_by(comparison: Comparison) -> str:
-    """Commit, device and version of JAX, which only runs of a table, a sweep or the demo have."""
+def provenance(comparison: Comparison) -> dict[str, str]:
+    """Commit, device and version of JAX; 'unknown' for runs that `experiments.train` made."""
     runs = [run for row in comparison.rows for run in row.runs.values()]
-    commit, device, version = (
-        ', '.join(sorted({str(run.record.get(name, 'unknown')) for run in runs}))
+    return {
+        name: ', '.join(sorted({str(run.record.get(name, 'unknown')) for run in runs}))
         for name in ('commit', 'device', 'jax')
-    )
-    return '' if commit == 'unknown' else f'Commit {commit}; {device}, JAX {version}.'
+    }
+
+
+def made_by(comparison: Comparison) -> str:
+    """The provenance as a sentence, '' if it is unknown."""
+    of = provenance(comparison)
+    known = of['commit'] != 'unknown'
+    return f'Commit {of["commit"]}; {of["device"]}, JAX {of["jax"]}.' if known else ''
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
@@ -84,7 +90,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         }
         for row in comparison.rows
     ]
-    return {
+    return provenance(comparison) | {
         'split': comparison.splits,
         'baseline': comparison.baseline,
         'rows': rows,
