@@ -18,6 +18,7 @@ from experiments.reports import (
     three_datasets,
 )
 from experiments.reports.rows import config_of
+from experiments.reports.style import mean_and_std
 
 RESULTS = ROOT / 'experiments/results'
 README = (ROOT / 'README.md').read_text()
@@ -91,12 +92,14 @@ def test_rows_have_the_rates_that_were_best_on_held_out_images():
             assert rate == three_datasets.best(by_rate), (dataset, row)
 
 
-def test_the_table_of_the_ablation_has_the_numbers_of_its_comparison():
+def test_the_tables_of_the_ablation_have_the_numbers_of_its_comparisons():
     numbers = r'\d+\.\d ± \d+\.\d'
     lines = [line for line in PAGES['ablation'].splitlines() if line.startswith('| ')]
     shown = [number for line in lines for number in re.findall(numbers, line)]
     compared = re.findall(numbers, (RESULTS / 'ablation/comparison.md').read_text())
-    assert len(shown) > 20 and set(shown) <= set(compared)
+    rates = json.loads((RESULTS / 'ablation/rates.json').read_text())['rows']
+    compared += [mean_and_std(row['mean'], row['std']) for row in rates]
+    assert len(shown) > 30 and set(shown) <= set(compared)
 
 
 @pytest.mark.parametrize(('trial', 'rows'), [('turns', 8), ('between', 10)])
