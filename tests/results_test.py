@@ -26,28 +26,28 @@ PAGES = {path.parent.name: path.read_text() for path in RESULTS.glob('*/README.m
 
 
 def of_runs(report):
-    return lambda folder: report.markdown(kept.read(str(folder / 'runs.json')))
+    return lambda path: report.markdown(kept.read(str(path.with_name('runs.json'))))
 
 
-def of_table(folder):
-    return table.markdown(json.loads((folder / 'table.json').read_text()))
+def of_table(path):
+    return table.markdown(json.loads(path.with_suffix('.json').read_text()))
 
 
-def of_networks(folder):
-    return brain_networks.markdown(json.loads((folder / 'brain_score.json').read_text()))
+def of_networks(path):
+    return brain_networks.markdown(json.loads(path.with_suffix('.json').read_text()))
 
 
-def of_three_datasets(folder):
-    return table.markdown(three_datasets.read(folder.parent))
+def of_three_datasets(path):
+    return table.markdown(three_datasets.read(RESULTS))
 
 
-def of_three_datasets_side_by_side(folder):
-    runs = three_datasets.read(folder.parent)
+def of_three_datasets_side_by_side(path):
+    runs = three_datasets.read(RESULTS)
     return three_datasets.markdown(three_datasets.side_by_side(runs, three_datasets.TITLES))
 
 
-def of_rates(folder):
-    return three_datasets.rates_markdown(three_datasets.rates(folder.parent))
+def of_rates(path):
+    return three_datasets.rates_markdown(three_datasets.rates(RESULTS))
 
 
 MEASURED = {
@@ -64,12 +64,12 @@ MEASURED = {
 }
 
 
-@pytest.mark.parametrize('path', MEASURED)
-def test_tables_of_pages_are_made_of_their_numbers(path):
-    folder = (RESULTS / path).parent
-    made = MEASURED[path](folder).strip()
-    assert (RESULTS / path).read_text().strip() == made
-    assert made in PAGES[folder.name], f'put {path} into its page'
+@pytest.mark.parametrize('name', MEASURED)
+def test_tables_of_pages_are_made_of_their_numbers(name):
+    path = RESULTS / name
+    made = MEASURED[name](path).strip()
+    assert path.read_text().strip() == made
+    assert made in PAGES[path.parent.name], f'put {name} into its page'
 
 
 def test_the_runs_of_enough_sleep_are_those_that_its_command_would_make(tmp_path):
@@ -90,6 +90,14 @@ def test_rows_have_the_rates_that_were_best_on_held_out_images():
             rate = config_of(row, three_datasets.small(dataset), {}).learning_rate
             by_rate = tried[f'{dataset}_small'][row.replace('hebbian', 'mean')]
             assert rate == three_datasets.best(by_rate), (dataset, row)
+
+
+def test_patterns_on_cifar10_are_as_measured():
+    rows = json.loads((RESULTS / 'enough_sleep/cifar10.json').read_text())['rows']
+    conv, most, fewer = (f'{row["mean"]:.1f}' for row in rows)  # the best first
+    page = PAGES['enough_sleep']
+    assert f'too: {most} %, where a convolution by SGD has {conv} (' in page
+    assert f'With 64 patterns and own momentum it is {fewer}.' in page
 
 
 def test_the_tables_of_the_ablation_have_the_numbers_of_its_comparisons():
