@@ -54,6 +54,7 @@ MEASURED = {
     'brain_score/brain_score.md': of_networks,
     'cifar10_small/table.md': of_table,
     'enough_sleep/table.md': of_runs(enough_sleep),
+    'feedback/cifar10.md': of_table,
     'feedback/table.md': of_table,
     'positions/table.md': of_runs(positions),
     'rare_sleep/table.md': of_table,
@@ -98,6 +99,18 @@ def test_patterns_on_cifar10_are_as_measured():
     page = PAGES['enough_sleep']
     assert f'too: {most} %, where a convolution by SGD has {conv} (' in page
     assert f'With 64 patterns and own momentum it is {fewer}.' in page
+
+
+def test_rates_of_rows_without_backprop_or_with_local_norms_were_the_best_or_nearly():
+    sweep = json.loads((RESULTS / 'feedback/rates_cifar10.json').read_text())
+    rows = json.loads((RESULTS / 'feedback/cifar10.json').read_text())['cells']['cifar10-4']
+    chosen = [row for row in rows if row.endswith(('_alignment', '_asleep', '_local'))]
+    assert len(chosen) == 7
+    for row in chosen:
+        config = config_of(row, three_datasets.small('cifar10'), {})
+        by_rate = three_datasets.tried(sweep, config)
+        # Two images in the 5,000 that were held out.
+        assert by_rate[config.learning_rate] > max(by_rate.values()) - 0.05, row
 
 
 def test_the_tables_of_the_ablation_have_the_numbers_of_its_comparisons():

@@ -82,6 +82,13 @@ def test_a_table_of_two_machines_is_that_of_all_their_runs():
         table_report.merge([halves[0], halves[0]])
 
 
+def test_a_table_may_have_no_runs_that_are_done(tmp_path):
+    (tmp_path / 'digits-0/lc-0').mkdir(parents=True)
+    (tmp_path / 'digits-0/lc-0/failed.json').write_text('{"reason": "it diverged."}')
+    text = table_report.write(str(tmp_path))
+    assert 'Failed and not in the table: digits-0/lc-0: it diverged.' in text
+
+
 def test_folders_that_are_no_runs_are_left_out(tmp_path):
     for folder in ('digits-0/conv-0', 'digits-0/conv-backup', 'digits-0/other-1'):
         (tmp_path / folder).mkdir(parents=True)

@@ -10,12 +10,11 @@ from matplotlib.figure import Figure
 
 from experiments.common import pictures
 from experiments.reports.comparison import Comparison
-from experiments.reports.style import COLOURS, mean_and_std
+from experiments.reports.style import COLOURS, INCHES, mean_and_std
 from experiments.reports.table import difference_text
 from lcn_jax.files import make_folder, to_json, write_text
 from lcn_jax.training import metrics
 
-INCHES = 0.075  # of a letter in a picture
 LONGEST_LABEL = 50  # letters in a line
 
 

@@ -3,6 +3,8 @@
 import statistics
 from collections.abc import Sequence
 
+INCHES = 0.075  # of a letter in a picture
+
 COLOURS = {
     'conv': '#4c78a8',
     'lc': '#e45756',

@@ -15,7 +15,7 @@ from scipy import stats
 from experiments.common import pictures
 from experiments.common.runs import DONE, FAILED, REMEDY, read_done, reason
 from experiments.reports.rows import ROWS, row_of
-from experiments.reports.style import mean_and_std
+from experiments.reports.style import INCHES, mean_and_std
 from lcn_jax.data.specs import SPECS
 from lcn_jax.files import read_json, to_json, write_text
 from lcn_jax.training.metrics import awake
@@ -207,9 +207,10 @@ def difference_text(difference: dict | None, digits: int = 1) -> str:
 
 def plot(report: dict[str, Any]) -> Figure:
     """Top-1 accuracy of each row, a panel for each column; bars are the standard deviation."""
-    count = len(report['cells'])
+    count = max(1, len(report['cells']))  # no run may be done
     present = [row for row in ROWS if any(row in rows for rows in report['cells'].values())]
-    size = (3.5 + 2.8 * count, max(4.2, 0.23 * len(present)))
+    longest = max((len(ROWS[row].label) for row in present), default=0)
+    size = (0.7 + INCHES * longest + 2.8 * count, max(4.2, 0.23 * len(present)))
     figure = Figure(figsize=size, layout='constrained')
     panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     for axes, (column, rows) in zip(panels, report['cells'].items()):

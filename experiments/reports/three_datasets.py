@@ -18,7 +18,7 @@ TITLES = {'cifar10-4': 'CIFAR-10', 'cifar100-4': 'CIFAR-100', 'tiny_imagenet-4':
 # One table for each machine that runs of a dataset are from.
 TABLES = (
     'cifar10_small/table',
-    #    'three_datasets/cifar10',
+    'three_datasets/cifar10',
     'three_datasets/cifar100',
     'three_datasets/tiny_imagenet',
 )
