@@ -128,7 +128,7 @@ def test_the_rows_of_trials_of_rare_sleep_are_those_that_were_measured(trial, ro
     measured = json.loads((RESULTS / f'rare_sleep/{trial}.json').read_text())['rows']
     assert len(measured) == rows
     for row in measured:
-        shown = f'| {row["name"]} | {row["mean"]:.1f} ± {row["std"]:.1f} | {row["n"]} |'
+        shown = f'| {row["name"]} | {mean_and_std(row["mean"], row["std"])} | {row["n"]} |'
         assert shown in PAGES['rare_sleep']
 
 

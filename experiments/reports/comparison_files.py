@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments.common import pictures
 from experiments.reports.comparison import Comparison
-from experiments.reports.style import COLOURS, INCHES, mean_and_std
+from experiments.reports.style import COLOURS, LETTER, mean_and_std
 from experiments.reports.table import difference_text
 from lcn_jax.files import make_folder, to_json, write_text
 from lcn_jax.training import metrics
@@ -119,7 +119,7 @@ def plot(comparison: Comparison) -> Figure:
     # A line may end between the parts of a name, not within one.
     names = [row.name.replace(' ', '\xa0').replace(',\xa0', ', ') for row in comparison.rows]
     labels = [textwrap.wrap(name, LONGEST_LABEL) for name in names]
-    width = 5.5 + INCHES * max(len(line) for lines in labels for line in lines)
+    width = 5.5 + LETTER * max(len(line) for lines in labels for line in lines)
     height = 0.8 + 0.2 * (1 + len(labels) * max(map(len, labels)))
     figure = Figure(figsize=(width, height), layout='constrained')
     axes = figure.subplots()

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
-INCHES = 0.075  # of a letter in a picture
+LETTER = 0.075  # width of one in a picture, in inches
 
 COLOURS = {
     'conv': '#4c78a8',

@@ -15,7 +15,7 @@ from scipy import stats
 from experiments.common import pictures
 from experiments.common.runs import DONE, FAILED, REMEDY, read_done, reason
 from experiments.reports.rows import ROWS, row_of
-from experiments.reports.style import INCHES, mean_and_std
+from experiments.reports.style import LETTER, mean_and_std
 from lcn_jax.data.specs import SPECS
 from lcn_jax.files import read_json, to_json, write_text
 from lcn_jax.training.metrics import awake
@@ -97,14 +97,15 @@ def merge(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     cells, shared = {}, {}
     for column in sorted({column for table in tables for column in table['cells']}):
-        of_column = [table['cells'][column] for table in tables if column in table['cells']]
-        by_row = {row: [rows[row] for rows in of_column if row in rows] for row in ROWS}
-        cells[column] = {row: _merged(parts) for row, parts in by_row.items() if parts}
+        of_column = [table for table in tables if column in table['cells']]
+        parts = [table['cells'][column] for table in of_column]
+        by_row = {row: [rows[row] for rows in parts if row in rows] for row in ROWS}
+        cells[column] = {row: _merged(found) for row, found in by_row.items() if found}
         _compare(cells[column])
-        names = [table['columns'][column] for table in tables if column in table['columns']]
+        known = [table['columns'][column] for table in of_column]
         shared[column] = {
-            name: ', '.join(sorted({text for of in names for text in of[name].split(', ')}))
-            for name in names[0]
+            name: ', '.join(sorted({text for of in known for text in of[name].split(', ')}))
+            for name in known[0]
         }
     return {'cells': cells, 'columns': shared}
 
@@ -210,7 +211,7 @@ def plot(report: dict[str, Any]) -> Figure:
     count = max(1, len(report['cells']))  # no run may be done
     present = [row for row in ROWS if any(row in rows for rows in report['cells'].values())]
     longest = max((len(ROWS[row].label) for row in present), default=0)
-    size = (0.7 + INCHES * longest + 2.8 * count, max(4.2, 0.23 * len(present)))
+    size = (0.7 + LETTER * longest + 2.8 * count, max(4.2, 0.23 * len(present)))
     figure = Figure(figsize=size, layout='constrained')
     panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     for axes, (column, rows) in zip(panels, report['cells'].items()):

@@ -17,10 +17,10 @@ from lcn_jax.files import read_json
 TITLES = {'cifar10-4': 'CIFAR-10', 'cifar100-4': 'CIFAR-100', 'tiny_imagenet-4': 'TinyImageNet-20'}
 # One table for each machine that runs of a dataset are from.
 TABLES = (
-    'cifar10_small/table',
-    'three_datasets/cifar10',
-    'three_datasets/cifar100',
-    'three_datasets/tiny_imagenet',
+    'cifar10_small/table.json',
+    'three_datasets/cifar10.json',
+    'three_datasets/cifar100.json',
+    'three_datasets/tiny_imagenet.json',
 )
 RATED = ('cifar100', 'tiny_imagenet')  # datasets whose rates were chosen in the same way
 REMEDY = 'check it out again'
@@ -29,16 +29,17 @@ NOT_COMPARED = ('learning_rate', 'epochs')  # between a run of a table and those
 
 def read(results: pathlib.Path) -> dict[str, dict[str, Any]]:
     """The table of the runs on the paper's three datasets, in the folder of the results."""
-    return merge([read_json(results / f'{name}.json', REMEDY) for name in TABLES])
+    return merge([read_json(results / table, REMEDY) for table in TABLES])
 
 
 def rates(results: pathlib.Path) -> dict[str, dict[str, dict[float, float]]]:
     """Held-out accuracy by learning rate, by config file and row; only where rates were tried."""
-    found = {}
+    cells, found = read(results)['cells'], {}
     for dataset in RATED:
         sweep = read_json(results / f'three_datasets/rates_{dataset}.json', REMEDY)
-        (rows,) = read_json(results / f'three_datasets/{dataset}.json', REMEDY)['cells'].values()
-        of_rows = {row: tried(sweep, config_of(row, small(dataset), {})) for row in rows}
+        of_rows = {
+            row: tried(sweep, config_of(row, small(dataset), {})) for row in cells[f'{dataset}-4']
+        }
         found[f'{dataset}_small'] = {row: by_rate for row, by_rate in of_rows.items() if by_rate}
     return found
 

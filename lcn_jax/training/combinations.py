@@ -83,7 +83,7 @@ def _check_all_tnn(config: ConfigDict) -> None:
             f'one of {", ".join(all_tnn.NORMS)}.'
         )
     counts = [len(field) for field in (model.features, model.kernel_sizes, model.strides)]
-    if len({*counts, 0}) != 2 or not all(layer <= counts[0] for layer in model.pooled):
+    if len(set(counts)) > 1 or 0 in counts or max(model.pooled, default=0) > counts[0]:
         raise UsageError(
             'config.model.features, kernel_sizes and strides must have a number for each layer, '
             f'and there are {", ".join(map(str, counts))}; config.model.pooled '
